@@ -1,0 +1,237 @@
+"""DeadLetterQueue: operations that failed for good and wait for somebody to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from mcp_ops.capabilities.base import (
+    Capability,
+    Model,
+    Moment,
+    Page,
+    Result,
+    UntrustedLine,
+    UntrustedText,
+    WriteResult,
+    destroys,
+    writes,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterFilter:
+    """Which items: the ids if there are any, and every other field that is not empty.
+
+    Times are Unix seconds. `empty` is true where nothing was chosen; that never means all.
+    """
+
+    ids: tuple[str, ...] = ()
+    queue: str = ""
+    failure_type: str = ""
+    operation: str = ""
+    since: float | None = None
+    until: float | None = None
+    text: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing selects (the queue alone does not)."""
+        chosen = (self.ids, self.failure_type, self.operation, self.text)
+        return not any(chosen) and self.since is None and self.until is None
+
+
+class DeadLetter(Model):
+    """One item of a list. `problem` is set for a member that is not in the queue's format."""
+
+    id: str
+    operation: UntrustedLine
+    failure_type: UntrustedLine
+    error: UntrustedLine
+    failed_at: Moment | None = None
+    attempts: int
+    size_bytes: int
+    preview: UntrustedLine
+    problem: str | None = None
+
+
+class DeadLetterPage(Page[DeadLetter]):
+    """Answer of list_deadletters, newest first."""
+
+
+class DeadLetterDetail(Result):
+    """Answer of get_deadletter: the whole item, redacted; a very long payload is cut."""
+
+    item: DeadLetter
+    payload: UntrustedText
+    context: UntrustedText | None = None
+    last_retry: Moment | None = None
+    resolved: bool | None = None
+    resolution_notes: UntrustedLine | None = None
+
+
+class Count(Model):
+    """How many items share a value."""
+
+    value: UntrustedLine
+    count: int
+
+
+class ErrorGroup(Model):
+    """Items whose errors are alike (numbers and ids left out), with one id to look at."""
+
+    error: UntrustedLine
+    count: int
+    sample_id: str
+
+
+class DeadLetterStats(Result):
+    """Answer of get_deadletter_stats. `examined` is how many items the breakdown covers."""
+
+    total: int
+    examined: int
+    oldest: Moment | None = None
+    newest: Moment | None = None
+    by_failure_type: list[Count] = []
+    by_operation: list[Count] = []
+    by_hour: list[Count] = []
+    groups: list[ErrorGroup] = []
+    malformed: int = 0
+    level: Literal["ok", "warning", "critical"]
+
+
+class ItemOutcome(Model):
+    """What became of one item that was not simply done."""
+
+    id: str
+    why: UntrustedLine
+
+
+class DeadLetterRetry(WriteResult):
+    """Answer of retry_deadletters. Counts are exact; `checkpoint` continues where this ended."""
+
+    retried: int = 0
+    failed: int = 0
+    skipped: int = 0
+    remaining: int = 0
+    checkpoint: str = ""
+    problems: list[ItemOutcome] = []
+
+
+class DeadLetterDiscard(WriteResult):
+    """Answer of discard_deadletters: what was exported can be restored until `restorable_until`."""
+
+    discarded: int = 0
+    skipped: int = 0
+    remaining: int = 0
+    export_id: str | None = None
+    restorable_until: Moment | None = None
+    problems: list[ItemOutcome] = []
+
+
+class DeadLetterRestore(WriteResult):
+    """Answer of restore_deadletters."""
+
+    restored: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """The end of one item's retry, discard or restore at the adapter."""
+
+    id: str
+    done: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """An item as a call: what an endpoint must execute when the item is retried there."""
+
+    id: str
+    operation: str
+    arguments: dict[str, Any]
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationAnswer:
+    """What the endpoint said: `success` false is an answer, not a failure of the endpoint."""
+
+    success: bool
+    error: str = ""
+
+
+class OperationEndpoint(Capability, Protocol):
+    """A system that executes the operations of a dead-letter queue again."""
+
+    def allows(self, operation: str) -> bool:
+        """Whether the operation is on the operator's allow-list."""
+        ...
+
+    @writes
+    async def execute(self, operation: Operation) -> OperationAnswer:
+        """Execute once; raises `Failed` with `executed="unknown"` when the answer was lost."""
+        ...
+
+
+Execute = Callable[[Operation], Awaitable[OperationAnswer]]
+
+
+class DeadLetterQueue(Capability, Protocol):
+    """A queue of failed operations. An item is in exactly one place at every instant."""
+
+    async def list_items(
+        self, selection: DeadLetterFilter, *, limit: int, cursor: str
+    ) -> DeadLetterPage:
+        """One page, newest first; reads at most a bounded number of members a call."""
+        ...
+
+    async def get_item(self, item_id: str) -> DeadLetterDetail:
+        """One item; raises `NotFound`."""
+        ...
+
+    async def stats(self) -> DeadLetterStats:
+        """Totals of the whole queue, a breakdown of at most a bounded number of items."""
+        ...
+
+    async def select_ids(self, selection: DeadLetterFilter, *, max_items: int) -> list[str]:
+        """The ids that a selection means now, oldest first: what a retry or discard is pinned to."""
+        ...
+
+    @property
+    def retries_by_call(self) -> bool:
+        """Whether a retry is a call to an endpoint (else the item moves to another key or queue)."""
+        ...
+
+    @writes
+    async def requeue(self, item_id: str) -> Move:
+        """Put one item back where it came from, atomically."""
+        ...
+
+    @writes
+    async def begin_retry(self, item_id: str) -> Operation:
+        """Mark one item as being retried and return it as a call.
+
+        Raises `NotFound` when it is gone, `Conflict` when another retry holds it.
+        """
+        ...
+
+    @writes
+    async def end_retry(self, item_id: str, *, success: bool, note: str, unknown: bool) -> None:
+        """Record how the call ended: resolved, counted as one more attempt, or unknown."""
+        ...
+
+    @destroys
+    async def discard(
+        self, item_ids: list[str], *, export_id: str, keep_until: float
+    ) -> list[Move]:
+        """Move items into an export that expires at `keep_until` (Unix seconds), atomically each."""
+        ...
+
+    @writes
+    async def restore(self, export_id: str) -> list[Move]:
+        """Put the items of an export back; raises `NotFound` when it is unknown or expired."""
+        ...

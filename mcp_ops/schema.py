@@ -1,0 +1,71 @@
+"""The portable part of JSON Schema: what every MCP client and host accepts.
+
+One `type` a property, enums inline, no `anyOf`, `$ref`, `null` or titles. Pydantic's schema is
+flattened to that, and what cannot be flattened is an error when the tool is defined.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+_FORBIDDEN = ("anyOf", "oneOf", "allOf", "not", "patternProperties", "prefixItems")
+
+
+def input_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a tool's arguments, without `target` (which depends on the configuration)."""
+    schema = _flatten(model.model_json_schema(mode="validation"), {})
+    schema.setdefault("properties", {})
+    schema["additionalProperties"] = False
+    return schema
+
+
+def output_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a tool's result. Optional fields may be absent; they are never null."""
+    schema = _flatten(model.model_json_schema(mode="validation"), {})
+    schema.pop("description", None)
+    return schema
+
+
+def _flatten(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    defs = {**defs, **node.get("$defs", {})}
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[-1]
+        siblings = {key: value for key, value in node.items() if key != "$ref"}
+        return _flatten({**defs[name], **siblings}, defs)
+    if "anyOf" in node:
+        options = [option for option in node["anyOf"] if option.get("type") != "null"]
+        siblings = {k: v for k, v in node.items() if k not in ("anyOf", "default")}
+        if len(options) != 1:
+            raise TypeError(f"more than one type in a schema: {node}")
+        return _flatten({**options[0], **siblings}, defs)
+    bad = [word for word in _FORBIDDEN if word in node]
+    if bad:
+        raise TypeError(f"not portable in a schema: {bad}")
+    return _clean(node, defs)
+
+
+def _clean(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("$defs", "title") or (key == "default" and value is None):
+            continue
+        if key == "const":
+            out["enum"] = [value]
+        elif key == "properties":
+            out[key] = {name: _flatten(item, defs) for name, item in value.items()}
+        elif key == "items" and isinstance(value, dict):
+            out[key] = _flatten(value, defs)
+        elif key == "additionalProperties" and value is True:
+            continue
+        elif key == "additionalProperties" and isinstance(value, dict):
+            out[key] = _flatten(value, defs)
+        else:
+            out[key] = value
+    if out.get("type") == "object" and "properties" in out:
+        out.setdefault("additionalProperties", False)
+        for item in out["properties"].values():
+            if item.get("type") == "object":
+                item.pop("description", None) if "properties" in item else None
+    return out

@@ -1,0 +1,186 @@
+"""Typed, frozen settings. Defaults are the safe ones; unknown keys are start-up errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from mcp_ops.ports import Mode
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+Environment = Literal["dev", "staging", "prod"]
+Requirement = Literal["none", "confirm", "approve", "deny"]
+Profile = Literal["solo", "team", "strict"]
+
+
+class Frozen(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class CircuitSettings(Frozen):
+    """When a target's circuit opens, and for how long."""
+
+    threshold: int = Field(3, ge=1, le=100, description="Failures in a row that open it.")
+    ratio: float = Field(0.5, gt=0, le=1, description="Share of failed calls that opens it.")
+    minimum_calls: int = Field(10, ge=1, le=1000, description="Calls before the share counts.")
+    window_s: float = Field(60, gt=0, le=3600, description="Window of the share, seconds.")
+    open_s: float = Field(60, gt=0, le=3600, description="Seconds until one probe is let through.")
+
+
+class LimitSettings(Frozen):
+    """Rates, budgets and concurrency."""
+
+    principal_per_minute: float = Field(60, gt=0, description="Calls a minute a principal.")
+    metered_per_minute: float = Field(30, gt=0, description="Calls a minute a metered target.")
+    writes_per_object: int = Field(3, ge=1, description="Writes on one object in 30 minutes.")
+    writes_per_hour: int = Field(20, ge=1, description="Writes an hour a principal.")
+    destroys_per_hour: int = Field(5, ge=1, description="Destroys an hour a principal.")
+    concurrent_per_target: int = Field(10, ge=1, le=1000, description="Calls at once a target.")
+    bulkhead_wait_s: float = Field(2, ge=0, le=30, description="Wait for a free slot, seconds.")
+    read_timeout_s: float = Field(30, gt=0, le=60, description="Deadline of a read, seconds.")
+    bulk_timeout_s: float = Field(60, gt=0, le=60, description="Deadline of a bulk read, seconds.")
+    write_wait_s: float = Field(
+        55, gt=0, le=55, description="Wait for a write before it answers a handle, seconds."
+    )
+    result_bytes: int = Field(16_384, ge=4_096, le=1_048_576, description="Size of a result.")
+    read_attempts: int = Field(3, ge=1, le=5, description="Tries of a read that fails.")
+
+
+class UsageSettings(Frozen):
+    """Thresholds in percent at which usage changes a target's mode."""
+
+    restrict: float = Field(80, gt=0, le=100, description="Restrictive from here.")
+    critical: float = Field(90, gt=0, le=100, description="Critical from here.")
+    normal: float = Field(70, gt=0, le=100, description="Normal again below this.")
+    poll_s: float = Field(60, ge=1, le=3600, description="Read usage so often while restricted.")
+
+
+class FreezeWindow(Frozen):
+    """A time in which writes are refused, RFC 3339 with offset."""
+
+    start: str
+    end: str
+    targets: tuple[str, ...] = ("*",)
+    reason: str
+
+
+class ProtectedObject(Frozen):
+    """Objects that no agent changes: globs over target and object."""
+
+    target: str = "*"
+    object: str = "*"
+    effects: tuple[Literal["write", "destroy"], ...] = ("write", "destroy")
+    reason: str = "it is on the list of protected objects"
+
+
+class PolicyRule(Frozen):
+    """One rule; the first that matches wins. Empty fields match everything; globs are allowed."""
+
+    tool: str = "*"
+    effect: Literal["", "read", "write", "destroy"] = ""
+    target: str = "*"
+    environment: Literal["", "dev", "staging", "prod"] = ""
+    principal: str = "*"
+    require: Requirement
+    expires_s: float = Field(900, gt=0, le=86_400, description="How long a question stays open.")
+
+
+class GuardSettings(Frozen):
+    """How the guard decides."""
+
+    mode: Mode = Field(Mode.NORMAL, description="A floor that no agent can lower.")
+    profile: Literal["", "solo", "team", "strict"] = Field(
+        "", description="Built-in policy; empty: solo on stdio, team on HTTP."
+    )
+    enforcement: Literal["enforce", "shadow"] = Field(
+        "enforce", description="shadow records what would have been refused and lets it pass."
+    )
+    confirm_fallback: Literal["client", "approve"] = Field(
+        "client", description="On stdio, for clients that cannot ask."
+    )
+    limits: LimitSettings = LimitSettings()
+    circuit: CircuitSettings = CircuitSettings()
+    usage: UsageSettings = UsageSettings()
+    freeze: tuple[FreezeWindow, ...] = ()
+    protected: tuple[ProtectedObject, ...] = ()
+
+
+class KeySettings(Frozen):
+    """A static bearer key for HTTP."""
+
+    name: Name
+    key: SecretStr
+    scopes: tuple[str, ...] = ("ops:read", "ops:write", "ops:destroy")
+    host_confirms: bool = Field(
+        False, description="The host asks its user before each call (Azure AI Foundry does)."
+    )
+
+
+class ServerSettings(Frozen):
+    """How the server is reached."""
+
+    transport: Literal["stdio", "sse", "http"] = "stdio"
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Further Host names, for a public name behind a proxy."
+    )
+    allowed_origins: tuple[str, ...] = Field((), description="Further browser origins.")
+    keys: tuple[KeySettings, ...] = ()
+
+
+class StoreSettings(Frozen):
+    """Where the guard's state lives. Only the embedded store for now."""
+
+    hot: str = Field("sqlite", description="Hot state: limits, modes, circuits.")
+    ledger: str = Field("sqlite", description="Audit, approvals, operations.")
+
+
+class ToolSettings(Frozen):
+    """Which tools are published."""
+
+    profile: Literal["core", "full"] = "core"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class DeadLetterSettings(Frozen):
+    """The embedded queue of this server's own failed operations."""
+
+    retention_days: float = Field(7, gt=0, le=365)
+    max_items: int = Field(10_000, ge=10, le=1_000_000)
+
+
+class TargetSettings(Frozen):
+    """One target: what every kind has, and the rest for the kind's own settings.
+
+    `options` is validated by the adapter's `Settings`. `links` are names of other targets.
+    """
+
+    name: Name
+    kind: str
+    environment: Environment = "prod"
+    metered: bool | None = None
+    per_minute: float | None = Field(None, gt=0)
+    concurrent: int | None = Field(None, ge=1, le=1000)
+    links: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    origin: str = ""
+
+
+class Settings(Frozen):
+    """Everything. `source` names the file it came from, for error messages."""
+
+    source: str = ""
+    state_dir: Path
+    server: ServerSettings = ServerSettings()
+    guard: GuardSettings = GuardSettings()
+    policy: tuple[PolicyRule, ...] = ()
+    store: StoreSettings = StoreSettings()
+    tools: ToolSettings = ToolSettings()
+    deadletters: DeadLetterSettings = DeadLetterSettings()
+    targets: tuple[TargetSettings, ...] = ()

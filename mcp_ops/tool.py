@@ -1,0 +1,237 @@
+"""What a tool is: one typed function that a model may call, and its public contract.
+
+`@tool(effect=…)` reads the function's signature. The first parameter is a capability (the server
+injects the adapter of the chosen target) or a port of the server itself; `Linked[…]` parameters
+are further targets that the configuration links; a `Write` parameter is the frame of a write;
+the rest are the arguments that the model fills in. Everything else is computed from that.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from mcp_ops.capabilities.base import Capability, Effect, Result, WriteResult
+from mcp_ops.params import ObjectName, Sensitive
+from mcp_ops.schema import input_schema, output_schema
+
+C_co = TypeVar("C_co", covariant=True)
+T = TypeVar("T")
+
+_BULK_TIMEOUT_S = 60.0
+_READ_TIMEOUT_S = 30.0
+_WRITE_TIMEOUT_S = 300.0
+
+
+class Linked(Protocol[C_co]):
+    """Another target that this one needs; each use passes the guard as a sub-call."""
+
+    @property
+    def name(self) -> str:
+        """The linked target's name."""
+        ...
+
+    async def use(
+        self, action: Callable[[C_co], Awaitable[T]], *, effect: Effect = Effect.READ
+    ) -> T:
+        """Run one action on the linked target, under its own limits and circuit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
+
+    `wait_until` is the monotonic-clock-free budget in seconds that a tool may spend waiting for
+    an effect to show. `cancelled` is asked between items; a cancelled write stops there.
+    """
+
+    reason: str
+    dry_run: bool
+    call_id: str
+    principal: str
+    progress: Callable[[int, int, str], None]
+    cancelled: Callable[[], bool]
+
+
+class ArgumentModel(BaseModel):
+    """Base of the generated argument models: strict, closed, frozen, finite numbers only."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool's definition and policy: what `tool_schemas/` holds a snapshot of."""
+
+    name: str
+    title: str
+    description: str
+    effect: Effect
+    bulk: bool
+    recovery: bool
+    idempotent: bool
+    cost: int
+    timeout_s: float
+    function: Callable[..., Awaitable[Result]]
+    capability: type
+    injected: str
+    links: Mapping[str, type]
+    write_parameter: str
+    arguments: type[ArgumentModel]
+    result: type[Result]
+    object_field: str
+    sensitive: frozenset[str]
+    input_schema: Mapping[str, Any]
+    output_schema: Mapping[str, Any]
+
+    @property
+    def own(self) -> bool:
+        """Whether the tool acts on the server itself: it has no `target` of its own."""
+        return not issubclass(self.capability, Capability)  # type: ignore[misc]
+
+    def object_of(self, arguments: ArgumentModel) -> str:
+        """The name of the object that a call acts on; empty for the target as a whole."""
+        return str(getattr(arguments, self.object_field)) if self.object_field else ""
+
+    def annotations(self) -> dict[str, bool]:
+        """The four hints of the protocol, computed from the effect."""
+        return {
+            "readOnlyHint": self.effect is Effect.READ,
+            "destructiveHint": self.effect is Effect.DESTROY,
+            "idempotentHint": self.effect is Effect.READ or self.idempotent,
+            "openWorldHint": not self.own,
+        }
+
+
+WRITE_FIELDS: dict[str, Any] = {
+    "reason": (str, Field(description="Why, for the audit.", min_length=3, max_length=500)),
+    "dry_run": (bool, Field(default=False, description="Only plan.")),
+    "idempotency_key": (
+        str,
+        Field(default="", description="New key to repeat on purpose.", max_length=128),
+    ),
+}
+
+
+def tool(
+    *,
+    effect: Effect,
+    bulk: bool = False,
+    recovery: bool = False,
+    idempotent: bool = False,
+    cost: int = 1,
+    timeout: float = 0.0,
+) -> Callable[[Callable[..., Awaitable[Result]]], Tool]:
+    """Make a tool of a function; see the module's first lines for how it is read.
+
+    `timeout` is in seconds; 0 means the default of the effect. Raises `TypeError` for a signature
+    or a docstring that breaks the contract: at import, so it cannot ship.
+    """
+
+    def build(function: Callable[..., Awaitable[Result]]) -> Tool:
+        hints = typing.get_type_hints(function, include_extras=True)
+        result = hints.pop("return")
+        parts = _read_signature(function, hints)
+        if not issubclass(result, WriteResult if effect is not Effect.READ else Result):
+            raise TypeError(f"{function.__name__}: a {effect} must return a WriteResult")
+        if (effect is Effect.READ) == bool(parts.write):
+            raise TypeError(f"{function.__name__}: a write takes a Write, a read takes none")
+        extra = WRITE_FIELDS if effect is not Effect.READ else {}
+        arguments = create_model(
+            _camel(function.__name__),
+            __base__=ArgumentModel,
+            **parts.fields,
+            **extra,
+        )
+        return Tool(
+            name=function.__name__,
+            title=function.__name__.replace("_", " ").capitalize(),
+            description=inspect.cleandoc(function.__doc__ or ""),
+            effect=effect,
+            bulk=bulk,
+            recovery=recovery,
+            idempotent=idempotent,
+            cost=cost,
+            timeout_s=timeout or _default_timeout(effect, bulk=bulk),
+            function=function,
+            capability=parts.capability,
+            injected=parts.injected,
+            links=parts.links,
+            write_parameter=parts.write,
+            arguments=arguments,
+            result=result,
+            object_field=_marked(parts.fields, ObjectName),
+            sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
+            input_schema=input_schema(arguments),
+            output_schema=output_schema(result),
+        )
+
+    return build
+
+
+@dataclass(slots=True)
+class _Signature:
+    injected: str
+    capability: type
+    links: dict[str, type]
+    write: str
+    fields: dict[str, Any]
+
+
+def _read_signature(function: Callable[..., Any], hints: dict[str, Any]) -> _Signature:
+    names = list(inspect.signature(function).parameters.values())
+    first, rest = names[0], names[1:]
+    found = _Signature(first.name, hints[first.name], {}, "", {})
+    for parameter in rest:
+        hint = hints[parameter.name]
+        if hint is Write:
+            found.write = parameter.name
+        elif (linked := _linked(hint)) is not None:
+            found.links[parameter.name] = linked
+        else:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            found.fields[parameter.name] = (hint, default)
+    return found
+
+
+def _linked(hint: Any) -> type | None:
+    for option in (hint, *get_args(hint)):
+        if get_origin(option) is Linked:
+            return typing.cast("type", get_args(option)[0])
+    return None
+
+
+def _all_marked(fields: Mapping[str, Any], marker: type) -> list[str]:
+    return [
+        name
+        for name, (hint, _) in fields.items()
+        if any(isinstance(extra, marker) for extra in getattr(hint, "__metadata__", ()))
+    ]
+
+
+def _marked(fields: Mapping[str, Any], marker: type) -> str:
+    names = _all_marked(fields, marker)
+    return names[0] if names else ""
+
+
+def _default_timeout(effect: Effect, *, bulk: bool) -> float:
+    if effect is not Effect.READ:
+        return _WRITE_TIMEOUT_S
+    return _BULK_TIMEOUT_S if bulk else _READ_TIMEOUT_S
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
