@@ -55,17 +55,10 @@ def _clean(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
             out["enum"] = [value]
         elif key == "properties":
             out[key] = {name: _flatten(item, defs) for name, item in value.items()}
-        elif key == "items" and isinstance(value, dict):
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
             out[key] = _flatten(value, defs)
-        elif key == "additionalProperties" and value is True:
-            continue
-        elif key == "additionalProperties" and isinstance(value, dict):
-            out[key] = _flatten(value, defs)
-        else:
+        elif key != "additionalProperties" or value is False:
             out[key] = value
-    if out.get("type") == "object" and "properties" in out:
+    if "properties" in out:
         out.setdefault("additionalProperties", False)
-        for item in out["properties"].values():
-            if item.get("type") == "object":
-                item.pop("description", None) if "properties" in item else None
     return out

@@ -198,12 +198,12 @@ class DeadLetterQueue(Capability, Protocol):
         ...
 
     async def select_ids(self, selection: DeadLetterFilter, *, max_items: int) -> list[str]:
-        """The ids that a selection means now, oldest first: what a retry or discard is pinned to."""
+        """The ids that a selection means now, oldest first: a retry or discard is pinned to them."""
         ...
 
     @property
     def retries_by_call(self) -> bool:
-        """Whether a retry is a call to an endpoint (else the item moves to another key or queue)."""
+        """Whether a retry is a call to an endpoint (else the item moves to another key)."""
         ...
 
     @writes

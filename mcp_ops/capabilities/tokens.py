@@ -136,7 +136,7 @@ class TokenIssuer(Capability, Protocol):
         ...
 
     def expected_identity(self) -> tuple[str, str]:
-        """The subject and the organisation that the configuration demands; empty where it does not."""
+        """The subject and organisation that the configuration demands; empty where it does not."""
         ...
 
 
