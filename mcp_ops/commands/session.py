@@ -97,7 +97,7 @@ def with_app(
 
     try:
         code = anyio.run(run)
-    except BaseException as exc:
+    except (OpsError, BaseExceptionGroup) as exc:
         error = the_error(exc)
         if error is None:
             raise
