@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import httpx2
 import jwt
 import pytest
@@ -127,6 +128,24 @@ async def test_reuse_of_a_rotated_refresh_token_revokes_the_whole_family(
     (line,) = lab.effects("refresh-token-reused")
     assert line["family"] == pair.family
     assert line["refresh"] == fingerprint(pair.refresh_token)
+
+
+async def test_of_many_refreshes_with_one_token_one_wins_and_the_family_ends(
+    lab: Lab, pair: TokenPair
+) -> None:
+    answers: list[httpx2.Response] = []
+
+    async def refresh() -> None:
+        answers.append(await lab.refresh(pair.refresh_token))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(refresh)
+
+    (won,) = [answer.json() for answer in answers if answer.status_code == 200]
+    assert len(lab.effects("refreshed")) == 1
+    assert (await lab.refresh(won["refresh_token"])).json()["error"] == "invalid_grant"
 
 
 async def test_a_code_flow_with_pkce_returns_state_and_tokens(lab: Lab) -> None:
