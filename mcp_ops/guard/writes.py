@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,11 +11,13 @@ import orjson
 
 from mcp_ops.call import Call
 from mcp_ops.clock import Clock, rfc3339
-from mcp_ops.errors import Failed, OpsError, RefusalCode, Refused, Upstream
+from mcp_ops.errors import Failed, Internal, OpsError, RefusalCode, Refused, Upstream
 from mcp_ops.guard.operations import LEASE_S, Operations, Running
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.ports import Entry, FailedOperation, FailedOperations, Ledger, Operation
 from mcp_ops.redact import Redactor
+
+_log = logging.getLogger("mcp_ops.guard")
 
 
 class Writes:
@@ -109,10 +112,17 @@ class Writes:
             with anyio.CancelScope(shield=True):
                 data = await self._failed_write(call, frame, running, error)
             return data
-        except BaseException:
+        except BaseException as stopped:
             with anyio.CancelScope(shield=True):
                 await self._end_unknown(call, frame, running, "internal_error")
-            raise
+            if not isinstance(stopped, Exception):
+                raise
+            # A defect of ours must not take the other writes of the task group with it.
+            _log.exception("defect in %s", call.tool.name, extra={"call_id": call.id})
+            raise Internal(
+                "mcp-ops failed inside; the write may have run.",
+                hint=f"The operator finds the cause in the log under {call.id}.",
+            ) from stopped
         if not running.began:
             frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
             return data
