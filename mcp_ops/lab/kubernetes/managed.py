@@ -23,7 +23,6 @@ _SERVER_OWNED = frozenset(
         "generateName",
     }
 )
-)
 
 
 def with_manager(old: Obj | None, new: Obj, manager: str, subresource: str, now: str) -> list[Obj]:

@@ -12,7 +12,7 @@ KEPT_LINES: Final = 2_000
 
 Line = tuple[float, str]
 
-_SECRET: Final = (
+_CREDENTIAL: Final = (
     'level=debug msg="calling upstream" url=http://payments/charge '
     'authorization="Bearer lab-not-a-real-token-0123456789abcdef"'
 )
@@ -25,7 +25,7 @@ _REQUESTS: Final = (
     'level=info msg="request served" method=GET path=/orders status=200 duration_ms=12',
     'level=info msg="request served" method=POST path=/orders status=201 duration_ms=31',
     '\x1b[33mlevel=warn\x1b[0m msg="slow query" table=orders duration_ms=840',
-    _SECRET,
+    _CREDENTIAL,
     _INJECTION,
     'level=info msg="cache refreshed" entries=5120',
     'level=error msg="upstream timeout" upstream=payments attempt=1 retrying=true',
