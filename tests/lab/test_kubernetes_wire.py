@@ -210,26 +210,27 @@ async def test_scale_and_status_change_nothing_else(tmp_path: Path) -> None:
 
 
 async def test_pages_show_one_moment_and_count_what_remains(tmp_path: Path) -> None:
-    async with served(tmp_path) as lab:
-        names = [f"p{i:03}" for i in range(500)]
-        spec = {"containers": [{"name": "c", "image": "one:1"}]}
-        for name in names:
-            pod = {"metadata": {"name": name, "labels": {"bulk": "yes"}}, "spec": spec}
-            assert (await lab.http.post("/api/v1/namespaces/default/pods", json=pod)).is_success
-        path, seen, token, pages = "/api/v1/namespaces/default/pods", [], "", 0
-        while True:
-            page = await lab.get(path, limit=120, **({"continue": token} if token else {}))
+    async with served(tmp_path, settle_s=0.1) as lab:
+        await lab.patch(f"{SHOP}/deployments/web/scale", {"spec": {"replicas": 500}})
+        found: list[Any] = []
+        with anyio.fail_after(10):
+            while len(found) < 500:
+                await anyio.sleep(0.05)
+                found = (await lab.get(PODS, labelSelector="app=web"))["items"]
+        names = [one["metadata"]["name"] for one in (await lab.get(PODS))["items"]]
+        seen: list[str] = []
+        token, pages = "", 0
+        while token or not pages:
+            page = await lab.get(PODS, limit=120, **({"continue": token} if token else {}))
             seen += [one["metadata"]["name"] for one in page["items"]]
             token = page["metadata"].get("continue", "")
             pages += 1
-            if not token:
-                break
-            assert page["metadata"]["remainingItemCount"] == 500 - len(seen)
-            await lab.http.delete(f"{path}/p499", params={"gracePeriodSeconds": 0})
-        assert (seen, pages) == (names, 5)
-        counted = await lab.get(path, limit=10, labelSelector="bulk=yes")
+            assert page["metadata"].get("remainingItemCount", 0) == len(names) - len(seen)
+            await lab.http.delete(f"{PODS}/{names[-1]}", params={"gracePeriodSeconds": 0})
+        assert (len(names), seen, pages) == (506, names, 5)
+        counted = await lab.get(PODS, limit=10, labelSelector="app=web")
         assert "remainingItemCount" not in counted["metadata"]
-        bad = await lab.http.get(path, params={"limit": 3, "continue": "zzz"})
+        bad = await lab.http.get(PODS, params={"limit": 3, "continue": "zzz"})
         assert told(bad) == (400, "BadRequest")
 
 

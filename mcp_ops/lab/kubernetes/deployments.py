@@ -167,16 +167,16 @@ class Deployments:
         recreate = deployment["spec"]["strategy"]["type"] == "Recreate"
         owned = pods_by_owner(self._world)
         wait = deployment["spec"].get("minReadySeconds", 0)
+        available = {
+            rs["metadata"]["uid"]: sum(
+                is_available(self._world, pod, wait) for pod in owned[rs["metadata"]["uid"]]
+            )
+            for rs in owned_sets(self._world, deployment)
+        }
         for _ in range(PASSES):
             sets = owned_sets(self._world, deployment)
             new = next(rs for rs in sets if rs["metadata"]["name"] == new_name)
             olds = [rs for rs in sets if rs is not new]
-            available = {
-                rs["metadata"]["uid"]: sum(
-                    is_available(self._world, pod, wait) for pod in owned[rs["metadata"]["uid"]]
-                )
-                for rs in sets
-            }
             if recreate:
                 self._recreate(deployment, new, olds, owned)
                 continue
