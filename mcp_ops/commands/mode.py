@@ -1,50 +1,33 @@
-"""`mcp-ops mode`: how much agents may use of a target, set by the operator."""
+"""`mcp-ops mode`: how much agents may use of a target, set by the operator.
+
+The commands are calls of the guard's own tools, so that they are checked and recorded like any
+other call; the operator's scopes make the entry the operator's.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Any
 
 import typer
 
-from mcp_ops.clock import rfc3339
+from mcp_ops.commands.call import show_reply
 from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.output import say, show_json, show_table
-from mcp_ops.commands.session import (
-    ConfigOption,
-    JsonOption,
-    RunningApp,
-    operator,
-    with_app,
-)
+from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, operator, with_app
 from mcp_ops.errors import InvalidInput
-from mcp_ops.ports import ALL_TARGETS, Mode, ModeEntry
+from mcp_ops.ports import ALL_TARGETS, Mode
 from mcp_ops.settings_problems import did_you_mean
+
+ALL = "all"
+COLUMNS = ("scope", "mode", "source", "author", "since", "expires_at", "reason")
 
 group = typer.Typer(help="Modes of the guard: show, set, clear.", invoke_without_command=True)
 TargetOption = Annotated[str, typer.Option(help="One target; without it, all of them.")]
 
 
-class ModeControl(Protocol):
-    """What these commands need of the guard's control."""
-
-    async def modes(self) -> tuple[ModeEntry, ...]:
-        """All entries in force."""
-        ...
-
-    async def operator_sets_mode(
-        self, *, scope: str, mode: Mode, minutes: int, reason: str, author: str
-    ) -> None:
-        """Set the operator's entry of a scope and write it to the ledger; 0 minutes: no expiry."""
-        ...
-
-    async def operator_clears_modes(self, *, scope: str, reason: str, author: str) -> None:
-        """Remove the operator's and the agents' entries of a scope; to the ledger as well."""
-        ...
-
-
 @group.callback()
 def main(context: typer.Context) -> None:
-    """Show the modes when no command is named."""
+    """Modes of the guard: show (also without a command), set, clear."""
     if context.invoked_subcommand is None:
         show(as_json=False, config=None)
 
@@ -54,14 +37,16 @@ def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show every mode in force, with who set it, why and until when."""
 
     async def body(app: RunningApp) -> int:
-        control: ModeControl = app.guard.control
-        entries = await control.modes()
+        reply = await app.call("get_guard_status", {}, operator())
+        if reply.is_error:
+            return show_reply(reply, as_json=as_json)
+        entries: list[dict[str, Any]] = (reply.structured or {}).get("modes", [])
         if as_json:
-            show_json([_as_dict(entry) for entry in entries])
+            show_json(entries)
         elif entries:
             show_table(
-                ("TARGET", "MODE", "FROM", "BY", "SINCE", "UNTIL", "REASON"),
-                (tuple(str(cell) for cell in _as_dict(entry).values()) for entry in entries),
+                tuple(name.upper() for name in COLUMNS),
+                (tuple(_cell(entry.get(name)) for name in COLUMNS) for entry in entries),
             )
         else:
             say("All targets are in the mode normal.")
@@ -81,20 +66,13 @@ def set_mode(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Set the operator's mode of a target or of all; running servers follow within a second."""
+    """Set the mode of a target or of all. Running servers follow within a second.
+
+    A looser mode is asked for on the terminal.
+    """
 
     async def body(app: RunningApp) -> int:
-        scope = _scope(app, target)
-        control: ModeControl = app.guard.control
-        await control.operator_sets_mode(
-            scope=scope, mode=mode, minutes=minutes, reason=reason, author=operator().principal
-        )
-        if as_json:
-            show_json([_as_dict(entry) for entry in await control.modes()])
-        else:
-            until = f" for {minutes} minutes" if minutes else " until cleared"
-            say(f"{target or 'all targets'}: {mode.value}{until}")
-        return Exit.OK
+        return await _set(app, mode, target, minutes, reason, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
 
@@ -106,37 +84,35 @@ def clear(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove what operator and agents set. The environment's floor and usage stay."""
+    """Go back to normal. The floor that the configuration sets stays.
+
+    Where something stricter was in force, that is asked for on the terminal.
+    """
 
     async def body(app: RunningApp) -> int:
-        scope = _scope(app, target)
-        control: ModeControl = app.guard.control
-        await control.operator_clears_modes(scope=scope, reason=reason, author=operator().principal)
-        if as_json:
-            show_json([_as_dict(entry) for entry in await control.modes()])
-        else:
-            say(f"{target or 'all targets'}: cleared")
-        return Exit.OK
+        return await _set(app, Mode.NORMAL, target, 0, reason, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
 
 
-def _scope(app: RunningApp, target: str) -> str:
+async def _set(
+    app: RunningApp, mode: Mode, target: str, minutes: int, reason: str, *, as_json: bool
+) -> int:
     names = [each.name for each in app.settings.targets]
     if target and target not in names:
         raise InvalidInput(
             f"There is no configured target of this name.{did_you_mean(target, names)}"
         )
-    return target or ALL_TARGETS
+    arguments = {"mode": mode.value, "target": target or ALL, "minutes": minutes, "reason": reason}
+    reply = await app.call("set_guard_mode", arguments, operator())
+    if reply.is_error or as_json:
+        return show_reply(reply, as_json=as_json)
+    answer = reply.structured or {}
+    say(f"{target or 'all targets'}: {answer.get('mode')} (was {answer.get('previous')})")
+    return Exit.OK
 
 
-def _as_dict(entry: ModeEntry) -> dict[str, str]:
-    return {
-        "target": "all" if entry.scope == ALL_TARGETS else entry.scope,
-        "mode": entry.mode.value,
-        "source": entry.source,
-        "author": entry.author,
-        "since": rfc3339(entry.since),
-        "until": rfc3339(entry.expires_at) if entry.expires_at is not None else "",
-        "reason": entry.reason,
-    }
+def _cell(value: object) -> str:
+    if value == ALL_TARGETS:
+        return ALL
+    return "" if value is None else str(value)

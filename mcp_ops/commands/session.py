@@ -14,10 +14,11 @@ from typing import Annotated, Any, NoReturn, Protocol
 import anyio
 import typer
 
-from mcp_ops.call import Ask, Caller
-from mcp_ops.commands.output import fail
+from mcp_ops.call import Answer, Caller, Question
+from mcp_ops.commands.output import ask_line, fail, interactive, warn
 from mcp_ops.errors import OpsError
 from mcp_ops.ports import Approvals, Ledger
+from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
 from mcp_ops.tool import Tool
@@ -27,6 +28,8 @@ ConfigOption = Annotated[
     typer.Option("--config", help="Configuration file; else MCP_OPS_CONFIG, else the user's own."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+Progress = Callable[[float, float, str], Awaitable[None]]
 
 OPERATOR_SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy", "ops:approve", "ops:admin"})
 
@@ -62,7 +65,6 @@ class RunningApp(Protocol):
 
     settings: Settings
     tools: Mapping[str, Tool]
-    guard: Any
     stores: Stores
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
@@ -112,16 +114,33 @@ def the_error(exc: BaseException) -> OpsError | None:
     return exc if isinstance(exc, OpsError) else None
 
 
-def operator(*, ask: Ask | None = None, progress: Any = None) -> Caller:
-    """The person at the command line, as a caller with every scope."""
+def operator(*, yes: bool = False, progress: Progress | None = None) -> Caller:
+    """The person at the command line, as a caller.
+
+    Only somebody who is asked on a terminal can approve: with `yes`, or without a terminal, the
+    scope for that is missing, and what needs an approval waits for `mcp-ops approvals approve`.
+    """
+    asked = interactive() and not yes
     return Caller(
         principal=f"operator:{user_name()}",
-        scopes=OPERATOR_SCOPES,
+        scopes=OPERATOR_SCOPES if asked else OPERATOR_SCOPES - {"ops:approve"},
         channel="cli",
         client="mcp-ops",
-        ask=ask,
+        ask=_ask_person if asked else _say_yes if yes else None,
         progress=progress,
     )
+
+
+async def _say_yes(question: Question) -> Answer:
+    return "accept"
+
+
+async def _ask_person(question: Question) -> Answer:
+    warn(tame(question.message))
+    line = await ask_line("Do it? [y/N] ")
+    if line is None:
+        return "cancel"
+    return "accept" if line.lower() in ("y", "yes") else "decline"
 
 
 def user_name() -> str:
