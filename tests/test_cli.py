@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import typer.main
 
+from mcp_ops.call import Question
 from mcp_ops.cli import main
 from mcp_ops.commands import root, serving
+from mcp_ops.commands.approvals import described
 from mcp_ops.commands.exits import Exit, exit_of_error, exit_of_result
 from mcp_ops.commands.serving import ServeOptions
+from mcp_ops.commands.session import operator
 from mcp_ops.errors import RefusalCode
+from mcp_ops.ports import Approval
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -188,3 +192,39 @@ def test_command_line_page_documents_every_command_option_and_exit_code() -> Non
     ]
     missing += [str(int(code)) for code in Exit if f"| {int(code)} |" not in page]
     assert missing == []
+
+
+async def test_without_a_terminal_nobody_can_approve_and_yes_only_confirms() -> None:
+    silent, eager = operator(), operator(yes=True)
+    assert silent.ask is None
+    assert "ops:approve" not in silent.scopes | eager.scopes
+    assert eager.ask is not None
+    question = Question(id="1", message="Do it?", digest="")
+    assert await eager.ask(question) == "accept"
+    assert silent.principal.startswith("operator:")
+    assert silent.channel == "cli"
+
+
+def test_an_approval_is_shown_whole_and_harmless_for_the_terminal() -> None:
+    approval = Approval(
+        id="abcd1234",
+        kind="approve",
+        state="pending",
+        principal="agent:x@y",
+        tool="restart_deployment",
+        target="shop",
+        digest="d",
+        policy="solo/1",
+        message="Allow \x1b[2J it?",
+        arguments={"name": "api\u202e", "dry_run": False},
+        reason="it hangs",
+        created_at=0,
+        expires_at=900,
+    )
+    text = "\n".join(described(approval))
+    assert "restart_deployment on shop" in text
+    assert '"name": "api"' in text
+    assert "it hangs" in text
+    assert "abcd1234" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
