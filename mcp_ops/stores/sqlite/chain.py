@@ -58,11 +58,7 @@ def append(connection: sqlite3.Connection, key: bytes, entries: Iterable[Entry])
 
 def encode(entry: Entry) -> bytes:
     """The canonical JSON of an entry, without empty fields and without its number."""
-    body = {
-        name: value
-        for name in _FIELDS
-        if (value := getattr(entry, name)) or name in _ALWAYS
-    }
+    body = {name: value for name in _FIELDS if (value := getattr(entry, name)) or name in _ALWAYS}
     try:
         return orjson.dumps(body, option=orjson.OPT_SORT_KEYS, default=_plain)
     except TypeError:  # a lone surrogate, a huge number, a key that is no text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +28,9 @@ class Circuit:
         """The state as it is to be understood now: a lost probe does not probe any more."""
         probing = self.probe_until is not None and self.probe_until > now
         return replace(self.state, probing=probing)
+
+
+Change = Callable[[Circuit], Circuit]
 
 
 def decide(circuit: Circuit, now: float) -> Decision:
@@ -175,5 +179,3 @@ def _from_row(row: sqlite3.Row) -> Circuit:
         version=row["version"],
     )
     return Circuit(state=state, probe_until=row["probe_until"])
-
-

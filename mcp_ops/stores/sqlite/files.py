@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from mcp_ops.errors import StoreUnavailable
@@ -76,7 +77,5 @@ def _draft(path: Path) -> Path:
 
 
 def _publish(draft: Path, path: Path) -> None:
-    try:
+    with suppress(FileExistsError):  # another process was first: its file is as good
         os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was first: its file is as good

@@ -43,13 +43,15 @@ class StoreTime:
         offset = self._clock.now() - monotonic
         row = connection.execute("SELECT offset, monotonic FROM clock").fetchone()
         if row is None:
-            return self._keep(connection, offset, monotonic)
+            self._keep(connection, offset, monotonic)
+            return
         # A monotonic clock behind its last reading began anew: the machine was restarted, and
         # the wall clock is all there is to go by.
         if abs(offset - row["offset"]) > _JUMP_S or monotonic < row["monotonic"]:
             if monotonic >= row["monotonic"]:
                 _shift(connection, offset - row["offset"], offset + monotonic)
-            return self._keep(connection, offset, monotonic)
+            self._keep(connection, offset, monotonic)
+            return
         self._offset = row["offset"]
         if monotonic - row["monotonic"] > _KEEP_S:
             self._keep(connection, self._offset, monotonic)
@@ -61,11 +63,11 @@ class StoreTime:
 
 def _shift(connection: sqlite3.Connection, seconds: float, now: float) -> None:
     for table, column, ahead in FOLLOWING:
-        if seconds < 0:
-            change = (f"{column} + ?", (seconds,))
-        elif ahead is not None:
-            # Never further than such a time can lie ahead, should this be a restart after all.
-            change = (f"min({column} + ?, max({column}, ?))", (seconds, now + ahead))
-        else:
+        if seconds > 0 and ahead is None:
             continue
-        connection.execute(f"UPDATE {table} SET {column} = {change[0]}", change[1])  # noqa: S608 - names of ours
+        # Never further than such a time can lie ahead, should this be a restart after all.
+        furthest = now + (ahead or 0)
+        connection.execute(
+            f"UPDATE {table} SET {column} = min({column} + ?, max({column}, ?))",  # noqa: S608 - names of ours
+            (seconds, furthest),
+        )
