@@ -3,7 +3,8 @@
 `@tool(effect=…)` reads the function's signature. The first parameter is a capability (the server
 injects the adapter of the chosen target) or a port of the server itself; `Linked[…]` parameters
 are further targets that the configuration links; a `Write` parameter is the frame of a write;
-the rest are the arguments that the model fills in. Everything else is computed from that.
+parameters of a type in `PORTS` are given by the server; the rest are the arguments that the model
+fills in. Everything else is computed from that.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from typing import Any, Protocol, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mcp_ops.capabilities.base import Capability, Effect, Result, WriteResult
+from mcp_ops.capabilities.usage import UsageGuard
+from mcp_ops.clock import Clock
 from mcp_ops.params import ObjectName, Sensitive
 from mcp_ops.schema import input_schema, output_schema
 
 C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
+
+PORTS: tuple[type, ...] = (Clock, UsageGuard)
 
 _BULK_TIMEOUT_S = 60.0
 _READ_TIMEOUT_S = 30.0
@@ -89,6 +94,7 @@ class Tool:
     capability: type
     injected: str
     links: Mapping[str, type]
+    ports: Mapping[str, type]
     write_parameter: str
     arguments: type[ArgumentModel]
     result: type[Result]
@@ -170,6 +176,7 @@ def tool(
             capability=parts.capability,
             injected=parts.injected,
             links=parts.links,
+            ports=parts.ports,
             write_parameter=parts.write,
             arguments=arguments,
             result=result,
@@ -187,6 +194,7 @@ class _Signature:
     injected: str
     capability: type
     links: dict[str, type]
+    ports: dict[str, type]
     write: str
     fields: dict[str, Any]
 
@@ -194,11 +202,13 @@ class _Signature:
 def _read_signature(function: Callable[..., Any], hints: dict[str, Any]) -> _Signature:
     names = list(inspect.signature(function).parameters.values())
     first, rest = names[0], names[1:]
-    found = _Signature(first.name, hints[first.name], {}, "", {})
+    found = _Signature(first.name, hints[first.name], {}, {}, "", {})
     for parameter in rest:
         hint = hints[parameter.name]
         if hint is Write:
             found.write = parameter.name
+        elif hint in PORTS:
+            found.ports[parameter.name] = hint
         elif (linked := _linked(hint)) is not None:
             found.links[parameter.name] = linked
         else:

@@ -49,6 +49,14 @@ class ApiUsage(Result):
     guard: GuardModeChange
 
 
+class UsageGuard(Protocol):
+    """What the guard offers to a reading of usage: the server gives it to the tool."""
+
+    async def usage_read(self, reading: UsageReading) -> GuardModeChange:
+        """Let a reading of the call's target change its mode; says which mode holds now."""
+        ...
+
+
 class ApiUsageSource(Capability, Protocol):
     """A system whose API is metered."""
 
