@@ -40,8 +40,9 @@ _MAX_BYTES: Final = 256 * 1024
 _POLL_S: Final = 0.05
 _WRITE_WAIT_S: Final = 5.0
 _DAMAGED: Final = "Move the file away and authorize again (begin_oauth_authorization)."
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_BINARY: Final = getattr(os, "O_BINARY", 0)
+# Absent on Windows. Not blocking, because opening a pipe would wait for its writer.
+_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+_PLAIN: Final = _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class FileSecretsAdapter(Adapter):
@@ -120,7 +121,8 @@ class FileSecretsAdapter(Adapter):
             descriptor = await anyio.to_thread.run_sync(_open_lock, path)
         try:
             with anyio.move_on_after(wait_s) as wait, _translated(f"The lock of {name}"):
-                while not await anyio.to_thread.run_sync(_try_lock, descriptor):
+                # Another process has no event for us: this one polls.
+                while not await anyio.to_thread.run_sync(_try_lock, descriptor):  # noqa: ASYNC110
                     await anyio.sleep(_POLL_S)
             if wait.cancelled_caught:
                 raise Conflict(
@@ -179,7 +181,7 @@ def _read_file(path: Path, name: str) -> bytes | None:
     if path.is_symlink():  # also for Windows, which has no O_NOFOLLOW
         raise OSError(errno.ELOOP, "a link")
     try:
-        descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _BINARY)
+        descriptor = os.open(path, os.O_RDONLY | _PLAIN)
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor, "rb") as file:

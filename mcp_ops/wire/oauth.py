@@ -35,6 +35,7 @@ from mcp_ops.wire.http import Answer, HttpClient, retry_after
 ClientAuth = Literal["client_secret_post", "client_secret_basic", "none"]
 _MAX_TOKEN: Final = 16_384
 _MAX_LIFETIME_S: Final = 10 * 365 * 86_400.0
+_MAX_MOMENT: Final = 253_402_300_800.0  # the year 10000, where Python's dates end
 _CHECK_CLIENT: Final = "Check client_id and client_secret in the target's settings."
 
 # RFC 6749 §5.2 and §4.1.2.1, then words that Salesforce adds.
@@ -212,6 +213,13 @@ def _lifetime(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 < value <= _MAX_LIFETIME_S else None
+
+
+def moment(value: Any) -> float | None:
+    """A numeric date of a claim (Unix seconds), or None for what makes no sense."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < _MAX_MOMENT else None
 
 
 def authorization_request(
