@@ -33,7 +33,7 @@ class Question:
 Ask = Callable[[Question], Awaitable[Answer]]
 
 
-class NeedsAnswer(Exception):  # noqa: N818 - control flow of the 2026-07-28 revision, not an error
+class NeedsAnswer(Exception):
     """The call ends here with a question; the client calls again with the answer."""
 
     def __init__(self, question: Question) -> None:

@@ -263,3 +263,9 @@ class ConfigurationError(OpsError):
     """
 
     code = "configuration_error"
+
+
+class DeadlineExceeded(Failed):
+    """The guard's deadline passed while the system was being asked; it may have acted."""
+
+    code = "timeout"

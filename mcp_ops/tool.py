@@ -3,8 +3,7 @@
 `@tool(effect=…)` reads the function's signature. The first parameter is a capability (the server
 injects the adapter of the chosen target) or a port of the server itself; `Linked[…]` parameters
 are further targets that the configuration links; a `Write` parameter is the frame of a write;
-parameters of a type in `PORTS` are given by the server; the rest are the arguments that the model
-fills in. Everything else is computed from that.
+the rest are the arguments that the model fills in. Everything else is computed from that.
 """
 
 from __future__ import annotations
@@ -17,16 +16,13 @@ from typing import Any, Protocol, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mcp_ops.capabilities.base import Capability, Effect, Result, WriteResult
-from mcp_ops.capabilities.usage import UsageGuard
-from mcp_ops.clock import Clock
+from mcp_ops.capabilities.base import Effect, Result, WriteResult
 from mcp_ops.params import ObjectName, Sensitive
+from mcp_ops.ports import Port
 from mcp_ops.schema import input_schema, output_schema
 
 C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
-
-PORTS: tuple[type, ...] = (Clock, UsageGuard)
 
 _BULK_TIMEOUT_S = 60.0
 _READ_TIMEOUT_S = 30.0
@@ -106,7 +102,7 @@ class Tool:
     @property
     def own(self) -> bool:
         """Whether the tool acts on the server itself: it has no `target` of its own."""
-        return not issubclass(self.capability, Capability)  # type: ignore[misc]
+        return is_port(self.capability)
 
     def object_of(self, arguments: ArgumentModel) -> str:
         """The name of the object that a call acts on; empty for the target as a whole."""
@@ -207,14 +203,19 @@ def _read_signature(function: Callable[..., Any], hints: dict[str, Any]) -> _Sig
         hint = hints[parameter.name]
         if hint is Write:
             found.write = parameter.name
-        elif hint in PORTS:
-            found.ports[parameter.name] = hint
         elif (linked := _linked(hint)) is not None:
             found.links[parameter.name] = linked
+        elif is_port(hint):
+            found.ports[parameter.name] = hint
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
             found.fields[parameter.name] = (hint, default)
     return found
+
+
+def is_port(hint: Any) -> bool:
+    """Whether a parameter's type is something that the server itself offers."""
+    return isinstance(hint, type) and Port in hint.__mro__
 
 
 def _linked(hint: Any) -> type | None:

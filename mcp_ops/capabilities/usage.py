@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from mcp_ops.capabilities.base import Capability, Model, Moment, Result
+from mcp_ops.ports import Port
 
 Level = Literal["ok", "warning", "restrict", "critical"]
 
@@ -49,7 +50,7 @@ class ApiUsage(Result):
     guard: GuardModeChange
 
 
-class UsageGuard(Protocol):
+class UsageGuard(Port, Protocol):
     """What the guard offers to a reading of usage: the server gives it to the tool."""
 
     async def usage_read(self, reading: UsageReading) -> GuardModeChange:
