@@ -12,9 +12,14 @@ OBJECT_WINDOW_S = 30 * 60.0
 HOUR_S = 3_600.0
 
 
-def rates_of(call: Call, info: TargetInfo | None, limits: LimitSettings) -> tuple[Rate, ...]:
-    """The principal's rate, and the target's where it has one (metered or configured)."""
-    rates = [principal_rate(call.caller.principal, limits, cost=call.tool.cost)]
+def rates_of(
+    call: Call, info: TargetInfo | None, limits: LimitSettings, *, sub: bool
+) -> tuple[Rate, ...]:
+    """The principal's rate, and the target's where it has one (metered or configured).
+
+    A sub-call is charged to its target only: the principal paid for the call that makes it.
+    """
+    rates = [] if sub else [principal_rate(call.caller.principal, limits, cost=call.tool.cost)]
     if info is not None and (target := target_rate(info, limits, cost=call.tool.cost)):
         rates.append(target)
     return tuple(rates)

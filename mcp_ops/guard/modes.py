@@ -28,6 +28,13 @@ RATE_FACTORS: Mapping[Mode, float] = {
     Mode.LOCKDOWN: 0.0,
 }
 RESTRICTED_ITEMS = 20
+_AT_LEAST: Mapping[Mode, frozenset[Mode]] = {
+    Mode.NORMAL: frozenset({Mode.NORMAL}),
+    Mode.RESTRICTIVE: frozenset({Mode.NORMAL, Mode.RESTRICTIVE}),
+    Mode.CRITICAL: frozenset({Mode.NORMAL, Mode.RESTRICTIVE, Mode.CRITICAL}),
+    Mode.READ_ONLY: frozenset({Mode.NORMAL, Mode.READ_ONLY}),
+    Mode.LOCKDOWN: frozenset(Mode),
+}
 
 _ALL = frozenset(Mode)
 _CRITICAL_CHECKS = (ApiUsageSource, TokenIssuer)
@@ -79,3 +86,33 @@ def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) 
     if used_percent < settings.normal:
         return Mode.NORMAL
     return Mode.NORMAL if current is Mode.NORMAL else Mode.RESTRICTIVE
+
+
+def is_tightening(call: Call, entries: Iterable[ModeEntry]) -> bool:
+    """Whether a call on the guard can only make it stricter: nobody is asked, no mode stops it."""
+    if call.tool.name == "isolate_target":
+        return True
+    return call.tool.name == "set_guard_mode" and not _loosens(call, entries)
+
+
+def is_loosening(call: Call, entries: Iterable[ModeEntry]) -> bool:
+    """Whether a call on the guard makes it looser somewhere: a person decides."""
+    return call.tool.name == "set_guard_mode" and _loosens(call, entries)
+
+
+def at_least_as_strict(mode: Mode, other: Mode) -> bool:
+    """Whether `mode` refuses whatever `other` refuses. Some modes cannot be compared."""
+    return other in _AT_LEAST[mode]
+
+
+def _loosens(call: Call, entries: Iterable[ModeEntry]) -> bool:
+    asked = Mode(call.arguments.mode)  # type: ignore[attr-defined]
+    scope = call.about or ALL_TARGETS
+    for entry in entries:
+        lifted = entry.scope == scope or (scope == ALL_TARGETS and asked is Mode.NORMAL)
+        if not lifted or at_least_as_strict(asked, entry.mode):
+            continue
+        # An entry of another source stays beside the new one, unless the new one is its loosening.
+        if entry.source == "agent" or at_least_as_strict(entry.mode, asked):
+            return True
+    return False
