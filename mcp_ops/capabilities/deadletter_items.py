@@ -153,7 +153,9 @@ def breakdown(items: Iterable[Item], *, total: int, redactor: Redactor) -> DeadL
         newest=moment(max(times, default=None)),
         by_failure_type=_counts(item.failure_type for item in waiting if not item.problem),
         by_operation=_counts(item.operation for item in waiting if not item.problem),
-        by_hour=[Count(value=h, count=hours[h]) for h in sorted(hours, reverse=True)[:_SHOWN_HOURS]],
+        by_hour=[
+            Count(value=h, count=hours[h]) for h in sorted(hours, reverse=True)[:_SHOWN_HOURS]
+        ],
         groups=_groups(waiting, redactor),
         malformed=sum(1 for item in waiting if item.problem),
         level=level_of(total - resolved),
