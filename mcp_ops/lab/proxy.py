@@ -40,7 +40,8 @@ class Proxy:
 async def proxy(upstream_port: int, *, port: int = 0) -> AsyncIterator[Proxy]:
     """Forward a loopback port to another one; `port` 0 takes a free one."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
-    state = Proxy(port=listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no query)
+    taken = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not a query
+    state = Proxy(port=taken)
 
     async def serve(client: anyio.abc.SocketStream) -> None:
         state.connections += 1
