@@ -44,6 +44,8 @@ _SELECT_SCANS = 10
 _MOVE_BATCH = 50
 _RESTORE_BATCH = 100
 
+Direction = Literal["new", "old"]
+
 _WHY = {
     "gone": "not in the queue any more",
     "held": "another retry holds it",
@@ -302,7 +304,7 @@ class RedisAdapter(Adapter):
 
     async def _walk(
         self,
-        direction: Literal["new", "old"],
+        direction: Direction,
         count: int,
         place: Place,
         wanted: Sequence[str] = (),
@@ -333,31 +335,30 @@ class RedisAdapter(Adapter):
         return _Walked(members=members, place=last, walked=walked, more=bool(more))
 
     async def _locate(self, item_ids: Sequence[str]) -> dict[str, list[Parsed]]:
-        """The members of each id, searched at the server from the newest on.
+        """The members of each id, searched at the server from both ends in growing windows.
 
         The search ends with the window in which the last of the ids was found.
         """
         found: dict[str, list[Parsed]] = {}
-        missing, at, seen, more = set(item_ids), START, 0, True
-        while missing and more and seen < self._s.find_items:
-            got = await self._walk("new", _FIND_WINDOW, at, tuple(set(item_ids)))
-            for member in got.members:
-                parsed = parse(member)
-                for item_id in {parsed.item.id, member.raw_id} & set(item_ids):
-                    named = parsed if item_id == parsed.item.id else with_other_id(parsed)
-                    same = found.setdefault(item_id, [])
-                    # Byte-equal members of a list are one as far as anybody can tell.
-                    if all(other.member.mark != member.mark for other in same):
-                        same.append(named)
-                    missing.discard(item_id)
-            at, seen, more = got.place, seen + got.walked, got.more
+        wanted, missing = tuple(set(item_ids)), set(item_ids)
+        ends: list[Direction] = ["new"] if self._s.format == "hash" else ["new", "old"]
+        places, seen, count = dict.fromkeys(ends, START), 0, _WINDOW
+        while missing and seen < self._s.find_items:
+            for end in ends:
+                got = await self._walk(end, count, places[end], wanted)
+                for member in got.members:
+                    missing -= _sort_in(found, parse(member), wanted)
+                places[end], seen = got.place, seen + got.walked
+                if not missing or not got.more:
+                    return found
+            count = _FIND_WINDOW
         return found
 
     async def _find(self, item_id: str) -> Parsed:
         found = (await self._locate([item_id])).get(item_id, [])
         if not found:
             raise NotFound(
-                f"No such item among the newest {self._s.find_items} of the queue.",
+                f"No such item in the queue (at most {self._s.find_items} members searched).",
                 hint="list_deadletters shows what is there.",
             )
         if len(found) > 1:
@@ -391,3 +392,17 @@ class RedisAdapter(Adapter):
     def _check_queue(self, selection: DeadLetterFilter) -> None:
         if selection.queue not in ("", self._s.key):
             raise InvalidInput("queue: this target has one queue; leave the argument out.")
+
+
+def _sort_in(found: dict[str, list[Parsed]], parsed: Parsed, wanted: Sequence[str]) -> set[str]:
+    """Put a member under each wanted id that it has; answers those ids.
+
+    Byte-equal members (two of a list, or one seen from both ends) are one.
+    """
+    member = parsed.member
+    ids = {parsed.item.id, member.raw_id} & set(wanted)
+    for item_id in ids:
+        same = found.setdefault(item_id, [])
+        if all(other.member.mark != member.mark for other in same):
+            same.append(parsed if item_id == parsed.item.id else with_other_id(parsed))
+    return ids
