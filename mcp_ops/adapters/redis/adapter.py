@@ -18,8 +18,8 @@ from mcp_ops.adapters.redis.items import (
     parse,
     ref_of,
     rewritten,
+    sort_in,
     told_apart,
-    with_other_id,
 )
 from mcp_ops.adapters.redis.settings import RedisSettings
 from mcp_ops.capabilities.deadletter_items import breakdown, detailed, listed, matches
@@ -141,9 +141,7 @@ class RedisAdapter(Adapter):
 
     async def stats(self) -> DeadLetterStats:
         """The total of the key, and a breakdown of its newest `scan_items` members."""
-        total = int(
-            await self._connection.script(scripts.COUNT, keys=[self._s.key], args=[self._s.format])
-        )
+        total = await self._total()
         members: list[Member] = []
         at, more = START, True
         while more and len(members) < self._s.scan_items:
@@ -302,6 +300,10 @@ class RedisAdapter(Adapter):
 
     # ---- how it is done
 
+    async def _total(self) -> int:
+        keys, args = [self._s.key], [self._s.format]
+        return int(await self._connection.script(scripts.COUNT, keys=keys, args=args))
+
     async def _walk(
         self,
         direction: Direction,
@@ -343,11 +345,12 @@ class RedisAdapter(Adapter):
         wanted, missing = tuple(set(item_ids)), set(item_ids)
         ends: list[Direction] = ["new"] if self._s.format == "hash" else ["new", "old"]
         places, seen, count = dict.fromkeys(ends, START), 0, _WINDOW
-        while missing and seen < self._s.find_items:
+        bound = min(await self._total(), self._s.find_items)
+        while missing and seen < bound:
             for end in ends:
                 got = await self._walk(end, count, places[end], wanted)
                 for member in got.members:
-                    missing -= _sort_in(found, parse(member), wanted)
+                    missing -= sort_in(found, parse(member), wanted)
                 places[end], seen = got.place, seen + got.walked
                 if not missing or not got.more:
                     return found
@@ -392,17 +395,3 @@ class RedisAdapter(Adapter):
     def _check_queue(self, selection: DeadLetterFilter) -> None:
         if selection.queue not in ("", self._s.key):
             raise InvalidInput("queue: this target has one queue; leave the argument out.")
-
-
-def _sort_in(found: dict[str, list[Parsed]], parsed: Parsed, wanted: Sequence[str]) -> set[str]:
-    """Put a member under each wanted id that it has; answers those ids.
-
-    Byte-equal members (two of a list, or one seen from both ends) are one.
-    """
-    member = parsed.member
-    ids = {parsed.item.id, member.raw_id} & set(wanted)
-    for item_id in ids:
-        same = found.setdefault(item_id, [])
-        if all(other.member.mark != member.mark for other in same):
-            same.append(parsed if item_id == parsed.item.id else with_other_id(parsed))
-    return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,20 @@ def told_apart(found: list[Parsed]) -> list[Parsed]:
     """The same items, those that share an id under ids of their bytes."""
     times = Counter(parsed.item.id for parsed in found)
     return [with_other_id(p) if times[p.item.id] > 1 and p.data is not None else p for p in found]
+
+
+def sort_in(found: dict[str, list[Parsed]], parsed: Parsed, wanted: Sequence[str]) -> set[str]:
+    """Put a member under each wanted id that it has; answers those ids.
+
+    Byte-equal members (two of a list, or one seen from both ends) are one.
+    """
+    member = parsed.member
+    ids = {parsed.item.id, member.raw_id} & set(wanted)
+    for item_id in ids:
+        same = found.setdefault(item_id, [])
+        if all(other.member.mark != member.mark for other in same):
+            same.append(parsed if item_id == parsed.item.id else with_other_id(parsed))
+    return ids
 
 
 def ref_of(member: Member) -> list[bytes | str]:
