@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, Field
@@ -227,19 +228,20 @@ class DeploymentPlatform(Capability, Protocol):
         ...
 
 
+_NAME = re.compile(r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NAME_CHARS = 253
+
+
 def _canonical(name: str) -> str:
-    """One object, one name: budgets, replay and protection compare it."""
+    """One object, one name: budgets, replay and protection compare it.
+
+    The rules are checked here and not in the schema, where a model would pay for them every turn.
+    """
+    if len(name) > _NAME_CHARS or not _NAME.fullmatch(name):
+        raise ValueError("must be a name alone, or statefulset/NAME or daemonset/NAME")
     return name.removeprefix("deployment/")
 
 
 WorkloadName = Annotated[
-    str,
-    ObjectName(),
-    AfterValidator(_canonical),
-    Field(
-        description="Workload: api, statefulset/db or daemonset/agent.",
-        min_length=1,
-        max_length=253,
-        pattern=r"^((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
-    ),
+    str, Field(description="Name as listed."), AfterValidator(_canonical), ObjectName()
 ]

@@ -87,8 +87,8 @@ class Access:
                 ) from exc
 
     async def _load_file(self) -> None:
-        from kubernetes.aio.config.config_exception import ConfigException
         from kubernetes.aio.config import kube_config
+        from kubernetes.aio.config.config_exception import ConfigException
 
         if not _any_file(self._kubeconfig):
             raise ConfigException("no such file")

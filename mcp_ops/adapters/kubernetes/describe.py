@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from mcp_ops.adapters.kubernetes.fields import (
@@ -87,23 +86,25 @@ def problem_of(family: Family, pods: list[Pod]) -> Problem:
 
 def explain(family: Family, counts: Counts, pods: list[Pod], problem: Problem) -> str:
     """One or two sentences with numbers, without a word of the system's."""
-    troubled = Counter(pod.trouble for pod in pods)
     hit = [pod for pod in pods if pod.trouble == problem]
     restarts = sum(pod.restarts for pod in hit)
     said = {
         "none": "All is as wanted.",
         "scaled_to_zero": "It is scaled to zero: no instance is wanted, so none runs.",
         "paused": "Its rollouts are paused: changes wait until somebody resumes them.",
-        "oom_killed": f"{len(hit)} instances had a container killed for using too much memory.",
-        "image_pull": f"{len(hit)} instances can't get their container image.",
-        "crash_loop": f"{len(hit)} instances crash again and again ({restarts} restarts).",
-        "unschedulable": f"{len(hit)} instances find no node that could run them.",
+        "oom_killed": f"{_many(hit)} had a container killed for using too much memory.",
+        "image_pull": f"{_many(hit)} can't get the container image.",
+        "crash_loop": f"{_many(hit)} crashed again and again ({restarts} restarts).",
+        "unschedulable": f"{_many(hit)} found no node that could run it.",
         "rollout_stuck": _stuck(family),
         "rolling_out": (f"A rollout is under way: {judge(family.kind, family.workload, []).why}."),
-        "not_ready": f"{max(counts.desired - counts.ready, troubled['not_ready'])} instances run "
-        "or start but are not ready.",
+        "not_ready": "Those that are not ready run, or start, without getting traffic.",
     }[problem]
-    parts = [f"{counts.ready} of {counts.desired} instances are ready.", said, _rest(family)]
+    parts = [
+        f"{counts.ready} of {counts.desired} instances are ready.",
+        said,
+        _rest(family, problem),
+    ]
     if family.cut:
         parts.append(f"Only the first {PODS} instances were looked at.")
     return " ".join(filter(None, parts))
@@ -115,11 +116,20 @@ def _stuck(family: Family) -> str:
     return "The rollout made no progress within its deadline."
 
 
-def _rest(family: Family) -> str:
+def _many(pods: list[Pod]) -> str:
+    return "1 instance" if len(pods) == 1 else f"{len(pods)} instances"
+
+
+def _rest(family: Family, problem: Problem) -> str:
+    """What else is good to know: a rollout that waits for the instances in trouble."""
     if on_delete(family.kind, family.workload):
         return "Its instances are replaced only when somebody deletes them (OnDelete)."
     progress = judge(family.kind, family.workload, [])
-    return "Its last rollout failed to progress in time." if progress.failed else ""
+    if problem not in _WORST_FIRST or progress.done:
+        return ""
+    if progress.failed:
+        return "Its last rollout failed: no progress within the deadline."
+    return f"A rollout is under way: {progress.why}."
 
 
 def _condition(one: Obj) -> Condition:

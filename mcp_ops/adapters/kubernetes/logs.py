@@ -153,14 +153,15 @@ async def _fetch(api: Api, pod: str, container: str, wanted: Wanted) -> tuple[st
 
 def _pick(body: str, shown: str, wanted: Wanted, found: _Found) -> None:
     literals = [part.lower() for part in wanted.grep.split("|") if part]
-    lowest, inherited = _LOWEST[wanted.level], 1
+    lowest, inherited, last = _LOWEST[wanted.level], 1, 0.0
     for raw in body.split("\n"):
         if not raw:
             continue
         stamp, _, line = raw.partition(" ")
         at = seconds(stamp)
         if at is None:
-            stamp, line = "", raw
+            stamp, line, at = "", raw, last
+        last = at
         line = _readable(line)
         if lowest:
             inherited = level_of(line, inherited)
@@ -169,7 +170,7 @@ def _pick(body: str, shown: str, wanted: Wanted, found: _Found) -> None:
         if literals and not any(part in line.lower() for part in literals):
             continue
         found.matched += 1
-        found.add(at or 0.0, stamp, shown, line)
+        found.add(at, stamp, shown, line)
 
 
 def level_of(line: str, inherited: int) -> int:
