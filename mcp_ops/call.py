@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
+from pydantic import ValidationError
 
 from mcp_ops.capabilities.base import Effect
+from mcp_ops.errors import InvalidInput
 from mcp_ops.redact import fingerprint
 from mcp_ops.tool import ArgumentModel, Tool
 
@@ -33,7 +35,7 @@ class Question:
 Ask = Callable[[Question], Awaitable[Answer]]
 
 
-class NeedsAnswer(Exception):  # noqa: N818 - control flow of the 2026-07-28 revision, not an error
+class NeedsAnswer(Exception):
     """The call ends here with a question; the client calls again with the answer."""
 
     def __init__(self, question: Question) -> None:
@@ -94,6 +96,111 @@ class Call:
         if self.idempotency_key:
             return f"{self.caller.principal}|key|{self.idempotency_key}"
         return f"{self.caller.principal}|digest|{self.digest}"
+
+
+def parse(
+    tool: Tool,
+    raw: dict[str, Any],
+    *,
+    caller: Caller,
+    call_id: str,
+    targets: tuple[str, ...],
+    parent: str = "",
+    approved_by: str = "",
+) -> Call:
+    """Typed values out of what a client sent; raises `InvalidInput` that names field and rule.
+
+    `targets` are those that the tool may be called with: for a tool on the server itself the ones
+    that its `target` argument may name, otherwise those that have the capability.
+    """
+    fields = dict(raw)
+    target = "" if tool.own else _choose_target(fields.pop("target", ""), targets)
+    try:
+        arguments = tool.arguments.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_arguments(error, tool) from None
+    values = dict(arguments)
+    about = str(values.get("target", "")) if tool.own else ""
+    if about and about not in (*targets, "all"):
+        raise _no_target(targets)
+    return Call(
+        id=call_id,
+        tool=tool,
+        target=target,
+        arguments=arguments,
+        caller=caller,
+        digest=digest_of(tool.name, target, values),
+        about="" if about == "all" else about,
+        object=tool.object_of(arguments),
+        reason=str(values.get("reason", "")),
+        dry_run=values.get("dry_run") is True,
+        idempotency_key=str(values.get("idempotency_key", "")),
+        parent=parent,
+        approved_by=approved_by,
+    )
+
+
+def _choose_target(asked: Any, targets: tuple[str, ...]) -> str:
+    if asked == "" and len(targets) == 1:
+        return targets[0]
+    if not isinstance(asked, str) or asked not in targets:
+        raise _no_target(targets)
+    return asked
+
+
+def _no_target(targets: tuple[str, ...]) -> InvalidInput:
+    return InvalidInput(
+        "target: must be one of the configured targets.",
+        hint=f"One of: {', '.join(targets[:20])}.",
+        details={"fields": [{"field": "target", "rule": "one of the listed targets"}]},
+    )
+
+
+_RULES = {
+    "missing": "is required",
+    "extra_forbidden": "is not an argument of this tool",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "finite_number": "must be a finite number",
+    "string_unicode": "must be valid Unicode text",
+}
+
+
+def invalid_arguments(error: ValidationError, tool: Tool) -> InvalidInput:
+    """What is wrong with the arguments, by field and rule; never the value."""
+    known = set(tool.arguments.model_fields)
+    problems: list[dict[str, str]] = []
+    for item in error.errors(include_url=False, include_input=False, include_context=True)[:10]:
+        path = [str(part) for part in item["loc"]]
+        # An unknown argument's name is the caller's text: it may be a value in the wrong place.
+        name = ".".join(path) if path and path[0] in known else "an unknown argument"
+        problems.append({"field": name[:100], "rule": _rule(item["type"], item.get("ctx") or {})})
+    words = "; ".join(f"{p['field']}: {p['rule']}" for p in problems)
+    return InvalidInput(
+        f"{words}.",
+        hint=f"Arguments of {tool.name}: {', '.join(sorted(known))}.",
+        details={"fields": problems},
+    )
+
+
+def _rule(kind: str, context: dict[str, Any]) -> str:
+    if kind in _RULES:
+        return _RULES[kind]
+    bounds = {
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+        "string_too_short": "must have at least {min_length} characters",
+        "string_too_long": "must have at most {max_length} characters",
+        "string_pattern_mismatch": "must match {pattern}",
+        "too_long": "must have at most {max_length} items",
+        "too_short": "must have at least {min_length} items",
+        "literal_error": "must be one of {expected}",
+    }
+    template = bounds.get(kind)
+    return template.format(**context) if template else "is not valid"
 
 
 def new_id() -> str:

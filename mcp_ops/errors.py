@@ -260,3 +260,9 @@ class ConfigurationError(OpsError):
     """A setting is wrong: names file, key, what was found and what is expected. Start-up only."""
 
     code = "configuration_error"
+
+
+class DeadlineExceeded(Failed):
+    """The guard's deadline passed while the system was being asked; it may have acted."""
+
+    code = "timeout"

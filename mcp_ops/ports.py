@@ -15,6 +15,10 @@ from typing import Any, Literal, Protocol
 from mcp_ops.errors import Health
 
 
+class Port(Protocol):
+    """What the server itself offers to a tool, in the place of a target's capability."""
+
+
 class Mode(StrEnum):
     """How much of a target an agent may use; later ones are stricter in most columns."""
 

@@ -12,6 +12,8 @@ import re
 from collections import OrderedDict
 from typing import Any
 
+import orjson
+
 MASK = "[redacted]"
 _MIN_SECRET = 6
 _MAX_SECRETS = 2_000
@@ -72,6 +74,15 @@ def tame(text: str, limit: int = 2_000) -> str:
     return f"{clean[:limit]}…[{len(text) - min(limit, len(clean))} characters cut]"
 
 
+# Every match of a pattern has one of these in it: what has none is not searched (a hot path).
+_TRIGGERS = (
+    b"private key", b"eyj", b"00d", b"://", b"akia", b"asia", b"agpa", b"aida", b"aroa", b"gh",
+    b"sk-", b"xox", b"xapp-", b"aiza", b"ya29.", b"accountkey", b"sharedaccess", b"bearer",
+    b"basic", b"token", b"cookie", b"passw", b"secret", b"key", b"session", b"credential",
+    b"authorization", b"code_verifier",
+)  # fmt: skip
+
+
 class Redactor:
     """Replaces secrets in text and JSON-like values. Knows formats, names and configured values.
 
@@ -82,10 +93,12 @@ class Redactor:
     def __init__(self) -> None:
         self._values: OrderedDict[str, None] = OrderedDict()
         self._known: re.Pattern[str] | None = None
+        self._dumped: tuple[bytes, ...] = ()
 
     def add(self, *secrets: str) -> None:
         """Never let these values out again, whatever surrounds them."""
-        fresh = [s for s in secrets if len(s) >= _MIN_SECRET and s not in self._values]
+        printable = [secret.encode("utf-8", "replace").decode() for secret in secrets]
+        fresh = [s for s in printable if len(s) >= _MIN_SECRET and s not in self._values]
         if not fresh:
             return
         for secret in fresh:
@@ -94,6 +107,15 @@ class Redactor:
             self._values.popitem(last=False)
         longest_first = sorted(self._values, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(value) for value in longest_first))
+        # As they stand inside JSON, and in lower case like the text they are looked for in.
+        self._dumped = tuple(orjson.dumps(value)[1:-1].lower() for value in longest_first)
+
+    def suspects(self, dumped: bytes) -> bool:
+        """Whether serialized JSON may hold a secret; false is certain, true means: clean it."""
+        lower = dumped.lower()
+        return any(trigger in lower for trigger in _TRIGGERS) or any(
+            value in lower for value in self._dumped
+        )
 
     def text(self, text: str) -> str:
         """The text without secrets."""

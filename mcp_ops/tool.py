@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mcp_ops.capabilities.base import Capability, Effect, Result, WriteResult
+from mcp_ops.capabilities.base import Effect, Result, WriteResult
 from mcp_ops.params import ObjectName, Sensitive
+from mcp_ops.ports import Port
 from mcp_ops.schema import input_schema, output_schema
 
 C_co = TypeVar("C_co", covariant=True)
@@ -89,6 +90,7 @@ class Tool:
     capability: type
     injected: str
     links: Mapping[str, type]
+    ports: Mapping[str, type]
     write_parameter: str
     arguments: type[ArgumentModel]
     result: type[Result]
@@ -100,7 +102,7 @@ class Tool:
     @property
     def own(self) -> bool:
         """Whether the tool acts on the server itself: it has no `target` of its own."""
-        return not issubclass(self.capability, Capability)  # type: ignore[misc]
+        return is_port(self.capability)
 
     def object_of(self, arguments: ArgumentModel) -> str:
         """The name of the object that a call acts on; empty for the target as a whole."""
@@ -170,6 +172,7 @@ def tool(
             capability=parts.capability,
             injected=parts.injected,
             links=parts.links,
+            ports=parts.ports,
             write_parameter=parts.write,
             arguments=arguments,
             result=result,
@@ -187,6 +190,7 @@ class _Signature:
     injected: str
     capability: type
     links: dict[str, type]
+    ports: dict[str, type]
     write: str
     fields: dict[str, Any]
 
@@ -194,17 +198,24 @@ class _Signature:
 def _read_signature(function: Callable[..., Any], hints: dict[str, Any]) -> _Signature:
     names = list(inspect.signature(function).parameters.values())
     first, rest = names[0], names[1:]
-    found = _Signature(first.name, hints[first.name], {}, "", {})
+    found = _Signature(first.name, hints[first.name], {}, {}, "", {})
     for parameter in rest:
         hint = hints[parameter.name]
         if hint is Write:
             found.write = parameter.name
         elif (linked := _linked(hint)) is not None:
             found.links[parameter.name] = linked
+        elif is_port(hint):
+            found.ports[parameter.name] = hint
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
             found.fields[parameter.name] = (hint, default)
     return found
+
+
+def is_port(hint: Any) -> bool:
+    """Whether a parameter's type is something that the server itself offers."""
+    return isinstance(hint, type) and Port in hint.__mro__
 
 
 def _linked(hint: Any) -> type | None:

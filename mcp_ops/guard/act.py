@@ -1,0 +1,154 @@
+"""Act: hand a tool what it works on, run it under its deadline, tell the circuit how it went."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+
+from mcp_ops.call import Call
+from mcp_ops.capabilities.base import Effect, Result
+from mcp_ops.errors import DeadlineExceeded, Health, OpsError
+from mcp_ops.guard.approval import Consent
+from mcp_ops.guard.operations import Running
+from mcp_ops.guard.record import Frame
+from mcp_ops.guard.targets import TargetInfo, Targets, View
+from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
+from mcp_ops.tool import WRITE_FIELDS, Write
+
+T = TypeVar("T")
+SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitable[Any]]
+MakePort = Callable[[type, Call], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A call on its way: what sub-calls and reruns inherit."""
+
+    call: Call
+    frame: Frame
+    consent: Consent
+
+
+# The call that the current task works for: a sub-call belongs to it.
+current: ContextVar[Passage] = ContextVar("mcp_ops_passage")
+
+
+class Link:
+    """A linked target in the hands of a tool: each use is a sub-call through the guard."""
+
+    def __init__(self, name: str, capability: type, sub_call: SubCall) -> None:
+        self._name = name
+        self._capability = capability
+        self._sub_call = sub_call
+
+    @property
+    def name(self) -> str:
+        """The linked target's name."""
+        return self._name
+
+    async def use(
+        self, action: Callable[[Any], Awaitable[T]], *, effect: Effect = Effect.READ
+    ) -> T:
+        """Run one action on the linked target."""
+        result: T = await self._sub_call(self._name, effect, action, self._capability)
+        return result
+
+
+class Actor:
+    """Runs tools on the targets."""
+
+    def __init__(
+        self,
+        *,
+        targets: Targets,
+        hot: HotStore,
+        circuit: CircuitPolicy,
+        make_port: MakePort,
+        sub_call: SubCall,
+    ) -> None:
+        self._targets = targets
+        self._hot = hot
+        self._circuit = circuit
+        self._make_port = make_port
+        self._sub_call = sub_call
+
+    async def act(
+        self, call: Call, frame: Frame, *, deadline_s: float, running: Running | None, probe: bool
+    ) -> Result:
+        """Call the tool's function. Raises what the adapter raised, or `DeadlineExceeded`."""
+        arguments = {
+            name: value for name, value in dict(call.arguments).items() if name not in WRITE_FIELDS
+        }
+        if call.tool.write_parameter:
+            arguments[call.tool.write_parameter] = _write(call, running)
+        for parameter, capability in call.tool.links.items():
+            arguments[parameter] = self._link(call, parameter, capability)
+        for parameter, port in call.tool.ports.items():
+            arguments[parameter] = self._make_port(port, call)
+        async with self.attempt(call.target, deadline_s=deadline_s, probe=probe):
+            injected = await self._inject(call, frame)
+            return await call.tool.function(injected, **arguments)
+
+    @asynccontextmanager
+    async def attempt(self, target: str, *, deadline_s: float, probe: bool) -> AsyncIterator[None]:
+        """A deadline around one attempt at a target, whose circuit learns the outcome."""
+        health, error = Health.UNTOUCHED, ""
+        try:
+            with anyio.fail_after(deadline_s):
+                yield
+            health = Health.ANSWERED
+        except TimeoutError:
+            health, error = Health.FAILED, "timeout"
+            raise DeadlineExceeded(
+                f"{target or 'The server'} gave no answer within {deadline_s:g} s.",
+                hint="Look at the target's state before trying again.",
+            ) from None
+        except OpsError as failure:
+            health, error = failure.health, f"{failure.code}: {failure.message}"
+            raise
+        finally:
+            if target and target != OWN_TARGET:
+                with anyio.CancelScope(shield=True):
+                    await self._hot.record(
+                        target, health, error=error, probe=probe, policy=self._circuit
+                    )
+
+    async def view(self, info: TargetInfo, capability: type, effect: Effect, frame: Frame) -> View:
+        """A capability of a target, for one call."""
+        adapter = await self._targets.adapter(info.name)
+        return View(adapter, capability, effect, frame.reached)
+
+    async def _inject(self, call: Call, frame: Frame) -> Any:
+        if call.tool.own:
+            return self._make_port(call.tool.capability, call)
+        info = self._targets.info(call.target)
+        return await self.view(info, call.tool.capability, call.effect, frame)
+
+    def _link(self, call: Call, parameter: str, capability: type) -> Link | None:
+        info = self._targets.info(call.target)
+        linked = info.links.get(parameter)
+        return Link(linked, capability, self._sub_call) if linked else None
+
+
+def _write(call: Call, running: Running | None) -> Write:
+    return Write(
+        reason=call.reason,
+        dry_run=call.dry_run,
+        call_id=call.id,
+        principal=call.caller.principal,
+        progress=running.progress if running else _no_progress,
+        cancelled=(lambda: running.cancelled) if running else _never,
+    )
+
+
+def _no_progress(_done: int, _total: int, _message: str) -> None:
+    return None
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,232 @@
+"""The checks: pure functions of a call and one snapshot, in the order of the refusals' codes.
+
+Each returns nothing or a refusal. None has a side effect, so that all of them can run before
+anyone is asked to approve, and again when the call is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+from mcp_ops.call import SCOPE_OF, Call
+from mcp_ops.capabilities.base import Effect
+from mcp_ops.clock import rfc3339
+from mcp_ops.errors import RefusalCode, Refused
+from mcp_ops.guard.modes import applying
+from mcp_ops.guard.policy import Decision
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.ports import Admission, CircuitPhase, Mode, ModeEntry
+from mcp_ops.settings import GuardSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything that the checks look at, read at one moment."""
+
+    call: Call
+    info: TargetInfo | None
+    decision: Decision
+    settings: GuardSettings
+    modes_allowed: frozenset[Mode]
+    use_circuit: bool
+    tightening: bool
+    admission: Admission
+
+    @property
+    def subject(self) -> str:
+        """The target that a refusal speaks of."""
+        return self.call.target or self.call.about
+
+
+Check = Callable[[Situation], Refused | None]
+
+
+def first_refusal(situation: Situation) -> Refused | None:
+    """The first refusal in the documented order, or None."""
+    for check in CHECKS:
+        refusal = check(situation)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def access(s: Situation) -> Refused | None:
+    """The principal's scopes cover the effect."""
+    scope = SCOPE_OF[s.call.effect]
+    if scope in s.call.caller.scopes:
+        return None
+    return Refused(
+        RefusalCode.PERMISSION_DENIED,
+        f"{s.call.caller.principal} lacks the scope {scope} that {s.call.tool.name} needs.",
+        hint="The operator gives scopes to a key in [[server.keys]] of the configuration.",
+    )
+
+
+def denied_by_policy(s: Situation) -> Refused | None:
+    """No policy rule denies the call."""
+    if s.decision.require != "deny":
+        return None
+    return Refused(
+        RefusalCode.PERMISSION_DENIED,
+        f"The policy rule {s.decision.rule} denies {s.call.tool.name} here.",
+        hint="Only the operator can change it: [[policy]] in the configuration.",
+    )
+
+
+def freeze(s: Situation) -> Refused | None:
+    """No freeze window holds for the target; an unreadable window counts as holding."""
+    if s.call.effect is Effect.READ or s.tightening:
+        return None
+    for window in s.settings.freeze:
+        if not any(fnmatchcase(s.subject, glob) for glob in window.targets):
+            continue
+        start, end = _moment(window.start), _moment(window.end)
+        if start is None or end is None or start <= s.admission.at < end:
+            until = f" until {rfc3339(end)}" if end is not None else ""
+            return Refused(
+                RefusalCode.FROZEN,
+                f"Changes are frozen since {window.start}{until}: {window.reason}.",
+                hint="Only the operator can lift it: [[guard.freeze]] in the configuration.",
+                retry_after_s=end - s.admission.at if end is not None else None,
+            )
+    return None
+
+
+def protected(s: Situation) -> Refused | None:
+    """The object is not on the list of protected ones."""
+    if s.call.effect is Effect.READ or s.tightening:
+        return None
+    for item in s.settings.protected:
+        if (
+            s.call.effect.value in item.effects
+            and fnmatchcase(s.subject, item.target)
+            and fnmatchcase(s.call.object, item.object)
+        ):
+            return Refused(
+                RefusalCode.PROTECTED,
+                f"{s.call.object or s.subject} is protected from {s.call.effect}: {item.reason}.",
+                hint="Only the operator can change it: [[guard.protected]] in the configuration.",
+            )
+    return None
+
+
+_MODE_REFUSALS: dict[Mode, tuple[RefusalCode, str]] = {
+    Mode.LOCKDOWN: (RefusalCode.LOCKED_DOWN, "nothing but this server itself may be asked"),
+    Mode.READ_ONLY: (RefusalCode.READ_ONLY, "nothing may be changed"),
+    Mode.CRITICAL: (
+        RefusalCode.CRITICAL,
+        "only usage and token checks and recovery tools are let through",
+    ),
+    Mode.RESTRICTIVE: (RefusalCode.RESTRICTED, "bulk and list tools are off"),
+}
+
+
+def modes(s: Situation) -> Refused | None:
+    """Every mode in force for the target lets such a call pass; the strictest one is named."""
+    for code_mode, (code, meaning) in _MODE_REFUSALS.items():
+        for entry in applying(s.admission.modes, s.subject):
+            if entry.mode is code_mode and entry.mode not in s.modes_allowed:
+                return _mode_refusal(s, entry, code, meaning)
+    return None
+
+
+def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: str) -> Refused:
+    scope = "all targets" if entry.scope == "*" else entry.scope
+    until = f" until {rfc3339(entry.expires_at)}" if entry.expires_at else ""
+    hint = {
+        "environment": "The operator set it with MCP_RATE_LIMIT_MODE or guard.mode; only the "
+        "operator can change it.",
+        "operator": "The operator can change it: mcp-ops mode clear.",
+        "agent": "set_guard_mode can ask for a looser mode; a person must approve it.",
+        "usage": "It ends by itself when the usage falls; check_api_usage shows it.",
+    }[entry.source]
+    return Refused(
+        code,
+        f"{s.call.tool.name} is refused: {scope} is {entry.mode.value} since "
+        f"{rfc3339(entry.since)}{until} (by {entry.author}: {entry.reason}); {meaning}.",
+        hint=hint,
+        retry_after_s=entry.expires_at - s.admission.at if entry.expires_at else None,
+        details={"mode": entry.mode.value, "source": entry.source},
+    )
+
+
+def budgets(s: Situation) -> Refused | None:
+    """Every action budget has room for one more."""
+    for budget in s.admission.budgets:
+        if not budget.allowed:
+            return Refused(
+                RefusalCode.BUDGET_EXHAUSTED,
+                f"The budget is used up: {budget.name}, {budget.used} of {budget.limit}.",
+                hint="Wait, or a person acts; the operator sets budgets in [guard.limits].",
+                retry_after_s=_until(budget.frees_at, s.admission.at),
+                details={"budget": budget.name, "limit": budget.limit, "used": budget.used},
+            )
+    return None
+
+
+def rates(s: Situation) -> Refused | None:
+    """Every rate limit admits the call."""
+    for rate in s.admission.rates:
+        if not rate.allowed:
+            return Refused(
+                RefusalCode.RATE_LIMITED,
+                f"Too many calls: {rate.name} are limited to {rate.limit_per_minute:g} a minute.",
+                hint="Call again later; the operator sets rates in [guard.limits].",
+                retry_after_s=rate.retry_after_s,
+                details={"limit": rate.name, "per_minute": rate.limit_per_minute},
+            )
+    return None
+
+
+def circuit(s: Situation) -> Refused | None:
+    """The target's circuit lets the call pass."""
+    state = s.admission.circuit
+    if not s.use_circuit or state.phase is CircuitPhase.CLOSED or s.admission.granted:
+        return None
+    if state.phase is CircuitPhase.ISOLATED:
+        return Refused(
+            RefusalCode.CIRCUIT_OPEN,
+            f"{s.subject} was isolated by {state.by or 'the operator'} at "
+            f"{rfc3339(state.opened_at or s.admission.at)}: {state.reason or 'no reason given'}.",
+            hint="Who isolated it can lift it; reset_circuit refuses an operator's isolation.",
+            details={"circuit": "isolated"},
+        )
+    waits = _until(state.retry_at, s.admission.at)
+    if state.phase is CircuitPhase.OPEN and waits == 0 and not state.probing:
+        return None
+    return Refused(
+        RefusalCode.CIRCUIT_OPEN,
+        f"The circuit of {s.subject} is open since {rfc3339(state.opened_at or s.admission.at)} "
+        f"after {state.failures} failures.",
+        hint="list_circuits shows the last error. It tries by itself; once the target is repaired "
+        "reset_circuit closes it at once.",
+        retry_after_s=waits,
+        details={"circuit": state.phase.value, "failures": state.failures},
+    )
+
+
+def _until(moment: float | None, now: float) -> float | None:
+    return None if moment is None else max(0.0, moment - now)
+
+
+def _moment(text: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=UTC).timestamp()
+
+
+CHECKS: tuple[Check, ...] = (
+    access,
+    denied_by_policy,
+    freeze,
+    protected,
+    modes,
+    budgets,
+    rates,
+    circuit,
+)

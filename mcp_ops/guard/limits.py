@@ -1,0 +1,90 @@
+"""Which limits and budgets a call is charged to."""
+
+from __future__ import annotations
+
+from mcp_ops.call import Call
+from mcp_ops.capabilities.base import Effect
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.ports import OWN_TARGET, Budget, Rate
+from mcp_ops.settings import LimitSettings
+
+OBJECT_WINDOW_S = 30 * 60.0
+HOUR_S = 3_600.0
+
+
+def rates_of(
+    call: Call, info: TargetInfo | None, limits: LimitSettings, *, sub: bool
+) -> tuple[Rate, ...]:
+    """The principal's rate, and the target's where it has one (metered or configured).
+
+    A sub-call is charged to its target only: the principal paid for the call that makes it.
+    """
+    rates = [] if sub else [principal_rate(call.caller.principal, limits, cost=call.tool.cost)]
+    if info is not None and (target := target_rate(info, limits, cost=call.tool.cost)):
+        rates.append(target)
+    return tuple(rates)
+
+
+def principal_rate(principal: str, limits: LimitSettings, *, cost: int = 1) -> Rate:
+    """A principal's calls a minute over all targets."""
+    return Rate(
+        key=f"principal|{principal}",
+        name="calls of this principal",
+        per_minute=limits.principal_per_minute,
+        burst=max(1, int(limits.principal_per_minute)),
+        cost=cost,
+    )
+
+
+def target_rate(info: TargetInfo, limits: LimitSettings, *, cost: int = 1) -> Rate | None:
+    """A target's calls a minute over all principals; None where it has no limit."""
+    per_minute = info.per_minute or (limits.metered_per_minute if info.metered else None)
+    if per_minute is None:
+        return None
+    return Rate(
+        key=f"target|{info.name}",
+        name=f"calls to {info.name}",
+        per_minute=per_minute,
+        burst=max(1, int(per_minute)),
+        cost=cost,
+        scaled=True,
+    )
+
+
+def budgets_of(call: Call, limits: LimitSettings, *, tightening: bool) -> tuple[Budget, ...]:
+    """The action budgets of a write; tightening the guard is never held back by one."""
+    if call.effect is Effect.READ or tightening:
+        return ()
+    target = call.target or call.about or OWN_TARGET
+    budgets = [
+        Budget(
+            key=f"object|{target}|{call.object}",
+            name=f"writes on {call.object or target}",
+            limit=limits.writes_per_object,
+            window_s=OBJECT_WINDOW_S,
+        ),
+        writes_budget(call.caller.principal, limits),
+    ]
+    if call.effect is Effect.DESTROY:
+        budgets.append(destroys_budget(call.caller.principal, limits))
+    return tuple(budgets)
+
+
+def writes_budget(principal: str, limits: LimitSettings) -> Budget:
+    """A principal's writes an hour."""
+    return Budget(
+        key=f"writes|{principal}",
+        name="writes of this principal",
+        limit=limits.writes_per_hour,
+        window_s=HOUR_S,
+    )
+
+
+def destroys_budget(principal: str, limits: LimitSettings) -> Budget:
+    """A principal's destroys an hour."""
+    return Budget(
+        key=f"destroys|{principal}",
+        name="destroys of this principal",
+        limit=limits.destroys_per_hour,
+        window_s=HOUR_S,
+    )

@@ -1,0 +1,118 @@
+"""Modes: which calls each lets pass, and how API usage moves a target between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mcp_ops.call import Call
+from mcp_ops.capabilities.base import Effect
+from mcp_ops.capabilities.tokens import TokenIssuer
+from mcp_ops.capabilities.usage import ApiUsageSource
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.settings import UsageSettings
+
+# Strictest last, as an agent's right to tighten and the text of a refusal see them.
+STRICTNESS: tuple[Mode, ...] = (
+    Mode.NORMAL,
+    Mode.RESTRICTIVE,
+    Mode.CRITICAL,
+    Mode.READ_ONLY,
+    Mode.LOCKDOWN,
+)
+RATE_FACTORS: Mapping[Mode, float] = {
+    Mode.NORMAL: 1.0,
+    Mode.RESTRICTIVE: 0.25,
+    Mode.CRITICAL: 0.05,
+    Mode.READ_ONLY: 1.0,
+    Mode.LOCKDOWN: 0.0,
+}
+RESTRICTED_ITEMS = 20
+_AT_LEAST: Mapping[Mode, frozenset[Mode]] = {
+    Mode.NORMAL: frozenset({Mode.NORMAL}),
+    Mode.RESTRICTIVE: frozenset({Mode.NORMAL, Mode.RESTRICTIVE}),
+    Mode.CRITICAL: frozenset({Mode.NORMAL, Mode.RESTRICTIVE, Mode.CRITICAL}),
+    Mode.READ_ONLY: frozenset({Mode.NORMAL, Mode.READ_ONLY}),
+    Mode.LOCKDOWN: frozenset(Mode),
+}
+
+_ALL = frozenset(Mode)
+_CRITICAL_CHECKS = (ApiUsageSource, TokenIssuer)
+_READ = frozenset({Mode.NORMAL, Mode.RESTRICTIVE, Mode.READ_ONLY})
+_BULK_METERED = frozenset({Mode.NORMAL, Mode.READ_ONLY})
+_WRITE = frozenset({Mode.NORMAL, Mode.RESTRICTIVE})
+_RECOVERY = _WRITE | {Mode.CRITICAL}
+
+
+def modes_allowed(call: Call, info: TargetInfo | None, *, always: bool) -> frozenset[Mode]:
+    """The modes under which this call may run (the table in docs/guard.md).
+
+    `always` is for changes of the guard itself: tightening passes every mode, loosening is
+    decided by a person. `info` is None for a tool on the server itself.
+    """
+    own = info is None or info.name == OWN_TARGET
+    if always or (own and call.effect is Effect.READ):
+        return _ALL
+    if call.effect is Effect.READ:
+        if call.tool.bulk and info is not None and info.metered:
+            return _BULK_METERED
+        if call.tool.capability in _CRITICAL_CHECKS and not call.tool.bulk:
+            return _READ | {Mode.CRITICAL}
+        return _READ
+    if call.effect is Effect.WRITE and call.tool.recovery:
+        return _RECOVERY
+    return _WRITE
+
+
+def applying(entries: Iterable[ModeEntry], target: str) -> tuple[ModeEntry, ...]:
+    """The entries that hold for a target, strictest first."""
+    mine = [entry for entry in entries if entry.scope in (ALL_TARGETS, target)]
+    return tuple(sorted(mine, key=lambda entry: STRICTNESS.index(entry.mode), reverse=True))
+
+
+def effective(entries: Iterable[ModeEntry], target: str) -> Mode:
+    """The strictest mode in force for a target."""
+    mine = applying(entries, target)
+    return mine[0].mode if mine else Mode.NORMAL
+
+
+def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) -> Mode:
+    """The mode that a reading asks for, with hysteresis: between `normal` and `restrict` a target
+    stays as it is, except that it leaves critical below the critical threshold."""
+    if used_percent >= settings.critical:
+        return Mode.CRITICAL
+    if used_percent >= settings.restrict:
+        return Mode.RESTRICTIVE
+    if used_percent < settings.normal:
+        return Mode.NORMAL
+    return Mode.NORMAL if current is Mode.NORMAL else Mode.RESTRICTIVE
+
+
+def is_tightening(call: Call, entries: Iterable[ModeEntry]) -> bool:
+    """Whether a call on the guard can only make it stricter: nobody is asked, no mode stops it."""
+    if call.tool.name == "isolate_target":
+        return True
+    return call.tool.name == "set_guard_mode" and not _loosens(call, entries)
+
+
+def is_loosening(call: Call, entries: Iterable[ModeEntry]) -> bool:
+    """Whether a call on the guard makes it looser somewhere: a person decides."""
+    return call.tool.name == "set_guard_mode" and _loosens(call, entries)
+
+
+def at_least_as_strict(mode: Mode, other: Mode) -> bool:
+    """Whether `mode` refuses whatever `other` refuses. Some modes cannot be compared."""
+    return other in _AT_LEAST[mode]
+
+
+def _loosens(call: Call, entries: Iterable[ModeEntry]) -> bool:
+    asked = Mode(call.arguments.mode)  # type: ignore[attr-defined]
+    scope = call.about or ALL_TARGETS
+    for entry in entries:
+        lifted = entry.scope == scope or (scope == ALL_TARGETS and asked is Mode.NORMAL)
+        if not lifted or at_least_as_strict(asked, entry.mode):
+            continue
+        # An entry of another source stays beside the new one, unless the new one is its loosening.
+        if entry.source == "agent" or at_least_as_strict(entry.mode, asked):
+            return True
+    return False

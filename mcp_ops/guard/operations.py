@@ -1,0 +1,127 @@
+"""Writes run in a task of their own, which outlives the request that asked for them.
+
+The request waits, shielded from nothing: when it is cancelled, the write goes on to its end and
+its record. A lease says to other processes that it is alive; it is renewed for all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mcp_ops.call import Call, Caller
+from mcp_ops.clock import Clock
+from mcp_ops.errors import Internal, OpsError
+from mcp_ops.ports import Ledger
+
+LEASE_S = 15.0
+_RENEW_S = 5.0
+
+
+@dataclass(slots=True)
+class Running:
+    """A write in flight. Exactly one of `result` and `error` is set once `done` is."""
+
+    id: str
+    key: str
+    tool: str
+    digest: str
+    done: anyio.Event = field(default_factory=anyio.Event)
+    moved: anyio.Event = field(default_factory=anyio.Event)
+    result: dict[str, Any] | None = None
+    error: OpsError | None = None
+    at: tuple[int, int, str] = (0, 0, "")
+    began: bool = False
+    cancelled: bool = False
+
+    def progress(self, done: int, total: int, message: str) -> None:
+        """Say how far the write is; cheap, keeps only the newest."""
+        self.at = (done, total, message)
+        self.moved.set()
+
+    def shown(self) -> str:
+        """How far it is, in words."""
+        done, total, message = self.at
+        return f"{done}/{total} {message}".strip() if total else message
+
+
+class Operations:
+    """The writes of this process."""
+
+    def __init__(self, tasks: TaskGroup, ledger: Ledger, clock: Clock) -> None:
+        self._tasks = tasks
+        self._ledger = ledger
+        self._clock = clock
+        self._running: dict[str, Running] = {}
+        self._by_id: dict[str, Running] = {}
+        self._closing = False
+
+    def find(self, key: str) -> Running | None:
+        """The write that runs under a key here."""
+        return self._running.get(key)
+
+    def get(self, operation_id: str) -> Running | None:
+        """A running write by id."""
+        return self._by_id.get(operation_id)
+
+    def start(self, call: Call, body: Callable[[Running], Awaitable[dict[str, Any]]]) -> Running:
+        """Start a write in its own task."""
+        running = Running(
+            id=call.id, key=call.operation_key, tool=call.tool.name, digest=call.digest
+        )
+        self._running[running.key] = running
+        self._by_id[running.id] = running
+        self._tasks.start_soon(self._run, running, body)
+        return running
+
+    async def _run(
+        self, running: Running, body: Callable[[Running], Awaitable[dict[str, Any]]]
+    ) -> None:
+        try:
+            running.result = await body(running)
+        except OpsError as error:
+            running.error = error
+        finally:
+            if running.result is None and running.error is None:
+                running.error = Internal("The write was stopped before its end was recorded.")
+            self._running.pop(running.key, None)
+            self._by_id.pop(running.id, None)
+            running.done.set()
+            running.moved.set()
+
+    async def wait(self, running: Running, caller: Caller, seconds: float) -> dict[str, Any] | None:
+        """The write's answer, or None when it is not done after `seconds`. Reports progress."""
+        with anyio.move_on_after(seconds):
+            while not running.done.is_set():
+                await running.moved.wait()
+                if running.done.is_set():
+                    break
+                running.moved = anyio.Event()
+                if caller.progress is not None:
+                    await caller.progress(*running.at)
+        if not running.done.is_set():
+            return None
+        if running.error is not None:
+            raise running.error
+        return running.result
+
+    async def keep_leases(self) -> None:
+        """Renew the leases of what runs, for as long as the server does."""
+        while True:
+            await anyio.sleep(_RENEW_S)
+            for running in list(self._by_id.values()):
+                if running.began:
+                    await self._ledger.renew(
+                        running.id, self._clock.now() + LEASE_S, running.shown()
+                    )
+
+    async def drain(self, seconds: float) -> int:
+        """Wait for what runs to end; answers how many did not."""
+        with anyio.move_on_after(seconds):
+            for running in list(self._by_id.values()):
+                await running.done.wait()
+        return len(self._by_id)

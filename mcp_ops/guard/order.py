@@ -1,0 +1,353 @@
+"""The order of the guard: the way of every call, on one screen.
+
+frame     the ledger record is open (server.py opens it before parsing)
+replay    the same write was done or runs: its outcome is the answer
+checks    pure functions over one snapshot, in the order of the refusals' codes
+approval  where the policy asks for one
+take      limits, budgets, the circuit's probe, a place at the target, a deadline
+run       reads are shared and retried; writes run once, in a task of their own
+settle    outcome to the circuit, evidence to the ledger, the answer redacted and cut
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+
+from mcp_ops.call import Call, new_id
+from mcp_ops.capabilities.base import Effect
+from mcp_ops.clock import Clock
+from mcp_ops.errors import Refused
+from mcp_ops.guard import settle
+from mcp_ops.guard.act import Actor, MakePort, Passage, current
+from mcp_ops.guard.approval import Approver, Consent
+from mcp_ops.guard.bulkhead import Bulkheads
+from mcp_ops.guard.checks import Situation, first_refusal
+from mcp_ops.guard.limits import budgets_of, rates_of
+from mcp_ops.guard.modes import (
+    RATE_FACTORS,
+    RESTRICTED_ITEMS,
+    effective,
+    is_loosening,
+    is_tightening,
+    modes_allowed,
+)
+from mcp_ops.guard.operations import Operations, Running
+from mcp_ops.guard.policy import Decision, Policy
+from mcp_ops.guard.reads import Reads
+from mcp_ops.guard.record import Frame
+from mcp_ops.guard.targets import TargetInfo, Targets
+from mcp_ops.guard.telemetry import call_span
+from mcp_ops.guard.writes import Writes
+from mcp_ops.ports import (
+    OWN_TARGET,
+    Admission,
+    AdmitRequest,
+    Approvals,
+    CircuitPolicy,
+    FailedOperations,
+    HotStore,
+    Ledger,
+    Mode,
+)
+from mcp_ops.redact import Redactor
+from mcp_ops.settings import GuardSettings, PolicyRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the guard is going to ask of the store and of people for one call."""
+
+    call: Call
+    info: TargetInfo | None
+    decision: Decision
+    request: AdmitRequest
+    tightening: bool
+
+
+class Guard:
+    """Every call passes `run`; nothing reaches an adapter round it."""
+
+    def __init__(
+        self,
+        *,
+        settings: GuardSettings,
+        rules: tuple[PolicyRule, ...],
+        targets: Targets,
+        hot: HotStore,
+        ledger: Ledger,
+        approvals: Approvals,
+        failed: FailedOperations,
+        clock: Clock,
+        redactor: Redactor,
+        operations: Operations,
+        make_port: MakePort,
+    ) -> None:
+        self.settings = settings
+        self.policy = Policy(rules, settings.profile)
+        self.targets = targets
+        self.hot = hot
+        self.clock = clock
+        self.redactor = redactor
+        self.bulkheads = Bulkheads()
+        self.shadow_refusals = 0
+        self.circuit_policy = CircuitPolicy(
+            consecutive=settings.circuit.threshold,
+            ratio=settings.circuit.ratio,
+            minimum_calls=settings.circuit.minimum_calls,
+            window_s=settings.circuit.window_s,
+            open_s=settings.circuit.open_s,
+        )
+        self._approver = Approver(approvals, clock, redactor)
+        self._reads = Reads(clock, attempts=settings.limits.read_attempts)
+        self._actor = Actor(
+            targets=targets,
+            hot=hot,
+            circuit=self.circuit_policy,
+            make_port=make_port,
+            sub_call=self.sub_call,
+        )
+        self._writes = Writes(
+            operations=operations,
+            ledger=ledger,
+            failed=failed,
+            clock=clock,
+            redactor=redactor,
+            wait_s=settings.limits.write_wait_s,
+        )
+
+    async def run(self, call: Call, frame: Frame) -> dict[str, Any]:
+        """The call's answer. Raises `OpsError`, or `NeedsAnswer` when it ends in a question."""
+        frame.know(call)
+        with call_span(call):
+            if call.effect is Effect.READ:
+                return await self._read(call, frame)
+            replayed = await self._writes.replay(call)
+            if replayed is not None:
+                frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
+                return replayed
+            plan = await self._plan(call)
+            self._refuse(plan, await self.hot.admit(replace(plan.request, take=False)))
+            consent = await self._consent(plan)
+            return await self._writes.run(
+                call, frame, lambda running: self._write(plan, consent, frame, running)
+            )
+
+    async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
+        plan = await self._plan(call)
+        consent = Consent(how="none", record=plan.decision.rule)
+        if plan.decision.require != "none":
+            self._refuse(plan, await self.hot.admit(replace(plan.request, take=False)))
+            consent = await self._consent(plan)
+        admission = await self.hot.admit(plan.request)
+        self._refuse(plan, admission)
+        cached = self._cached(plan, admission)
+        if cached is not None:
+            await self.hot.give_back(plan.request, admission)
+            frame.close("ok", code="cached")
+            return cached
+        async with self._passage(plan, consent, frame, admission):
+            data: dict[str, Any] = await self._reads.share(
+                call, lambda: self._ask(plan, frame, admission)
+            )
+        if plan.info is not None and plan.info.metered:
+            self._reads.remember(call, data)
+        frame.close("ok")
+        return data
+
+    async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
+        call = _within(plan.call, effective(admission.modes, plan.request.target))
+        deadline = self.settings.limits.read_timeout_s
+        if call.tool.bulk:
+            deadline = self.settings.limits.bulk_timeout_s
+        deadline = min(deadline, call.tool.timeout_s)
+        ends = self.clock.monotonic() + deadline
+        for again in (True, False):
+
+            async def attempt(asked: Call = call) -> Any:
+                left = max(0.05, ends - self.clock.monotonic())
+                return await self._actor.act(
+                    asked, frame, deadline_s=left, running=None, probe=admission.probe
+                )
+
+            result = await self._reads.retry(plan.request.target, attempt)
+            try:
+                return settle.settle(
+                    result,
+                    target=call.target or call.about,
+                    at=self.clock.now(),
+                    redactor=self.redactor,
+                    limit_bytes=self.settings.limits.result_bytes,
+                    ask_again=again and "limit" in call.tool.arguments.model_fields,
+                )
+            except settle.TooLarge as page:
+                call = _with_limit(call, page.fitting)
+        raise AssertionError("the second page is always cut to fit")
+
+    async def _write(
+        self, plan: Plan, consent: Consent, frame: Frame, running: Running
+    ) -> dict[str, Any]:
+        call = plan.call
+        admission = await self.hot.admit(plan.request)
+        self._refuse(plan, admission)
+        async with self._passage(plan, consent, frame, admission):
+            await self._approver.redeem(consent, call, plan.decision)
+            began = frame.began(policy=plan.decision.rule, approval=consent.record)
+            holder = await self._writes.begin(call, began, running)
+            if holder is not None:
+                await self.hot.give_back(plan.request, admission)
+                return holder
+            result = await self._actor.act(
+                call,
+                frame,
+                deadline_s=call.tool.timeout_s,
+                running=running,
+                probe=admission.probe,
+            )
+        return settle.settle(
+            result,
+            target=call.target or call.about,
+            at=self.clock.now(),
+            redactor=self.redactor,
+            limit_bytes=self.settings.limits.result_bytes,
+            ask_again=False,
+        )
+
+    async def sub_call(
+        self,
+        target: str,
+        effect: Effect,
+        action: Callable[[Any], Awaitable[Any]],
+        capability: type,
+    ) -> Any:
+        """One action of the current call on a further target: that target's modes, limits and
+        circuit apply; approval, budgets and the record are the call's own."""
+        passage = current.get()
+        info = self.targets.info(target)
+        parent = passage.call
+        call = replace(
+            parent,
+            id=new_id(),
+            target=target,
+            about="",
+            parent=parent.id,
+            approved_by=parent.id,
+            tool=replace(parent.tool, effect=effect, capability=capability, bulk=False),
+            dry_run=False,
+        )
+        plan = await self._plan(call, info=info, sub=True)
+        admission = await self.hot.admit(plan.request)
+        self._refuse(plan, admission)
+        async with (
+            self._taken(plan, admission),
+            self._actor.attempt(
+                target, deadline_s=self.settings.limits.read_timeout_s, probe=admission.probe
+            ),
+        ):
+            return await action(await self._actor.view(info, capability, effect, passage.frame))
+
+    async def _plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
+        if info is None and call.target:
+            info = self.targets.info(call.target)
+        about = info or (self.targets.info(call.about) if call.about else None)
+        tightening = loosening = False
+        if call.tool.own and call.effect is not Effect.READ:
+            entries = await self.hot.modes()
+            tightening = is_tightening(call, entries)
+            loosening = is_loosening(call, entries)
+        decision = self.policy.decide(call, about)
+        if tightening:
+            decision = replace(decision, require="none", rule="tightening")
+        elif loosening and decision.require in ("none", "confirm"):
+            decision = replace(decision, require="approve", rule="loosening")
+        limits = self.settings.limits
+        request = AdmitRequest(
+            call_id=call.id,
+            target=call.target or call.about or OWN_TARGET,
+            principal=call.caller.principal,
+            take=True,
+            modes_allowed=modes_allowed(call, info, always=tightening or loosening),
+            rate_factors=RATE_FACTORS,
+            rates=() if tightening else rates_of(call, info, limits, sub=sub),
+            budgets=() if sub else budgets_of(call, limits, tightening=tightening),
+            use_circuit=bool(call.target) and call.target != OWN_TARGET and not call.tool.recovery,
+            circuit=self.circuit_policy,
+        )
+        return Plan(call=call, info=info, decision=decision, request=request, tightening=tightening)
+
+    def _refuse(self, plan: Plan, admission: Admission) -> None:
+        refusal = first_refusal(
+            Situation(
+                call=plan.call,
+                info=plan.info,
+                decision=plan.decision,
+                settings=self.settings,
+                modes_allowed=plan.request.modes_allowed,
+                use_circuit=plan.request.use_circuit,
+                tightening=plan.tightening,
+                admission=admission,
+            )
+        )
+        if refusal is None:
+            return
+        if self.settings.enforcement == "shadow":
+            self.shadow_refusals += 1
+            return
+        raise refusal
+
+    async def _consent(self, plan: Plan) -> Consent:
+        if self.settings.enforcement == "shadow":
+            return Consent(how="none", record="shadow")
+        return await self._approver.obtain(
+            plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
+        )
+
+    @asynccontextmanager
+    async def _passage(
+        self, plan: Plan, consent: Consent, frame: Frame, admission: Admission
+    ) -> AsyncIterator[None]:
+        token = current.set(Passage(call=plan.call, frame=frame, consent=consent))
+        try:
+            async with self._taken(plan, admission):
+                yield
+        finally:
+            current.reset(token)
+
+    @asynccontextmanager
+    async def _taken(self, plan: Plan, admission: Admission) -> AsyncIterator[None]:
+        """A place at the target; what was admitted comes back on a late refusal."""
+        if plan.info is None or plan.info.name == OWN_TARGET:
+            yield
+            return
+        partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
+        try:
+            async with partition.slot(self.settings.limits.bulkhead_wait_s):
+                yield
+        except Refused:
+            with anyio.CancelScope(shield=True):
+                await self.hot.give_back(plan.request, admission)
+            raise
+
+    def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
+        if plan.info is None or not plan.info.metered:
+            return None
+        if effective(admission.modes, plan.info.name) is not Mode.RESTRICTIVE:
+            return None
+        found = self._reads.recall(plan.call)
+        return None if found is None else {**found[1], "cached_age_s": round(found[0], 1)}
+
+
+def _within(call: Call, mode: Mode) -> Call:
+    """In a restrictive mode a list has at most 20 items."""
+    asked = getattr(call.arguments, "limit", 0)
+    if mode is Mode.RESTRICTIVE and call.tool.bulk and asked > RESTRICTED_ITEMS:
+        return _with_limit(call, RESTRICTED_ITEMS)
+    return call
+
+
+def _with_limit(call: Call, limit: int) -> Call:
+    return replace(call, arguments=call.arguments.model_copy(update={"limit": limit}))

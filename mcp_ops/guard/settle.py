@@ -1,0 +1,111 @@
+"""Settle: what a tool answered becomes what leaves the process: stamped, redacted, bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from mcp_ops.capabilities.base import Result
+from mcp_ops.clock import rfc3339
+from mcp_ops.redact import Redactor
+
+_MARGIN = 256  # room for what is added after this: audit id, replayed
+
+
+class TooLarge(Exception):
+    """The page does not fit: `fitting` items would, asked for with a smaller limit."""
+
+    def __init__(self, fitting: int) -> None:
+        super().__init__(fitting)
+        self.fitting = fitting
+
+
+def settle(
+    result: Result, *, target: str, at: float, redactor: Redactor, limit_bytes: int, ask_again: bool
+) -> dict[str, Any]:
+    """The answer as JSON-like data.
+
+    A page that is too large raises `TooLarge` while it can be asked for again with a smaller
+    limit; whatever else is too large loses items and text from its longest parts and says so.
+    """
+    data = result.model_dump(mode="json", exclude_none=True)
+    data["target"] = data.get("target") or target
+    data["observed_at"] = data.get("observed_at") or rfc3339(at)
+    if not data["next_steps"]:
+        del data["next_steps"]
+    data = clean(data, redactor)
+    size = _size(data)
+    if size <= limit_bytes - _MARGIN:
+        return data
+    items = data.get("items")
+    if ask_again and isinstance(items, list) and len(items) > 1:
+        raise TooLarge(max(1, int(len(items) * (limit_bytes - _MARGIN) / size * 0.9)))
+    return _cut(data, limit_bytes - _MARGIN)
+
+
+def clean(data: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """The data without secrets and without what JSON cannot carry."""
+    try:
+        text = orjson.dumps(data)
+    except TypeError:
+        data = _scrub(data)
+        text = orjson.dumps(data)
+    if redactor.suspects(text):
+        cleaned: dict[str, Any] = redactor.value(data)
+        return cleaned
+    return data
+
+
+def _size(data: dict[str, Any]) -> int:
+    return len(orjson.dumps(data))
+
+
+def _cut(data: dict[str, Any], limit: int) -> dict[str, Any]:
+    for _ in range(200):
+        over = _size(data) - limit
+        if over <= 0:
+            break
+        holder, key = _longest(data)
+        value = holder[key]
+        if isinstance(value, str):
+            keep = max(0, len(value) - over - 40)
+            holder[key] = f"{value[:keep]}…[cut to fit]"
+        else:
+            each = max(1, _size({"": value}) // max(1, len(value)))
+            del value[max(0, len(value) - max(1, over // each)) :]
+        if "truncated" in data:
+            data["truncated"] = True
+    return data
+
+
+def _longest(node: Any) -> tuple[Any, Any]:
+    """The largest string or list anywhere in the data, by the place that holds it."""
+    best: tuple[int, Any, Any] = (0, {}, "")
+    stack = [node]
+    while stack:
+        holder = stack.pop()
+        pairs = holder.items() if isinstance(holder, dict) else enumerate(holder)
+        for key, value in pairs:
+            if isinstance(value, str) and len(value) > best[0]:
+                best = (len(value), holder, key)
+            elif isinstance(value, list) and value:
+                size = _size({"": value})
+                if len(value) > 1 and size > best[0]:
+                    best = (size, holder, key)
+                stack.append(value)
+            elif isinstance(value, dict):
+                stack.append(value)
+    return best[1], best[2]
+
+
+def _scrub(node: Any) -> Any:
+    if isinstance(node, str):
+        return node.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(node, dict):
+        return {_scrub(str(key)): _scrub(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_scrub(value) for value in node]
+    if isinstance(node, int) and abs(node) >= 2**63:
+        return float(node)
+    return node

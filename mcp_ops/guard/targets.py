@@ -1,0 +1,77 @@
+"""What the guard knows of a target, and the only way from a tool to an adapter.
+
+A tool never gets the adapter itself: it gets a `View` that offers the capability's methods and no
+other, counts the calls that reach the system, and on a read refuses the methods that change
+something. So a tool that is published as a read cannot write, whatever its code says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mcp_ops.capabilities.base import Effect, effect_of
+from mcp_ops.errors import Internal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetInfo:
+    """A configured target as the guard's rules see it."""
+
+    name: str
+    kind: str
+    environment: str
+    metered: bool
+    per_minute: float | None
+    concurrent: int
+    links: Mapping[str, str] = field(default_factory=dict)
+    capabilities: frozenset[type] = frozenset()
+
+
+class Targets(Protocol):
+    """The configured targets; opening one loads its client library."""
+
+    def names(self) -> tuple[str, ...]:
+        """All targets, the server's own first."""
+        ...
+
+    def info(self, name: str) -> TargetInfo:
+        """What is known without opening it; raises `KeyError`."""
+        ...
+
+    async def adapter(self, name: str) -> Any:
+        """The open adapter; raises `OpsError` when it cannot be opened."""
+        ...
+
+
+class View:
+    """One capability of one adapter, for one call."""
+
+    __slots__ = ("_adapter", "_capability", "_count", "_effect")
+
+    def __init__(
+        self, adapter: Any, capability: type, effect: Effect, count: Callable[[], None]
+    ) -> None:
+        self._adapter = adapter
+        self._capability = capability
+        self._effect = effect
+        self._count = count
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not _declares(self._capability, name):
+            raise Internal(f"{self._capability.__name__} has no {name}.")
+        if _RANK[effect_of(self._capability, name)] > _RANK[self._effect]:
+            raise Internal(f"A {self._effect} call may not use {name}: it changes the target.")
+        member = getattr(self._adapter, name)
+        if not callable(member):
+            return member
+        self._count()
+        return member
+
+
+_RANK = {Effect.READ: 0, Effect.WRITE: 1, Effect.DESTROY: 2}
+
+
+def _declares(capability: type, name: str) -> bool:
+    return any(name in vars(cls) for cls in capability.__mro__ if cls is not object)

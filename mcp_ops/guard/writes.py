@@ -1,0 +1,237 @@
+"""Writes: once for one key; intent durable before the target, end durable before the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import orjson
+
+from mcp_ops.call import Call
+from mcp_ops.clock import Clock, rfc3339
+from mcp_ops.errors import Failed, OpsError, RefusalCode, Refused, Upstream
+from mcp_ops.guard.operations import LEASE_S, Operations, Running
+from mcp_ops.guard.record import Frame, verdict_of
+from mcp_ops.ports import Entry, FailedOperation, FailedOperations, Ledger, Operation
+from mcp_ops.redact import Redactor
+
+
+class Writes:
+    """Replays, records and answers writes."""
+
+    def __init__(
+        self,
+        *,
+        operations: Operations,
+        ledger: Ledger,
+        failed: FailedOperations,
+        clock: Clock,
+        redactor: Redactor,
+        wait_s: float,
+    ) -> None:
+        self._operations = operations
+        self._ledger = ledger
+        self._failed = failed
+        self._clock = clock
+        self._redactor = redactor
+        self._wait_s = wait_s
+
+    async def replay(self, call: Call) -> dict[str, Any] | None:
+        """The answer of the same write, if it was done or runs; None when it is new.
+
+        A change of the guard itself is a step on local state that is looked at again each time:
+        only an explicit key makes it replay.
+        """
+        if call.tool.own and not call.idempotency_key:
+            return None
+        running = self._operations.find(call.operation_key)
+        if running is not None:
+            _same(running.digest, call)
+            data = await self._operations.wait(running, call.caller, self._wait_s)
+            return {**(data or self._handle(call, running.id)), "replayed": True}
+        operation = await self._ledger.find_operation(call.operation_key)
+        return None if operation is None else self._recorded(operation, call)
+
+    async def run(
+        self,
+        call: Call,
+        frame: Frame,
+        body: Callable[[Running], Awaitable[dict[str, Any]]],
+    ) -> dict[str, Any]:
+        """Run a write in its own task and wait for it, at most as long as configured."""
+
+        async def whole(running: Running) -> dict[str, Any]:
+            return await self._whole(call, frame, body, running)
+
+        running = self._operations.find(call.operation_key)
+        if running is None or (call.tool.own and not call.idempotency_key):
+            running = self._operations.start(call, whole)
+        data = await self._operations.wait(running, call.caller, self._wait_s)
+        return data if data is not None else self._handle(call, running.id)
+
+    async def begin(self, call: Call, entry: Entry, running: Running) -> dict[str, Any] | None:
+        """Make the intent durable and claim the key; the answer of the holder if there is one."""
+        now = self._clock.now()
+        holder = await self._ledger.begin(
+            entry,
+            Operation(
+                id=call.id,
+                key=self._key(call),
+                digest=call.digest,
+                principal=call.caller.principal,
+                tool=call.tool.name,
+                target=call.target or call.about,
+                state="running",
+                started_at=now,
+                lease_until=now + LEASE_S,
+            ),
+        )
+        if holder is None:
+            running.began = True
+            return None
+        return self._recorded(holder, call)
+
+    def _key(self, call: Call) -> str:
+        unkeyed = call.tool.own and not call.idempotency_key
+        return f"{call.operation_key}|{call.id}" if unkeyed else call.operation_key
+
+    async def _whole(
+        self,
+        call: Call,
+        frame: Frame,
+        body: Callable[[Running], Awaitable[dict[str, Any]]],
+        running: Running,
+    ) -> dict[str, Any]:
+        try:
+            data = await body(running)
+        except OpsError as error:
+            with anyio.CancelScope(shield=True):
+                data = await self._failed_write(call, frame, running, error)
+            return data
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._end_unknown(call, frame, running, "internal_error")
+            raise
+        if not running.began:
+            frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
+            return data
+        with anyio.CancelScope(shield=True):
+            data = await self._end(call, frame, data)
+        return data
+
+    async def _end(self, call: Call, frame: Frame, data: dict[str, Any]) -> dict[str, Any]:
+        outcome = str(data["outcome"])
+        data = {**data, "audit_id": call.id}
+        entry = frame.ended(
+            "unknown" if outcome == "unknown" else "ok" if outcome != "failed" else "failed",
+            outcome=outcome,
+            evidence=data.get("evidence", {}),
+        )
+        await self._ledger.end(entry, self._done(call, outcome, data), keep=True)
+        return data
+
+    async def _failed_write(
+        self, call: Call, frame: Frame, running: Running, error: OpsError
+    ) -> dict[str, Any]:
+        """A write that raised: freed when nothing was executed, else its outcome is unknown."""
+        if not running.began:
+            raise error
+        if error.executed == "unknown" and isinstance(error, Upstream):
+            return await self._end_unknown(call, frame, running, error.code, error.message)
+        entry = frame.ended(verdict_of(error), code=error.code, outcome="failed")
+        unknown = error.executed == "unknown"
+        operation = self._done(call, "unknown" if unknown else "failed", _lost(call, self._clock))
+        await self._ledger.end(entry, operation, keep=unknown)
+        if isinstance(error, Failed):
+            await self._keep_for_later(call, error)
+        raise error
+
+    async def _end_unknown(
+        self, call: Call, frame: Frame, running: Running, code: str, why: str = ""
+    ) -> dict[str, Any]:
+        if not running.began:
+            frame.close("error", code=code)
+            return {}
+        data = _lost(call, self._clock, why=why)
+        entry = frame.ended("unknown", code=code, outcome="unknown")
+        await self._ledger.end(entry, self._done(call, "unknown", data), keep=True)
+        return data
+
+    def _done(self, call: Call, outcome: str, data: dict[str, Any]) -> Operation:
+        now = self._clock.now()
+        return Operation(
+            id=call.id,
+            key=self._key(call),
+            digest=call.digest,
+            principal=call.caller.principal,
+            tool=call.tool.name,
+            target=call.target or call.about,
+            state="done" if outcome != "unknown" else "unknown",
+            started_at=now,
+            lease_until=now,
+            ended_at=now,
+            outcome=outcome,
+            answer=orjson.dumps(data).decode(),
+        )
+
+    async def _keep_for_later(self, call: Call, error: Failed) -> None:
+        """A write that failed without effect waits in the embedded dead-letter queue."""
+        if call.tool.own or call.parent or call.tool.sensitive:
+            return
+        await self._failed.add(
+            FailedOperation(
+                id=call.id,
+                operation=call.tool.name,
+                failure_type=error.code,
+                error=self._redactor.text(error.message),
+                target=call.target,
+                principal=call.caller.principal,
+                arguments=call.arguments.model_dump(),
+                failed_at=self._clock.now(),
+            )
+        )
+
+    def _recorded(self, operation: Operation, call: Call) -> dict[str, Any]:
+        _same(operation.digest, call)
+        if operation.state == "running":
+            return {**self._handle(call, operation.id), "replayed": True}
+        answer = orjson.loads(operation.answer) if operation.answer else {}
+        known = answer or _lost(call, self._clock, audit_id=operation.id)
+        return {**known, "replayed": True}
+
+    def _handle(self, call: Call, operation_id: str) -> dict[str, Any]:
+        return {
+            "outcome": "in_progress",
+            "operation_id": operation_id,
+            "audit_id": operation_id,
+            "target": call.target or call.about,
+            "observed_at": rfc3339(self._clock.now()),
+            "next_steps": [
+                {
+                    "tool": "get_operation",
+                    "arguments": {"operation_id": operation_id},
+                    "why": "The write goes on; ask for its end.",
+                }
+            ],
+        }
+
+
+def _same(digest: str, call: Call) -> None:
+    if digest != call.digest:
+        raise Refused(
+            RefusalCode.IDEMPOTENCY_CONFLICT,
+            "This idempotency_key was used for a call with other arguments.",
+            hint="Pass a new key for a new intention.",
+        )
+
+
+def _lost(call: Call, clock: Clock, *, why: str = "", audit_id: str = "") -> dict[str, Any]:
+    return {
+        "outcome": "unknown",
+        "target": call.target or call.about,
+        "observed_at": rfc3339(clock.now()),
+        "audit_id": audit_id or call.id,
+        "problem": why or "The write was sent, and its end is not known.",
+        "plan": ["Look at the target before you try again; a repeat needs a new idempotency_key."],
+    }

@@ -1,0 +1,1 @@
+"""The lab's OAuth 2.1 authorization server."""

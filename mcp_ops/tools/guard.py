@@ -1,0 +1,175 @@
+"""Tools on the server itself: health, guard, circuits, audit, approvals, operations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mcp_ops.capabilities.base import Effect, NextStep
+from mcp_ops.capabilities.guard import (
+    ApprovalPage,
+    AuditPage,
+    CircuitChange,
+    CircuitList,
+    GuardControl,
+    GuardModeSet,
+    GuardStatus,
+    HotTools,
+    OperationStatus,
+    ServerHealth,
+)
+from mcp_ops.params import (
+    Cursor,
+    Limit,
+    Minutes,
+    ModeName,
+    ObjectName,
+    SinceMinutes,
+    TargetFilter,
+    TargetName,
+)
+from mcp_ops.ports import Mode
+from mcp_ops.tool import Write, tool
+
+Verdict = Literal["", "ok", "refused", "invalid", "asked", "failed", "unknown", "error"]
+TargetOrAll = Annotated[
+    str, Field(description="A target, or all.", min_length=1, max_length=63), ObjectName()
+]
+Word = Annotated[str, Field(max_length=100)]
+
+
+@tool(effect=Effect.READ)
+async def get_health(guard: GuardControl) -> ServerHealth:
+    """Show whether each target and this server work: status, latency, mode, and which figures are
+    past their thresholds. Start an incident here."""
+    return await guard.health()
+
+
+@tool(effect=Effect.READ)
+async def get_guard_status(guard: GuardControl) -> GuardStatus:
+    """Show what the guard would refuse now: modes with cause and expiry, limits and budgets left,
+    circuits, bulkheads, freeze windows, pending approvals."""
+    return await guard.status()
+
+
+@tool(effect=Effect.WRITE, recovery=True, idempotent=True)
+async def set_guard_mode(
+    guard: GuardControl,
+    mode: Annotated[ModeName, Field(description="Stricter holds at once.")],
+    write: Write,
+    target: TargetOrAll = "all",
+    minutes: Minutes = 0,
+) -> GuardModeSet:
+    """Make the guard stricter for a target or all, at once; a looser mode needs a person's
+    approval. critical leaves only checks and recovery, lockdown nothing."""
+    previous = await guard.mode_of(target)
+    if write.dry_run:
+        return GuardModeSet(
+            outcome="planned",
+            previous=previous,
+            mode=Mode(mode),
+            plan=[f"Set {target} from {previous} to {mode}."],
+        )
+    now = await guard.set_mode(target, Mode(mode), minutes=minutes, reason=write.reason)
+    return GuardModeSet(
+        outcome="verified",
+        previous=previous,
+        mode=now,
+        evidence={"asked": mode, "in_force": now.value},
+    )
+
+
+@tool(effect=Effect.READ)
+async def list_circuits(guard: GuardControl) -> CircuitList:
+    """Show each target's circuit: state, failures, since when, when it tries again and the last
+    error. An open circuit refuses calls to a failing target."""
+    return CircuitList(circuits=await guard.circuits())
+
+
+@tool(effect=Effect.WRITE, recovery=True)
+async def reset_circuit(guard: GuardControl, target: TargetName, write: Write) -> CircuitChange:
+    """Close a target's open circuit after the target was repaired. It opens again if the target
+    still fails. Does not lift an operator's isolation."""
+    before = {circuit.target: circuit for circuit in await guard.circuits()}.get(target)
+    previous = before.state if before else None
+    if write.dry_run:
+        state = previous.value if previous else "closed"
+        return CircuitChange(
+            outcome="planned", previous=previous, plan=[f"Close the circuit of {target} ({state})."]
+        )
+    after = await guard.reset_circuit(target, reason=write.reason)
+    return CircuitChange(
+        outcome="verified",
+        previous=previous,
+        state=after.state,
+        evidence={"state": after.state.value, "failures_before": before.failures if before else 0},
+        next_steps=[NextStep(tool="get_health", why="See whether the target answers now.")],
+    )
+
+
+@tool(effect=Effect.WRITE, recovery=True, idempotent=True)
+async def isolate_target(guard: GuardControl, target: TargetName, write: Write) -> CircuitChange:
+    """Stop all calls to a target until further notice, for one that does harm. reset_circuit
+    lifts an isolation by an agent; an operator's stays."""
+    if write.dry_run:
+        return CircuitChange(outcome="planned", plan=[f"Refuse every call to {target}."])
+    after = await guard.isolate(target, reason=write.reason)
+    return CircuitChange(
+        outcome="verified", state=after.state, evidence={"state": after.state.value}
+    )
+
+
+@tool(effect=Effect.READ)
+async def list_hot_tools(
+    guard: GuardControl, since_minutes: SinceMinutes = 60, limit: Limit = 20
+) -> HotTools:
+    """Show which tools and principals spent the most upstream calls in a window: who uses up a
+    quota."""
+    items = await guard.hot_tools(since_minutes=since_minutes, limit=limit)
+    return HotTools(since_minutes=since_minutes, items=items)
+
+
+@tool(effect=Effect.READ, bulk=True)
+async def search_audit(
+    guard: GuardControl,
+    since_minutes: SinceMinutes = 60,
+    tool: Word = "",
+    target: TargetFilter = "",
+    principal: Word = "",
+    outcome: Verdict = "",
+    trace_id: Word = "",
+    limit: Limit = 20,
+    cursor: Cursor = "",
+) -> AuditPage:
+    """Search the ledger of all calls, newest first: who did what, why, and how it ended."""
+    return await guard.audit(
+        since_minutes=since_minutes,
+        tool=tool,
+        target=target,
+        principal=principal,
+        verdict=outcome,
+        trace_id=trace_id,
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+@tool(effect=Effect.READ)
+async def list_approvals(guard: GuardControl, limit: Limit = 20) -> ApprovalPage:
+    """Show questions that wait for a person, and recent ones with their answers. An agent can
+    look, never decide."""
+    items = await guard.approvals(limit=limit)
+    return ApprovalPage(items=items, searched="pending and recent approvals")
+
+
+@tool(effect=Effect.READ)
+async def get_operation(
+    guard: GuardControl,
+    operation_id: Annotated[
+        str, Field(description="From operation_id or an approval.", min_length=8, max_length=64)
+    ],
+) -> OperationStatus:
+    """Show how far a write is, its answer once it is done, or whether the approval that it waits
+    for was given: then call the tool again."""
+    return await guard.operation(operation_id)
