@@ -175,12 +175,12 @@ async def serve_http(
         timeout_graceful_shutdown=_CLOSE_S,
         h11_max_incomplete_event_size=MAX_HEAD,
     )
-    serving = _Serving(config)
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(_stop_serving, app, serving, stop)
-        on_ready(_url(listener, settings.host))
-        await serving.serve(sockets=[listener])
-        tg.cancel_scope.cancel()
+    serving = _Serving(config, lambda: on_ready(_url(listener, settings.host)))
+    with listener:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_stop_serving, app, serving, stop)
+            await serving.serve(sockets=[listener])
+            tg.cancel_scope.cancel()
 
 
 def fast_loop() -> Callable[[], Any] | None:
@@ -194,6 +194,14 @@ def fast_loop() -> Callable[[], Any] | None:
 
 
 class _Serving(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield

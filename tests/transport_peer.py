@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import mcp_types as types
+from anyio.abc import TaskStatus
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
@@ -117,8 +118,11 @@ def build(keys: list[bytes]) -> Server[Any]:
     return server
 
 
-async def _stop_on_signal(stop: anyio.Event) -> None:
+async def _stop_on_signal(
+    stop: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for _ in signals:
             stop.set()
 
@@ -132,7 +136,7 @@ async def main(transport: str, seal_with: str, settings: ServerSettings) -> None
     server = build([seal_with.encode() * 8])
     stop = anyio.Event()
     async with anyio.create_task_group() as tg:
-        tg.start_soon(_stop_on_signal, stop)
+        await tg.start(_stop_on_signal, stop)
         if transport == "stdio":
             print("ready", file=sys.stderr, flush=True)
             await serve_stdio(server, stop=stop)
