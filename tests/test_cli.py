@@ -199,8 +199,10 @@ async def test_without_a_terminal_nobody_can_approve_and_yes_only_confirms() -> 
     assert silent.ask is None
     assert "ops:approve" not in silent.scopes | eager.scopes
     assert eager.ask is not None
-    question = Question(id="1", message="Do it?", digest="")
-    assert await eager.ask(question) == "accept"
+    confirm = Question(id="1", kind="confirm", message="Do it?", digest="")
+    approve = Question(id="2", kind="approve", message="Do it?", digest="")
+    assert await eager.ask(confirm) == "accept"
+    assert await eager.ask(approve) is None
     assert silent.principal.startswith("operator:")
     assert silent.channel == "cli"
 

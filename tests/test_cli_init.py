@@ -8,11 +8,13 @@ import stat
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.cli import main
-from mcp_ops.commands.doctor import of_clock, of_configuration, of_state_directory
+from mcp_ops.commands.doctor import of_clock, of_configuration, of_state_directory, of_target
 from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.init import SERVER_NAME, TEMPLATE, own_command
 from mcp_ops.settings_file import load_settings
@@ -151,3 +153,13 @@ def test_doctor_notices_a_clock_that_went_back() -> None:
     assert of_clock(now, now + 59).state == "ok"
     assert of_clock(now, now + 61).state == "warn"
     assert of_clock(0.0, None).state == "fail"
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [("healthy", "ok"), ("degraded", "warn"), ("unhealthy", "fail")]
+)
+def test_doctor_says_of_each_target_whether_it_answers(status: Any, state: str) -> None:
+    found = of_target(ComponentHealth(name="crm", kind="salesforce", status=status))
+    assert found.state == state
+    assert found.check == "target crm"
+    assert bool(found.advice) == (state != "ok")

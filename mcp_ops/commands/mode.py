@@ -1,35 +1,35 @@
 """`mcp-ops mode`: how much agents may use of a target, set by the operator.
 
-The commands are calls of the guard's own tools, so that they are checked and recorded like any
-other call; the operator's scopes make the entry the operator's.
+Stricter at once; looser only for a person at a terminal, since an agent may have a shell as well.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mcp_ops.clock import rfc3339
 from mcp_ops.commands.call import show_reply
 from mcp_ops.commands.exits import Exit
-from mcp_ops.commands.output import say, show_json, show_table
+from mcp_ops.commands.output import ask_line, interactive, say, show_json, show_table
 from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, operator, with_app
-from mcp_ops.errors import InvalidInput
-from mcp_ops.ports import ALL_TARGETS, Mode
+from mcp_ops.errors import InvalidInput, RefusalCode, Refused
+from mcp_ops.ports import ALL_TARGETS, Mode, ModeEntry
 from mcp_ops.settings_problems import did_you_mean
 
 ALL = "all"
-COLUMNS = ("scope", "mode", "source", "author", "since", "expires_at", "reason")
+COLUMNS = ("TARGET", "MODE", "FROM", "BY", "SINCE", "UNTIL", "REASON")
 
 group = typer.Typer(help="Modes of the guard: show, set, clear.", invoke_without_command=True)
 TargetOption = Annotated[str, typer.Option(help="One target; without it, all of them.")]
 
 
 @group.callback()
-def main(context: typer.Context) -> None:
+def main(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Modes of the guard: show (also without a command), set, clear."""
     if context.invoked_subcommand is None:
-        show(as_json=False, config=None)
+        show(as_json=as_json, config=config)
 
 
 @group.command()
@@ -37,16 +37,13 @@ def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show every mode in force, with who set it, why and until when."""
 
     async def body(app: RunningApp) -> int:
-        reply = await app.call("get_guard_status", {}, operator())
-        if reply.is_error:
-            return show_reply(reply, as_json=as_json)
-        entries: list[dict[str, Any]] = (reply.structured or {}).get("modes", [])
+        entries = [_as_dict(entry) for entry in await app.control(operator()).modes()]
         if as_json:
             show_json(entries)
         elif entries:
             show_table(
-                tuple(name.upper() for name in COLUMNS),
-                (tuple(_cell(entry.get(name)) for name in COLUMNS) for entry in entries),
+                COLUMNS,
+                (tuple(entry.values()) for entry in entries),
             )
         else:
             say("All targets are in the mode normal.")
@@ -84,13 +81,21 @@ def clear(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Go back to normal. The floor that the configuration sets stays.
+    """Lift what operator and agents set. Needs a terminal.
 
-    Where something stricter was in force, that is asked for on the terminal.
+    The floor that the configuration sets stays, and so does what follows from usage.
     """
 
     async def body(app: RunningApp) -> int:
-        return await _set(app, Mode.NORMAL, target, 0, reason, as_json=as_json)
+        _check_target(app, target)
+        await _person(f"Lift the modes of {target or 'all targets'}? [y/N] ")
+        control = app.control(operator())
+        await control.clear_modes(target or ALL_TARGETS, reason=reason)
+        if as_json:
+            show_json([_as_dict(entry) for entry in await control.modes()])
+        else:
+            say(f"{target or 'all targets'}: cleared")
+        return Exit.OK
 
     with_app(config, body, as_json=as_json)
 
@@ -98,11 +103,7 @@ def clear(
 async def _set(
     app: RunningApp, mode: Mode, target: str, minutes: int, reason: str, *, as_json: bool
 ) -> int:
-    names = [each.name for each in app.settings.targets]
-    if target and target not in names:
-        raise InvalidInput(
-            f"There is no configured target of this name.{did_you_mean(target, names)}"
-        )
+    _check_target(app, target)
     arguments = {"mode": mode.value, "target": target or ALL, "minutes": minutes, "reason": reason}
     reply = await app.call("set_guard_mode", arguments, operator())
     if reply.is_error or as_json:
@@ -112,7 +113,32 @@ async def _set(
     return Exit.OK
 
 
-def _cell(value: object) -> str:
-    if value == ALL_TARGETS:
-        return ALL
-    return "" if value is None else str(value)
+async def _person(question: str) -> None:
+    """Let a person at the terminal say yes; raises `Refused` for anything else."""
+    line = await ask_line(question) if interactive() else None
+    if line is None or line.lower() not in ("y", "yes"):
+        raise Refused(
+            RefusalCode.APPROVAL_REQUIRED,
+            "A looser mode needs the yes of a person at a terminal; nothing was changed.",
+            hint="Run mcp-ops mode clear in a terminal of your own.",
+        )
+
+
+def _check_target(app: RunningApp, target: str) -> None:
+    names = [each.name for each in app.settings.targets]
+    if target and target not in names:
+        raise InvalidInput(
+            f"There is no configured target of this name.{did_you_mean(target, names)}"
+        )
+
+
+def _as_dict(entry: ModeEntry) -> dict[str, str]:
+    return {
+        "target": ALL if entry.scope == ALL_TARGETS else entry.scope,
+        "mode": entry.mode.value,
+        "source": entry.source,
+        "author": entry.author,
+        "since": rfc3339(entry.since),
+        "until": rfc3339(entry.expires_at) if entry.expires_at is not None else "",
+        "reason": entry.reason,
+    }

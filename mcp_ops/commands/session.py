@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn, Protocol
 import anyio
 import typer
 
-from mcp_ops.call import Answer, Caller, Question
+from mcp_ops.call import Answer, Ask, Caller, Question
+from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
 from mcp_ops.errors import OpsError
 from mcp_ops.ports import Approvals, Ledger
@@ -42,17 +43,6 @@ class Reply(Protocol):
     is_error: bool
 
 
-class TargetCheck(Protocol):
-    """Whether one target can be reached; `advice` says what to do when it can't."""
-
-    name: str
-    kind: str
-    ok: bool
-    latency_ms: float | None
-    problem: str
-    advice: str
-
-
 class Stores(Protocol):
     """The stores that commands look into."""
 
@@ -67,11 +57,15 @@ class RunningApp(Protocol):
     tools: Mapping[str, Tool]
     stores: Stores
 
+    def control(self, caller: Caller) -> Any:
+        """The guard's controls in the hands of a caller."""
+        ...
+
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
         ...
 
-    async def check_targets(self) -> Sequence[TargetCheck]:
+    async def check_targets(self) -> Sequence[ComponentHealth]:
         """Ask every target whether it answers."""
         ...
 
@@ -117,30 +111,33 @@ def the_error(exc: BaseException) -> OpsError | None:
 def operator(*, yes: bool = False, progress: Progress | None = None) -> Caller:
     """The person at the command line, as a caller.
 
-    Only somebody who is asked on a terminal can approve: with `yes`, or without a terminal, the
-    scope for that is missing, and what needs an approval waits for `mcp-ops approvals approve`.
+    Only a person at a terminal can approve. Without a terminal the scope for it is missing, and
+    what needs an approval waits for `mcp-ops approvals approve`. `yes` confirms, no more.
     """
-    asked = interactive() and not yes
+    terminal = interactive()
     return Caller(
         principal=f"operator:{user_name()}",
-        scopes=OPERATOR_SCOPES if asked else OPERATOR_SCOPES - {"ops:approve"},
+        scopes=OPERATOR_SCOPES if terminal else OPERATOR_SCOPES - {"ops:approve"},
         channel="cli",
         client="mcp-ops",
-        ask=_ask_person if asked else _say_yes if yes else None,
+        ask=_asking(yes=yes) if yes or terminal else None,
         progress=progress,
     )
 
 
-async def _say_yes(question: Question) -> Answer:
-    return "accept"
+def _asking(*, yes: bool) -> Ask:
+    async def ask(question: Question) -> Answer | None:
+        if yes and question.kind == "confirm":
+            return "accept"
+        if not interactive():
+            return None
+        warn(tame(question.message))
+        line = await ask_line("Do it? [y/N] ")
+        if line is None:
+            return None
+        return "accept" if line.lower() in ("y", "yes") else "decline"
 
-
-async def _ask_person(question: Question) -> Answer:
-    warn(tame(question.message))
-    line = await ask_line("Do it? [y/N] ")
-    if line is None:
-        return "cancel"
-    return "accept" if line.lower() in ("y", "yes") else "decline"
+    return ask
 
 
 def user_name() -> str:
