@@ -71,6 +71,7 @@ class ArgumentModel(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
+        defer_build=True,
         protected_namespaces=(),
     )
 
@@ -98,8 +99,16 @@ class Tool:
     result: type[Result]
     object_field: str
     sensitive: frozenset[str]
-    input_schema: Mapping[str, Any]
-    output_schema: Mapping[str, Any]
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        """The schema of the arguments, without `target`."""
+        return input_schema(self.arguments)
+
+    @property
+    def output_schema(self) -> Mapping[str, Any]:
+        """The schema of the result."""
+        return output_schema(self.result)
 
     @property
     def own(self) -> bool:
@@ -180,8 +189,6 @@ def tool(
             result=result,
             object_field=_marked(parts.fields, ObjectName),
             sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
-            input_schema=input_schema(arguments),
-            output_schema=output_schema(result),
         )
 
     return build
