@@ -112,13 +112,13 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
     """An item as a line of a list: bounded, so that a page of them stays readable."""
     return DeadLetter(
         id=item.id,
-        operation=_clip(item.operation, 64),
+        operation=_clip(item.operation, 48),
         failure_type=_clip(item.failure_type, 40),
-        error=_clip(redactor.text(item.error[:4_000]), 96),
+        error=_clip(redactor.text(item.error[:4_000]), 80),
         failed_at=moment(item.failed_at),
         attempts=item.attempts,
         size_bytes=item.size_bytes,
-        preview=_clip(payload_text(item, redactor), 64),
+        preview=_clip(payload_text(item, redactor), 48),
         problem=item.problem or None,
     )
 
