@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -118,7 +119,7 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
         failed_at=moment(item.failed_at),
         attempts=item.attempts,
         size_bytes=item.size_bytes,
-        preview=_clip(payload_text(item, redactor), 48),
+        preview=_clip(payload_text(item, redactor), 40),
         problem=item.problem or None,
     )
 
@@ -204,8 +205,10 @@ def _as_text(value: Any, redactor: Redactor) -> str:
         return redactor.text(value)
     try:
         return redactor.text(orjson.dumps(redactor.value(value), default=str).decode("utf-8"))
-    except (orjson.JSONEncodeError, RecursionError):
-        return redactor.text(ascii(value))
+    except orjson.JSONEncodeError:
+        # Lone surrogates and integers beyond 64 bits, which only the slower one writes.
+        text = json.dumps(redactor.value(value), ensure_ascii=False, default=str)
+        return redactor.text(text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _clip(text: str, limit: int) -> str:

@@ -81,24 +81,29 @@ class Endpoint:
         return await action(self)
 
 
+async def run(tool: Tool, *parts: Any, **arguments: Any) -> Any:
+    """Call a tool's function as the server does."""
+    return await tool.function(*parts, **arguments)
+
+
 async def retry(source: Any, endpoint: Endpoint | None, frame: Frame, **arguments: Any) -> Any:
     with anyio.fail_after(20):
-        return await tools.retry_deadletters.function(
-            source, endpoint, frame.write(), **{**FAST, **arguments}
+        return await run(
+            tools.retry_deadletters, source, endpoint, frame.write(), **{**FAST, **arguments}
         )
 
 
 async def test_reads_answer_pages_details_and_stats(shared_valkey: Valkey, redis: Any) -> None:
     await fill(redis, [member(n) for n in range(60)])
     async with adapter(shared_valkey.url) as queue:
-        page = await tools.list_deadletters.function(queue, limit=5)
+        page = await run(tools.list_deadletters, queue, limit=5)
         assert [item.id for item in page.items] == [f"op_{n}" for n in range(59, 54, -1)]
-        one = await tools.get_deadletter.function(queue, "op_3")
+        one = await run(tools.get_deadletter, queue, "op_3")
         assert one.payload == '{"days":30}'
-        stats = await tools.get_deadletter_stats.function(queue)
+        stats = await run(tools.get_deadletter_stats, queue)
         assert (stats.level, stats.next_steps[0].arguments) == ("warning", {"id": "op_59"})
         with pytest.raises(InvalidInput, match="since"):
-            await tools.list_deadletters.function(queue, since="2027-99-99")
+            await run(tools.list_deadletters, queue, since="2027-99-99")
 
 
 @pytest.mark.parametrize("name", ["retry_deadletters", "discard_deadletters"])
@@ -106,13 +111,13 @@ async def test_an_empty_selection_is_refused_and_never_means_all(
     shared_valkey: Valkey, redis: Any, name: str
 ) -> None:
     await fill(redis, [member(1)])
-    function = getattr(tools, name).function
+    chosen = getattr(tools, name)
     extra = (None,) if name == "retry_deadletters" else ()
     async with adapter(shared_valkey.url, **MOVING) as queue:
         with pytest.raises(InvalidInput, match="never means all"):
-            await function(queue, *extra, Frame().write())
+            await run(chosen, queue, *extra, Frame().write())
         with pytest.raises(InvalidInput, match="not both"):
-            await function(queue, *extra, Frame().write(), ids=["op_1"], failure_type="timeout")
+            await run(chosen, queue, *extra, Frame().write(), ids=["op_1"], failure_type="timeout")
     assert await redis.zcard(KEY) == 1
 
 
@@ -125,7 +130,8 @@ async def test_a_dry_run_plans_in_words_of_ours_and_changes_nothing(
     before = await redis.zrange(KEY, 0, -1, withscores=True)
     extra = (Endpoint(),) if name == "retry_deadletters" else ()
     async with adapter(shared_valkey.url) as queue:
-        answer = await getattr(tools, name).function(
+        answer = await run(
+            getattr(tools, name),
             queue,
             *extra,
             Frame().write(dry_run=True),
@@ -208,10 +214,10 @@ async def test_the_time_of_one_call_ends_a_run_with_the_rest_remaining(
     await fill(redis, [member(n) for n in range(5)])
     async with adapter(shared_valkey.url, **MOVING) as queue:
         chosen = await queue.select_ids(DeadLetterFilter(failure_type="timeout"), max_items=9)
-        run = Redrive(queue, None, Frame().write(), chosen)
+        redrive = Redrive(queue, None, Frame().write(), chosen)
         with anyio.fail_after(5):
-            await run.all(rate_per_s=0.1, work_s=2.0)
-        answer = await run.answer()
+            await redrive.all(rate_per_s=0.1, work_s=2.0)
+        answer = await redrive.answer()
     assert (answer.retried, answer.remaining, bool(answer.checkpoint)) == (1, 4, True)
     assert answer.problem == "the 2 s of one call are over"
 
@@ -305,32 +311,34 @@ async def test_a_discard_can_be_undone_with_what_it_answers(
     members = [member(n) for n in range(130)]
     await fill(redis, members)
     async with adapter(shared_valkey.url) as queue:
-        answer = await tools.discard_deadletters.function(
-            queue, Frame().write(), failure_type="timeout", max_items=120
+        answer = await run(
+            tools.discard_deadletters, queue, Frame().write(), failure_type="timeout", max_items=120
         )
         assert (answer.outcome, answer.discarded, answer.remaining) == ("verified", 120, 0)
         assert answer.restorable_until is not None
         assert await redis.zrange(KEY, 0, -1) == members[120:]
         assert answer.undo is not None
         assert answer.undo.tool == tools.restore_deadletters.name
-        planned = await tools.restore_deadletters.function(
-            queue, Frame().write(dry_run=True), **answer.undo.arguments
+        planned = await run(
+            tools.restore_deadletters, queue, Frame().write(dry_run=True), **answer.undo.arguments
         )
         assert planned.outcome == "planned"
-        back = await tools.restore_deadletters.function(
-            queue, Frame().write(), **answer.undo.arguments
-        )
+        back = await run(tools.restore_deadletters, queue, Frame().write(), **answer.undo.arguments)
         assert (back.outcome, back.restored, back.skipped) == ("verified", 120, 0)
         with pytest.raises(NotFound):
-            await tools.restore_deadletters.function(queue, Frame().write(), export_id="call1")
+            await run(tools.restore_deadletters, queue, Frame().write(), export_id="call1")
     assert await redis.zrange(KEY, 0, -1) == members
 
 
 async def test_a_cancelled_discard_stops_between_batches(shared_valkey: Valkey, redis: Any) -> None:
     await fill(redis, [member(n) for n in range(120)])
     async with adapter(shared_valkey.url) as queue:
-        answer = await tools.discard_deadletters.function(
-            queue, Frame(cancel_after=1).write(), failure_type="timeout", max_items=120
+        answer = await run(
+            tools.discard_deadletters,
+            queue,
+            Frame(cancel_after=1).write(),
+            failure_type="timeout",
+            max_items=120,
         )
     assert (answer.discarded, answer.remaining, answer.problem) == (50, 70, "cancelled")
     assert await redis.zcard(KEY) == 70
@@ -340,9 +348,7 @@ async def test_discarding_what_is_not_there_failed_and_has_no_undo(
     shared_valkey: Valkey, redis: Any
 ) -> None:
     async with adapter(shared_valkey.url) as queue:
-        answer = await tools.discard_deadletters.function(
-            queue, Frame().write(), ids=["op_1", "op_2"]
-        )
+        answer = await run(tools.discard_deadletters, queue, Frame().write(), ids=["op_1", "op_2"])
     assert (answer.outcome, answer.skipped, answer.undo) == ("failed", 2, None)
 
 

@@ -115,7 +115,7 @@ class RedisAdapter(Adapter):
             got = await self._walk("new", count, at)
             for member in got.members:
                 parsed = parse(member)
-                at, seen = after(member), seen + 1
+                at, seen = after(parsed), seen + 1
                 if matches(parsed.item, selection, self._redactor):
                     found.append(parsed)
                 if len(found) == limit:
@@ -173,9 +173,10 @@ class RedisAdapter(Adapter):
             for member in got.members:
                 if len(ids) == max_items:
                     break
-                item, at, seen = parse(member).item, after(member), seen + 1
-                if matches(item, selection, self._redactor):
-                    ids[item.id] = make_cursor("old", self._s.format, at)
+                parsed = parse(member)
+                at, seen = after(parsed), seen + 1
+                if matches(parsed.item, selection, self._redactor):
+                    ids[parsed.item.id] = make_cursor("old", self._s.format, at)
             else:
                 more = got.more
                 continue

@@ -16,9 +16,24 @@ local SPAN = 1000
 local RAW_BUDGET = 33554432  -- bytes that one script looks at: it blocks the server meanwhile
 local function mark(raw) return redis.sha1hex(raw) end
 
-local function search(raws, wanted)
+local function has_id(raw, wanted)
+  for id in string.gmatch(raw, '"id"%s*:%s*"([^"\\]+)"') do
+    if id == wanted then return true end
+  end
+  return false
+end
+
+-- Where a member is among others: known by its id ("i...", which a rewrite keeps) or by its mark
+-- ("m..."). `guess` is looked at first, for members that share an id.
+local function search(raws, wanted, guess)
+  local by, value = string.sub(wanted, 1, 1), string.sub(wanted, 2)
+  local function is(raw)
+    if by == 'i' then return has_id(raw, value) end
+    return mark(raw) == value
+  end
+  if guess and raws[guess] and is(raws[guess]) then return guess end
   for i, raw in ipairs(raws) do
-    if mark(raw) == wanted then return i end
+    if is(raw) then return i end
   end
   return nil
 end
@@ -40,7 +55,8 @@ function W.zset(key, newest, count, place, last, options)
     local upto = math.min(equals - 1, hint + SPAN)
     first = base + math.min(hint, equals)
     if from <= upto then
-      local at = search(redis.call(range, key, base + from, base + upto), last)
+      local near = redis.call(range, key, base + from, base + upto)
+      local at = search(near, last, hint - from + 1)
       if at then first = base + from + at end
     end
   end
@@ -74,7 +90,8 @@ function W.list(key, newest, count, place, last, options)
     local first = options.next or 0
     if not options.next and place[1] ~= '' then
       local from = math.max(0, tonumber(place[1]) - SPAN)
-      local at = search(slice(from, tonumber(place[1])), last)
+      local near = slice(from, tonumber(place[1]))
+      local at = search(near, last, #near)
       if at then first = from + at end
     end
     for i, raw in ipairs(slice(first, first + count - 1)) do
@@ -142,7 +159,7 @@ end
 """
 
 # KEYS: queue. ARGV: format, side, field, "new"|"old", count, bytes a member, bytes in all,
-# place 1, 2, last mark, then the wanted ids and marks (none: every member is wanted).
+# place 1, 2, last member, then the wanted ids and marks (none: every member is wanted).
 WALK = (
     _FORMATS
     + """
@@ -179,7 +196,7 @@ while left > 0 and more and budget > 0 and raw_budget > 0 do
     end
     raw_budget = raw_budget - #raw
     walked, left = walked + 1, left - 1
-    resume = {member[2], member[3], mark(raw)}
+    resume = {member[2], member[3], 'm' .. mark(raw)}
     if budget <= 0 then more = more or i < #found break end
   end
   if #found == 0 then more = false end
@@ -212,7 +229,7 @@ function FIND.zset(key, ref)
     return nil
   end
   local raws = redis.call('ZRANGEBYSCORE', key, ref[3], ref[3], 'LIMIT', 0, 5000)
-  local at = search(raws, ref[1])
+  local at = search(raws, 'm' .. ref[1])
   if at then return raws[at], ref[3] end
 end
 function FIND.list(key, ref)
@@ -222,7 +239,7 @@ function FIND.list(key, ref)
     return nil
   end
   local raws = redis.call('LRANGE', key, 0, 5000)
-  local at = search(raws, ref[1])
+  local at = search(raws, 'm' .. ref[1])
   if at then return raws[at], at - 1 end
 end
 function FIND.stream(key, ref, options)
