@@ -119,7 +119,8 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
         failed_at=moment(item.failed_at),
         attempts=item.attempts,
         size_bytes=item.size_bytes,
-        preview=_clip(payload_text(item, redactor), 40),
+        # Quotes inside a JSON string cost a model two tokens each and say nothing here.
+        preview=_clip(payload_text(item, redactor).replace('"', ""), 40),
         problem=item.problem or None,
     )
 

@@ -17,7 +17,7 @@ local RAW_BUDGET = 33554432  -- bytes that one script looks at: it blocks the se
 local function mark(raw) return redis.sha1hex(raw) end
 
 local function has_id(raw, wanted)
-  for id in string.gmatch(raw, '"id"%s*:%s*"([^"\\]+)"') do
+  for id in string.gmatch(raw, '"id"%s*:%s*"([^"\\\\]+)"') do
     if id == wanted then return true end
   end
   return false
