@@ -115,8 +115,8 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
         id=item.id,
         operation=_clip(item.operation, 48),
         failure_type=_clip(item.failure_type, 40),
-        error=_clip(redactor.text(item.error[:4_000]), 80),
-        failed_at=moment(item.failed_at),
+        error=_clip(redactor.text(item.error[:4_000]), 64),
+        failed_at=_second(item.failed_at),
         attempts=item.attempts,
         size_bytes=item.size_bytes,
         # Quotes inside a JSON string cost a model two tokens each and say nothing here.
@@ -169,6 +169,11 @@ def level_of(waiting: int) -> Literal["ok", "warning", "critical"]:
     if waiting > CRITICAL_ABOVE:
         return "critical"
     return "warning" if waiting > WARNING_ABOVE else "ok"
+
+
+def _second(seconds: float | None) -> str | None:
+    text = moment(seconds)
+    return f"{text[:19]}Z" if text else None
 
 
 def _in_time(failed_at: float | None, selection: DeadLetterFilter) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -56,6 +57,7 @@ async def test_slow_holds_answers_back_until_it_is_mended(tmp_path: Path) -> Non
 
 LAB = """
 import sys, anyio
+from contextlib import suppress
 from pathlib import Path
 from mcp_ops.lab.redis import valkey
 async def main():
@@ -94,9 +96,10 @@ def test_seeded_items_are_the_same_for_a_seed_and_some_are_malformed() -> None:
 
 async def test_the_proxy_forwards_cuts_resets_and_refuses() -> None:
     async def echo(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            async for chunk in stream:
-                await stream.send(chunk)
+        with suppress(anyio.BrokenResourceError):
+            async with stream:
+                async for chunk in stream:
+                    await stream.send(chunk)
 
     with anyio.fail_after(10):
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
