@@ -115,7 +115,7 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
         id=item.id,
         operation=_clip(item.operation, 48),
         failure_type=_clip(item.failure_type, 40),
-        error=_clip(redactor.text(item.error[:4_000]), 64),
+        error=_clip(redactor.text(item.error[:4_000]), 56),
         failed_at=_second(item.failed_at),
         attempts=item.attempts,
         size_bytes=item.size_bytes,
