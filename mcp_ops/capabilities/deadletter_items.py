@@ -120,7 +120,7 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
         attempts=item.attempts,
         size_bytes=item.size_bytes,
         # Quotes inside a JSON string cost a model two tokens each and say nothing here.
-        preview=_clip(payload_text(item, redactor).replace('"', ""), 40),
+        preview=_clip(payload_text(item, redactor).replace('"', ""), 24),
         problem=item.problem or None,
     )
 
