@@ -133,9 +133,7 @@ class Lab:
         answer = await self.http.patch(path, content=json.dumps(body), headers=headers)
         assert answer.status_code == 200, answer.text
 
-    async def until(
-        self, name: str, holds: Callable[[DeploymentDetail], bool]
-    ) -> DeploymentDetail:
+    async def until(self, name: str, holds: Callable[[DeploymentDetail], bool]) -> DeploymentDetail:
         """Look until the workload is so."""
         with anyio.fail_after(5):
             while not holds(found := await self.platform.describe(name)):
@@ -176,16 +174,18 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     config = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [bound])
-        with anyio.fail_after(5):
-            while not server.started:
-                await anyio.sleep(0.005)
-        try:
-            yield url
-        finally:
-            server.should_exit = True
-    bound.close()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [bound])
+            with anyio.fail_after(5):
+                while not server.started:
+                    await anyio.sleep(0.005)
+            try:
+                yield url
+            finally:
+                server.should_exit = True
+    finally:
+        bound.close()
 
 
 @asynccontextmanager
