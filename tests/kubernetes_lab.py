@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_ops.adapter import Wiring
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
 from mcp_ops.capabilities.deployments import DeploymentDetail
-from mcp_ops.clock import SystemClock
+from mcp_ops.clock import Clock, SystemClock
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 from mcp_ops.lab.standin import StandIn
 from mcp_ops.redact import Redactor
@@ -156,11 +156,11 @@ def write(
     )
 
 
-def wiring(directory: Path, redactor: Redactor | None = None) -> Wiring:
+def wiring(directory: Path, redactor: Redactor | None = None, clock: Clock | None = None) -> Wiring:
     """What the composition root would give the adapter."""
     return Wiring(
         target="shop",
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         redactor=redactor or Redactor(),
         report_usage=lambda name, percent: None,
         directory=directory,

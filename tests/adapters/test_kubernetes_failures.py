@@ -20,6 +20,7 @@ from kubernetes_lab import TOKEN, answering, broken, lab, served, silent, wiring
 from mcp_ops import errors
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
 from mcp_ops.adapters.kubernetes.failures import Ask, refusal, translated
+from mcp_ops.clock import ManualClock
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 
 READ = Ask(verb="get", resource="pods")
@@ -298,10 +299,12 @@ async def test_certificate_that_cannot_be_read_is_a_configuration_error(tmp_path
     (tmp_path / "ca").write_text("no certificate", encoding="utf-8")
     path = tmp_path / "kubeconfig"
     path.write_text(
-        BASE.replace("http:", "https:").replace("server:", "certificate-authority: ca, server:"),
+        BASE.replace("http:", "https:").replace(
+            "server:", f"certificate-authority: {tmp_path / 'ca'}, server:"
+        ),
         encoding="utf-8",
     )
-    with pytest.raises(errors.ConfigurationError):
+    with pytest.raises(errors.ConfigurationError, match="certificates in the kubeconfig"):
         async with KubernetesAdapter.open(
             KubernetesSettings(kubeconfig=str(path)), wiring(tmp_path)
         ):
@@ -348,6 +351,39 @@ async def test_credential_plugin_is_run_and_its_token_never_shown(tmp_path: Path
         ) as platform:
             await platform.ping()
         assert TOKEN not in wired.redactor.text(TOKEN)
+
+
+async def test_token_file_is_read_anew_after_five_minutes(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        token = tmp_path / "token"
+        token.write_text(TOKEN, encoding="utf-8")
+        path = tmp_path / "file-kubeconfig"
+        path.write_text(
+            kubeconfig(place.url, "x").replace('{token: "x"}', f"{{tokenFile: {token}}}"),
+            encoding="utf-8",
+        )
+        clock = ManualClock()
+        async with KubernetesAdapter.open(
+            KubernetesSettings(kubeconfig=str(path)), wiring(tmp_path, clock=clock)
+        ) as platform:
+            await platform.ping()
+            token.write_text("another-token-0123", encoding="utf-8")
+            clock.advance(299)
+            await platform.ping()
+            clock.advance(2)
+            with pytest.raises(errors.Unauthenticated):
+                await platform.ping()
+
+
+async def test_user_without_a_token_sends_no_header(tmp_path: Path) -> None:
+    stand_in = kubernetes(directory=tmp_path)
+    async with served(stand_in.app) as url:
+        path = tmp_path / "kubeconfig"
+        path.write_text(kubeconfig(url, None), encoding="utf-8")
+        async with KubernetesAdapter.open(
+            KubernetesSettings(kubeconfig=str(path), namespace="shop"), wiring(tmp_path)
+        ) as platform:
+            await platform.ping()
 
 
 def test_opening_a_target_loads_no_model_of_the_client_library() -> None:

@@ -39,16 +39,21 @@ def progressing(reason: str) -> list[dict[str, str]]:
     return [{"type": "Progressing", "status": "True", "reason": reason}]
 
 
-DONE = {"replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3}
-NODES = {
+DONE: dict[str, Any] = {
+    "replicas": 3,
+    "updatedReplicas": 3,
+    "readyReplicas": 3,
+    "availableReplicas": 3,
+}
+NODES: dict[str, Any] = {
     "desiredNumberScheduled": 3,
     "currentNumberScheduled": 3,
     "updatedNumberScheduled": 3,
     "numberAvailable": 3,
     "numberReady": 3,
 }
-ONE_REVISION = {"currentRevision": "a", "updateRevision": "a"}
-TWO_REVISIONS = {"currentRevision": "a", "updateRevision": "b"}
+ONE_REVISION: dict[str, Any] = {"currentRevision": "a", "updateRevision": "a"}
+TWO_REVISIONS: dict[str, Any] = {"currentRevision": "a", "updateRevision": "b"}
 ROLLING = {"type": "RollingUpdate"}
 PARTITION = {"updateStrategy": {**ROLLING, "rollingUpdate": {"partition": 2}}}
 ON_DELETE = {"updateStrategy": {"type": "OnDelete"}}

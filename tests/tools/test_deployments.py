@@ -368,11 +368,11 @@ async def test_reading_tools_answer_through_the_capability(tmp_path: Path) -> No
 
 def test_names_of_one_workload_are_one_object_to_the_budgets() -> None:
     model = restart_deployment.arguments
-    given = model(name="deployment/api", reason="it is stuck")
+    given = model.model_validate({"name": "deployment/api", "reason": "it is stuck"})
     assert restart_deployment.object_of(given) == "api"
     for name in ("cronjob/x", "Api", "a/b/c", "../etc", "", "a" * 254):
         with pytest.raises(ValidationError):
-            model(name=name, reason="it is stuck")
+            model.model_validate({"name": name, "reason": "it is stuck"})
 
 
 def test_only_the_restart_is_a_write() -> None:

@@ -95,7 +95,7 @@ async def together(actions: list[Callable[[], Awaitable[None]]], *, at_once: int
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from None
+        raise first from first.__cause__
 
 
 def selector_of(workload: Obj) -> str:
