@@ -18,6 +18,7 @@ from mcp_ops.lab.kubernetes.owned import (
 from mcp_ops.lab.kubernetes.world import World
 
 REVISION_LABEL: Final = "controller-revision-hash"
+_LONGEST_SLOT: Final = 10
 SLOT_LABEL: Final = "apps.kubernetes.io/pod-index"
 
 
@@ -43,6 +44,12 @@ def _revision(pod: Obj) -> str:
     return str(pod["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
 
 
+def _slot(pod: Obj) -> int:
+    """The place of a pod in its set; -1 when a client took the label away."""
+    text = (pod["metadata"].get("labels") or {}).get(SLOT_LABEL, "")
+    return int(text) if text.isdecimal() and len(text) < _LONGEST_SLOT else -1
+
+
 def sync_stateful(world: World) -> None:
     """One step of every StatefulSet and DaemonSet."""
     owned = pods_by_owner(world)
@@ -54,7 +61,7 @@ def sync_stateful(world: World) -> None:
 def _sync(world: World, kind: Kind, workload: Obj, pods: list[Obj]) -> None:
     name = workload["metadata"]["name"]
     revision = f"{name}-{template_hash(workload['spec']['template'])}"
-    slots = {int(pod["metadata"]["labels"][SLOT_LABEL]): pod for pod in pods}
+    slots = {_slot(pod): pod for pod in pods if _slot(pod) >= 0}
     state = _State(revision=revision, pods=slots)
     wanted = workload["spec"]["replicas"] if kind is STATEFUL_SET else len(NODES)
     _step(world, kind, workload, state, wanted)
