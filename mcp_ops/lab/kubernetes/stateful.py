@@ -45,8 +45,9 @@ def _revision(pod: Obj) -> str:
 
 
 def _slot(pod: Obj) -> int:
-    """The place of a pod in its set; -1 when a client took the label away."""
+    """The place of a pod in its set; its name tells it where a client took the label away."""
     text = (pod["metadata"].get("labels") or {}).get(SLOT_LABEL, "")
+    text = text if text.isdecimal() else pod["metadata"]["name"].rpartition("-")[2]
     return int(text) if text.isdecimal() and len(text) < _LONGEST_SLOT else -1
 
 
@@ -95,16 +96,10 @@ def _step(world: World, kind: Kind, workload: Obj, state: _State, wanted: int) -
 def _fill(world: World, kind: Kind, workload: Obj, state: _State, slot: int) -> None:
     name = workload["metadata"]["name"]
     pod_name = f"{name}-{slot if kind is STATEFUL_SET else random_suffix()}"
-    if any(pod["metadata"]["name"] == pod_name for pod in _terminating(world, workload)):
+    if world.store.get(POD, workload["metadata"]["namespace"], pod_name) is not None:
         return
     labels = {REVISION_LABEL: state.revision, SLOT_LABEL: str(slot)}
     state.pods[slot] = create_pod(world, kind, workload, pod_name, labels)
-
-
-def _terminating(world: World, workload: Obj) -> list[Obj]:
-    """The pods whose name is still taken."""
-    found = world.store.all(POD, workload["metadata"]["namespace"])
-    return [pod for pod in found if "deletionTimestamp" in pod["metadata"]]
 
 
 def _tell_stateful(world: World, workload: Obj, state: _State) -> None:
