@@ -62,7 +62,9 @@ class Call:
         if not self.body.strip():
             return {}
         options = parse(self.body)
-        if not isinstance(options, dict):
+        if not isinstance(options, dict) or not isinstance(
+            options.get("preconditions") or {}, dict
+        ):
             raise bad_request("couldn't get version/kind; json parse error")
         return options
 

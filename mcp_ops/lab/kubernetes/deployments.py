@@ -18,6 +18,7 @@ REVISION: Final = "deployment.kubernetes.io/revision"
 DESIRED: Final = "deployment.kubernetes.io/desired-replicas"
 MAX: Final = "deployment.kubernetes.io/max-replicas"
 _OWN: Final = (REVISION, DESIRED, MAX, "kubectl.kubernetes.io/last-applied-configuration")
+_LONGEST_REVISION: Final = 19
 # A pass scales up, scales down and fills the room that this made.
 PASSES: Final = 3
 
@@ -32,7 +33,8 @@ def owned_sets(world: World, deployment: Obj) -> list[Obj]:
 
 def revision(replica_set: Obj) -> int:
     """The revision a ReplicaSet is."""
-    return int((replica_set["metadata"].get("annotations") or {}).get(REVISION, 0))
+    text = (replica_set["metadata"].get("annotations") or {}).get(REVISION, "")
+    return int(text) if text.isdecimal() and len(text) < _LONGEST_REVISION else 0
 
 
 def template_of(replica_set: Obj) -> Obj:
@@ -167,16 +169,16 @@ class Deployments:
         recreate = deployment["spec"]["strategy"]["type"] == "Recreate"
         owned = pods_by_owner(self._world)
         wait = deployment["spec"].get("minReadySeconds", 0)
+        available = {
+            rs["metadata"]["uid"]: sum(
+                is_available(self._world, pod, wait) for pod in owned[rs["metadata"]["uid"]]
+            )
+            for rs in owned_sets(self._world, deployment)
+        }
         for _ in range(PASSES):
             sets = owned_sets(self._world, deployment)
             new = next(rs for rs in sets if rs["metadata"]["name"] == new_name)
             olds = [rs for rs in sets if rs is not new]
-            available = {
-                rs["metadata"]["uid"]: sum(
-                    is_available(self._world, pod, wait) for pod in owned[rs["metadata"]["uid"]]
-                )
-                for rs in sets
-            }
             if recreate:
                 self._recreate(deployment, new, olds, owned)
                 continue
@@ -262,7 +264,7 @@ class Deployments:
             for rs in sets
             if rs["metadata"]["name"] != new_name
             and not rs["spec"]["replicas"]
-            and not rs["status"].get("replicas")
+            and not (rs.get("status") or {}).get("replicas")
         ]
         limit = deployment["spec"].get("revisionHistoryLimit", 10)
         for replica_set in empty[: max(len(empty) - limit, 0)]:
