@@ -141,14 +141,15 @@ def _any_file(paths: str) -> bool:
 @contextmanager
 def _bad_kubeconfig(where: str) -> Iterator[None]:
     """What a file of any shape makes the library raise; its text may quote the file."""
-    import yaml  # type: ignore[import-untyped]  # only its one exception is used
+    from kubernetes.aio.config import kube_config
     from kubernetes.aio.config.config_exception import ConfigException
 
+    library: Any = kube_config  # its functions carry no types
     try:
         yield
     except (
         ConfigException,
-        yaml.YAMLError,
+        library.yaml.YAMLError,
         OSError,
         KeyError,
         TypeError,
