@@ -15,13 +15,13 @@ import pytest
 from aiohttp import client_exceptions, http_exceptions
 from kubernetes.aio.client.exceptions import OpenApiException
 from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes_lab import TOKEN, answering, broken, lab, served, silent, wiring
 
 from mcp_ops import errors
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
 from mcp_ops.adapters.kubernetes.failures import Ask, refusal, translated
 from mcp_ops.clock import ManualClock
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
+from tests.kubernetes_lab import TOKEN, answering, broken, lab, served, silent, wiring
 
 READ = Ask(verb="get", resource="pods")
 WRITE = Ask(verb="patch", resource="deployments.apps")

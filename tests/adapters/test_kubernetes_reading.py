@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes_lab import TOKEN, Lab, answering, changed, lab
 
 from mcp_ops.capabilities.deployments import DeploymentLogs
 from mcp_ops.errors import Forbidden, InvalidInput, NotFound, UpstreamBroken
+from tests.kubernetes_lab import TOKEN, Lab, answering, changed, lab
 
 ALL = ["api", "web", "worker", "statefulset/postgres"]
 CONTAINER = {"name": "app", "image": "x:1"}

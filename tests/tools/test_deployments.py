@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import pytest
-from kubernetes_lab import Lab, answering, broken, changed, lab, lost, silent, write
 from pydantic import ValidationError
 
 from mcp_ops.capabilities.base import Effect, effect_of
@@ -28,6 +27,7 @@ from mcp_ops.tools.deployments import (
     list_deployments,
     restart_deployment,
 )
+from tests.kubernetes_lab import Lab, answering, broken, changed, lab, lost, silent, write
 
 WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
 PODS = "/api/v1/namespaces/shop/pods"
