@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import anyio
+import anyio.abc
 import uvicorn
 from anyio.abc import SocketStream
 from starlette.types import ASGIApp
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 from mcp_ops.adapter import Wiring
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.tokens import SecretStore
-from mcp_ops.clock import Clock, ManualClock
+from mcp_ops.clock import ManualClock
 from mcp_ops.redact import Redactor
 
 CapabilityT = TypeVar("CapabilityT")
@@ -71,7 +72,7 @@ class Wired:
     """A wiring, and what went through it."""
 
     directory: Path
-    clock: Clock = field(default_factory=ManualClock)
+    clock: ManualClock = field(default_factory=ManualClock)
     redactor: Redactor = field(default_factory=Redactor)
     reported: list[tuple[str, float]] = field(default_factory=list)
 
