@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from served import Link, Wired, loopback, serve
 
 from mcp_ops.adapters.file_secrets import FileSecretsAdapter
 from mcp_ops.adapters.oauth import OAuthAdapter
@@ -18,6 +17,7 @@ from mcp_ops.capabilities.tokens import SecretStore
 from mcp_ops.lab.oauth.server import OAuthStandIn, TokenPair, oauth_server
 from mcp_ops.lab.salesforce import salesforce
 from mcp_ops.lab.standin import StandIn
+from tests.served import Link, Wired, loopback, serve
 
 SUBJECT = "integration@lab.example"
 CALLBACK = "http://127.0.0.1:8765/callback"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from served import Wired
 
 from mcp_ops import errors
 from mcp_ops.adapters.file_secrets import FileSecretsAdapter
 from mcp_ops.clock import ManualClock
+from tests.served import Wired
 
 FIELDS = {"access_token": "token-canary-1", "scopes": "api refresh_token"}
 posix = pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])

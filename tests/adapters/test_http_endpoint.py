@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
-from served import Wired, loopback, serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +19,7 @@ from mcp_ops.adapters.http_endpoint import HttpEndpointAdapter
 from mcp_ops.capabilities.deadletters import Operation
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.standin import StandIn
+from tests.served import Wired, loopback, serve
 
 ITEM = Operation(id="dl-1", operation="oci_cost_get", arguments={"days": 7}, attempts=2)
 Settings = HttpEndpointAdapter.Settings

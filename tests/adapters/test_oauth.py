@@ -8,9 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
-from lab_org import CALLBACK, SUBJECT, Lab, running_lab
 from pydantic import SecretStr, ValidationError
-from served import Wired, loopback, serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +17,8 @@ from starlette.routing import Route
 from mcp_ops import errors
 from mcp_ops.adapters.oauth import OAuthAdapter
 from mcp_ops.capabilities.tokens import TokenSet
+from tests.lab_org import CALLBACK, SUBJECT, Lab, running_lab
+from tests.served import Wired, loopback, serve
 
 Settings = OAuthAdapter.Settings
 

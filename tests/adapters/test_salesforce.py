@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_org import SUBJECT, Lab, running_lab
 from pydantic import SecretStr, ValidationError
-from served import Wired, serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -20,6 +18,8 @@ from mcp_ops import errors
 from mcp_ops.adapters.salesforce import SalesforceAdapter
 from mcp_ops.capabilities.token_fields import seed_of, to_fields
 from mcp_ops.capabilities.tokens import TokenSet
+from tests.lab_org import SUBJECT, Lab, running_lab
+from tests.served import Wired, serve
 
 Settings = SalesforceAdapter.Settings
 ORG = "00D7Q000000LAB1"

@@ -11,8 +11,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 import anyio
 import httpx2
 import pytest
-from lab_org import SUBJECT, Lab, running_lab
-from served import Link
 
 from mcp_ops import errors
 from mcp_ops.adapters.oauth import OAuthAdapter
@@ -32,6 +30,8 @@ from mcp_ops.tools.tokens import (
     complete_oauth_authorization,
     refresh_oauth_token,
 )
+from tests.lab_org import SUBJECT, Lab, running_lab
+from tests.served import Link
 
 NAME = "idp-tokens"
 
@@ -261,6 +261,36 @@ async def test_a_refresh_that_was_not_sent_leaves_no_marker(lab: Lab, idp: OAuth
     assert pending_of(await lab.store.read(NAME)) is None
     lab.oauth.mend("unavailable")
     assert (await refresh(lab, idp)).outcome == "verified"
+
+
+async def test_a_cancelled_refresh_that_was_sent_is_kept(lab: Lab, idp: OAuthAdapter) -> None:
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            store = _Marked(lab.store, tasks.cancel_scope.cancel)
+            link = Link[SecretStore](name="vault", adapter=store)
+            tasks.start_soon(collect, [], lab, idp, link)
+    fields = await lab.store.read(NAME)
+    assert fields is not None
+    assert len(lab.effects("refreshed")) == 1
+    assert pending_of(fields) is None
+    assert (await check(lab, idp)).fingerprint == fingerprint(fields["access_token"])
+    assert (await refresh(lab, idp)).outcome == "verified"
+
+
+class _Marked:
+    """A store that lets the call be cancelled once the marker is written."""
+
+    lasting = True
+
+    def __init__(self, store: SecretStore, cancel: Any) -> None:
+        self._store, self._cancel = store, cancel
+        self.read, self.lock = store.read, store.lock
+
+    async def write(self, name: str, fields: Any) -> SecretInfo:
+        info = await self._store.write(name, fields)
+        if pending_of(fields):
+            self._cancel()
+        return info
 
 
 class FullDisk(Link[SecretStore]):

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from lab_org import Lab, running_lab
 
 from mcp_ops import errors
 from mcp_ops.capabilities.usage import ApiUsage, GuardModeChange, UsageReading
 from mcp_ops.tools.usage import check_api_usage
+from tests.lab_org import Lab, running_lab
 
 
 class Modes:

@@ -13,7 +13,6 @@ import httpx2
 import pytest
 from anyio.abc import SocketStream
 from pydantic import SecretStr
-from served import loopback, serve, serve_raw
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -33,6 +32,7 @@ from mcp_ops.wire.http import (
     retry_after,
     translated,
 )
+from tests.served import loopback, serve, serve_raw
 
 NOW = 1_800_000_000.0
 

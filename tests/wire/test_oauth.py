@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import anyio
 import pytest
 from pydantic import SecretStr
-from served import serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -31,6 +30,7 @@ from mcp_ops.wire.oauth import (
     read_tokens,
     refresh_grant,
 )
+from tests.served import serve
 
 REFRESH = SecretStr("refresh-canary-1234567890")
 GOOD: dict[str, Any] = {"access_token": "abc", "token_type": "Bearer", "expires_in": 3600}
