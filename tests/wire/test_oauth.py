@@ -29,6 +29,7 @@ from mcp_ops.wire.oauth import (
     moment,
     read_tokens,
     refresh_grant,
+    skew_problem,
 )
 from tests.served import serve
 
@@ -190,6 +191,15 @@ def test_an_answer_without_a_refresh_token_has_none(refresh: Any) -> None:
 @pytest.mark.parametrize("claim", [None, "5", True, -1, 0, 1e300, [], float("nan")])
 def test_a_date_without_sense_is_no_date(claim: Any) -> None:
     assert moment(claim) is None
+
+
+@pytest.mark.parametrize(
+    ("skew", "words"), [(None, ""), (60, ""), (-60, ""), (61, "61 s behind"), (-61, "61 s ahead")]
+)
+def test_a_clock_that_differs_by_more_than_a_minute_is_named(skew: float, words: str) -> None:
+    problem, advice = skew_problem(skew, "the issuer")
+    assert words in problem
+    assert bool(problem) == bool(advice) == bool(words)
 
 
 def test_the_authorization_url_carries_the_challenge_and_not_the_verifier() -> None:
