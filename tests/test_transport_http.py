@@ -22,7 +22,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 from pydantic import SecretStr
-from transport_peer import _health, build
+from tests.transport_peer import _health, build
 
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import KeySettings, ServerSettings
