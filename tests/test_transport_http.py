@@ -22,13 +22,13 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 from pydantic import SecretStr
-from tests.transport_peer import _health, build
 
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import KeySettings, ServerSettings
 from mcp_ops.transport import seal
 from mcp_ops.transport_edge import MAX_BODY
 from mcp_ops.transport_http import http_app, serve_http
+from tests.transport_peer import _health, build
 
 ROOT = Path(__file__).parent.parent
 VERSION = "2026-07-28"
