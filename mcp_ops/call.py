@@ -32,7 +32,7 @@ class Question:
     digest: str
 
 
-Ask = Callable[[Question], Awaitable[Answer]]
+Ask = Callable[[Question], Awaitable[Answer | None]]
 
 
 class NeedsAnswer(Exception):

@@ -3,6 +3,7 @@
 OpsError
 ├── InvalidInput        the arguments are wrong; nothing was asked of anybody
 ├── Refused             the guard said no; nothing ran (the code says which check)
+├── StoreUnavailable    the guard's own store did not take it; nothing ran
 ├── Upstream            the system was asked
 │   ├── Answered        it answered no: an answer, not a failure (never opens a circuit)
 │   │   ├── Unauthenticated, ReauthorizationRequired, Forbidden, NotFound, Conflict
@@ -126,6 +127,13 @@ class Refused(OpsError):
         self.code = code.value  # type: ignore[misc]
         self.reason = code
         self.retryable = code in _RETRYABLE_REFUSALS  # type: ignore[misc]
+
+
+class StoreUnavailable(OpsError):
+    """The guard's own store cannot be read or written (full, read-only, locked, damaged)."""
+
+    code = "store_unavailable"
+    retryable = True
 
 
 class Upstream(OpsError):
@@ -257,7 +265,10 @@ class Internal(OpsError):
 
 
 class ConfigurationError(OpsError):
-    """A setting is wrong: names file, key, what was found and what is expected. Start-up only."""
+    """A setting is wrong: names file, key, what was found and what is expected.
+
+    At start-up, or where a call needs a setting that the target can do without otherwise.
+    """
 
     code = "configuration_error"
 

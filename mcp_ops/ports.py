@@ -162,7 +162,8 @@ class Admission:
     """The store's answer: the snapshot that the checks look at, and whether it was taken.
 
     `granted` is true only if everything allowed it and `take` was asked. `probe` means that this
-    call is the one probe of a half-open circuit.
+    call is the one probe of a half-open circuit. `marks` is the store's own note of what it
+    charged, one for each rate, for `give_back`.
     """
 
     granted: bool
@@ -172,6 +173,7 @@ class Admission:
     budgets: tuple[BudgetState, ...]
     circuit: CircuitState
     probe: bool = False
+    marks: tuple[float, ...] = ()
 
 
 class HotStore(Protocol):

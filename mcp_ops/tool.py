@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin
 
+import anyio
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
@@ -48,8 +49,8 @@ class Linked(Protocol[C_co]):
 class Write:
     """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
 
-    `wait_until` is the monotonic-clock-free budget in seconds that a tool may spend waiting for
-    an effect to show. `cancelled` is asked between items; a cancelled write stops there.
+    `cancelled` is asked between items; a cancelled write stops there. `pause` waits that many
+    seconds for an effect to show: a tool waits through it alone and counts what it waited.
     """
 
     reason: str
@@ -58,6 +59,7 @@ class Write:
     principal: str
     progress: Callable[[int, int, str], None]
     cancelled: Callable[[], bool]
+    pause: Callable[[float], Awaitable[None]] = anyio.sleep
 
 
 class ArgumentModel(BaseModel):

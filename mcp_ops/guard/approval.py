@@ -164,7 +164,7 @@ class Approver:
 
     async def _approve_here(self, call: Call, approval: Approval) -> Consent:
         ask = call.caller.ask
-        answer: Answer = await ask(_question(approval)) if ask is not None else "cancel"
+        answer = await ask(_question(approval)) if ask is not None else None
         decided = await self._approvals.decide(
             approval.id,
             approved=answer == "accept",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,11 +11,13 @@ import orjson
 
 from mcp_ops.call import Call
 from mcp_ops.clock import Clock, rfc3339
-from mcp_ops.errors import Failed, OpsError, RefusalCode, Refused, Upstream
+from mcp_ops.errors import Failed, Internal, OpsError, RefusalCode, Refused, Upstream
 from mcp_ops.guard.operations import LEASE_S, Operations, Running
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.ports import Entry, FailedOperation, FailedOperations, Ledger, Operation
 from mcp_ops.redact import Redactor
+
+_log = logging.getLogger("mcp_ops.guard")
 
 
 class Writes:
@@ -47,11 +50,14 @@ class Writes:
             return None
         running = self._operations.find(call.operation_key)
         if running is not None:
-            _same(running.digest, call)
-            data = await self._operations.wait(running, call.caller, self._wait_s)
-            return {**(data or self._handle(call, running.id)), "replayed": True}
+            return await self._join(running, call)
         operation = await self._ledger.find_operation(call.operation_key)
         return None if operation is None else self._recorded(operation, call)
+
+    async def _join(self, running: Running, call: Call) -> dict[str, Any]:
+        _same(running.digest, call)
+        data = await self._operations.wait(running, call.caller, self._wait_s)
+        return {**(data or self._handle(call, running.id)), "replayed": True}
 
     async def run(
         self,
@@ -64,9 +70,13 @@ class Writes:
         async def whole(running: Running) -> dict[str, Any]:
             return await self._whole(call, frame, body, running)
 
-        running = self._operations.find(call.operation_key)
-        if running is None or (call.tool.own and not call.idempotency_key):
-            running = self._operations.start(call, whole)
+        earlier = self._operations.find(self._key(call))
+        if earlier is not None:  # it began while this one was being asked about
+            data = await self._join(earlier, call)
+            frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
+            return data
+        frame.detached = True
+        running = self._operations.start(call, self._key(call), whole)
         data = await self._operations.wait(running, call.caller, self._wait_s)
         return data if data is not None else self._handle(call, running.id)
 
@@ -109,10 +119,17 @@ class Writes:
             with anyio.CancelScope(shield=True):
                 data = await self._failed_write(call, frame, running, error)
             return data
-        except BaseException:
+        except BaseException as stopped:
             with anyio.CancelScope(shield=True):
                 await self._end_unknown(call, frame, running, "internal_error")
-            raise
+            if not isinstance(stopped, Exception):
+                raise
+            # A defect of ours must not take the other writes of the task group with it.
+            _log.exception("defect in %s", call.tool.name, extra={"call_id": call.id})
+            raise Internal(
+                "mcp-ops failed inside; the write may have run.",
+                hint=f"The operator finds the cause in the log under {call.id}.",
+            ) from stopped
         if not running.began:
             frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
             return data
@@ -136,6 +153,7 @@ class Writes:
     ) -> dict[str, Any]:
         """A write that raised: freed when nothing was executed, else its outcome is unknown."""
         if not running.began:
+            frame.close(verdict_of(error), code=error.code)
             raise error
         if error.executed == "unknown" and isinstance(error, Upstream):
             return await self._end_unknown(call, frame, running, error.code, error.message)

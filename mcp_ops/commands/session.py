@@ -1,0 +1,139 @@
+"""What the commands that need the server's parts share: settings, the open app, the operator."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Protocol
+
+import anyio
+import typer
+
+from mcp_ops.call import Ask, Caller
+from mcp_ops.commands.output import fail
+from mcp_ops.errors import OpsError
+from mcp_ops.ports import Approvals, Ledger
+from mcp_ops.settings import Settings
+from mcp_ops.settings_file import load_settings, process_environment
+from mcp_ops.tool import Tool
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Configuration file; else MCP_OPS_CONFIG, else the user's own."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+OPERATOR_SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy", "ops:approve", "ops:admin"})
+
+
+class Reply(Protocol):
+    """What a call answers: JSON text, the same as data on success, and whether it is an error."""
+
+    text: str
+    structured: dict[str, Any] | None
+    is_error: bool
+
+
+class TargetCheck(Protocol):
+    """Whether one target can be reached; `advice` says what to do when it can't."""
+
+    name: str
+    kind: str
+    ok: bool
+    latency_ms: float | None
+    problem: str
+    advice: str
+
+
+class Stores(Protocol):
+    """The stores that commands look into."""
+
+    approvals: Approvals
+    ledger: Ledger
+
+
+class RunningApp(Protocol):
+    """What the commands use of the composition root, `mcp_ops.app`."""
+
+    settings: Settings
+    tools: Mapping[str, Tool]
+    guard: Any
+    stores: Stores
+
+    async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
+        """One tool call, on the way that every call takes."""
+        ...
+
+    async def check_targets(self) -> Sequence[TargetCheck]:
+        """Ask every target whether it answers."""
+        ...
+
+
+def open_app(
+    settings: Settings, environ: Mapping[str, str]
+) -> AbstractAsyncContextManager[RunningApp]:
+    """The server's parts, opened; the module is imported only by commands that need it."""
+    opened: AbstractAsyncContextManager[RunningApp] = import_module("mcp_ops.app").open_app(
+        settings, environ=environ
+    )
+    return opened
+
+
+def with_app(
+    config: Path | None, body: Callable[[RunningApp], Awaitable[int]], *, as_json: bool
+) -> NoReturn:
+    """Load the settings, open the app, run `body` in it and end with its exit code."""
+
+    async def run() -> int:
+        environ = process_environment()
+        settings = load_settings(config, environ, {})
+        async with open_app(settings, environ) as app:
+            return await body(app)
+
+    try:
+        code = anyio.run(run)
+    except (OpsError, BaseExceptionGroup) as exc:
+        error = the_error(exc)
+        if error is None:
+            raise
+        code = fail(error, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def the_error(exc: BaseException) -> OpsError | None:
+    """The expected error in an exception, also when a task group has wrapped it alone."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc if isinstance(exc, OpsError) else None
+
+
+def operator(*, ask: Ask | None = None, progress: Any = None) -> Caller:
+    """The person at the command line, as a caller with every scope."""
+    return Caller(
+        principal=f"operator:{user_name()}",
+        scopes=OPERATOR_SCOPES,
+        channel="cli",
+        client="mcp-ops",
+        ask=ask,
+        progress=progress,
+    )
+
+
+def user_name() -> str:
+    """Who the operating system says this is: variables such as USER say what anyone likes."""
+    if sys.platform == "win32":
+        try:
+            return os.getlogin()
+        except OSError:
+            return getpass.getuser()
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,82 @@
+"""Records of the stores as the tools show them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from mcp_ops.capabilities.guard import ApprovalItem, AuditItem, CircuitInfo, ModeInfo
+from mcp_ops.clock import rfc3339
+from mcp_ops.ports import OWN_TARGET, Approval, CircuitState, Entry, ModeEntry
+
+
+def mode_info(entry: ModeEntry) -> ModeInfo:
+    """A mode in force."""
+    return ModeInfo(
+        scope=entry.scope,
+        mode=entry.mode,
+        source=entry.source,
+        reason=entry.reason,
+        author=entry.author,
+        since=rfc3339(entry.since),
+        expires_at=rfc3339(entry.expires_at) if entry.expires_at else None,
+    )
+
+
+def circuit_info(state: CircuitState) -> CircuitInfo:
+    """A circuit."""
+    return CircuitInfo(
+        target=state.target,
+        state=state.phase,
+        failures=state.failures,
+        opened_at=rfc3339(state.opened_at) if state.opened_at else None,
+        retry_at=rfc3339(state.retry_at) if state.retry_at else None,
+        last_error=state.last_error or None,
+        by=state.by or None,
+        reason=state.reason or None,
+    )
+
+
+def audit_item(entry: Entry) -> AuditItem:
+    """A line of the ledger."""
+    return AuditItem(
+        seq=entry.seq,
+        at=rfc3339(entry.at),
+        call_id=entry.call_id,
+        kind=entry.kind.value,
+        tool=entry.tool,
+        target=entry.target or None,
+        principal=entry.principal,
+        verdict=entry.verdict or None,
+        code=entry.code or None,
+        outcome=entry.outcome or None,
+        reason=entry.reason or None,
+        duration_ms=entry.duration_ms,
+        trace_id=entry.trace_id or None,
+    )
+
+
+def approval_item(approval: Approval) -> ApprovalItem:
+    """A question to a person."""
+    return ApprovalItem(
+        id=approval.id,
+        kind=approval.kind,
+        state=approval.state,
+        tool=approval.tool,
+        target=approval.target or OWN_TARGET,
+        principal=approval.principal,
+        reason=approval.reason,
+        created_at=rfc3339(approval.created_at),
+        expires_at=rfc3339(approval.expires_at),
+        decided_by=approval.decided_by or None,
+        note=approval.note or None,
+    )
+
+
+def active(start: str, end: str, now: float) -> bool:
+    """Whether a freeze window holds now; an unreadable one does."""
+    try:
+        moments = [datetime.fromisoformat(text) for text in (start, end)]
+    except ValueError:
+        return True  # unreadable means closed
+    first, last = [m.replace(tzinfo=m.tzinfo or UTC).timestamp() for m in moments]
+    return first <= now < last

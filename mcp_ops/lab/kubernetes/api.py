@@ -1,0 +1,239 @@
+"""The stand-in itself: an API server over one world, with the controllers in its lifespan."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from mcp_ops.lab.kubernetes.access import Access
+from mcp_ops.lab.kubernetes.call import Call, parse, parse_path, verb_of
+from mcp_ops.lab.kubernetes.controller import Controller
+from mcp_ops.lab.kubernetes.discovery import document
+from mcp_ops.lab.kubernetes.incidents import SUPPORTED, Incidents
+from mcp_ops.lab.kubernetes.kinds import POD, Obj
+from mcp_ops.lab.kubernetes.output import PodOutput
+from mcp_ops.lab.kubernetes.podlog import pod_log
+from mcp_ops.lab.kubernetes.reading import Lists, form_of, partial, selected, table
+from mcp_ops.lab.kubernetes.seed import seed
+from mcp_ops.lab.kubernetes.status import (
+    StatusError,
+    bad_request,
+    too_large,
+    too_many_requests,
+)
+from mcp_ops.lab.kubernetes.store import Store
+from mcp_ops.lab.kubernetes.watching import watch
+from mcp_ops.lab.kubernetes.world import World
+from mcp_ops.lab.kubernetes.writing import (
+    create,
+    delete,
+    delete_all,
+    patch,
+    scale_of,
+    stored_at,
+    update,
+)
+from mcp_ops.lab.standin import EffectLog, Faults, StandIn
+
+BODY_LIMIT: Final = 3 * 1024 * 1024
+RETRY_AFTER_S: Final = 1
+METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+HEALTH: Final = ("/healthz", "/livez", "/readyz")
+REVIEWS: Final = "/apis/authorization.k8s.io/v1/"
+
+
+def kubernetes(
+    *,
+    directory: Path,
+    clock: Callable[[], float] = time.time,
+    token: str | None = None,
+    settle_s: float = 0.4,
+) -> StandIn:
+    """A Kubernetes API server with a sample workload, ready to be served.
+
+    `token` is the one bearer token it accepts; without it, it accepts requests that carry none.
+    `settle_s` is how long one step of a pod's or a rollout's life takes.
+    """
+    log = EffectLog(directory / "effects.jsonl", now=clock)
+    faults = Faults()
+    world = World(store=Store(now=clock), log=log, faults=faults, output=PodOutput())
+    controller = Controller(world)
+    seed(world, controller)
+    incidents = Incidents(world)
+    server = _Server(world, Access(token=token, faults=faults))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(controller.run, settle_s)
+            yield
+            tasks.cancel_scope.cancel()
+
+    app = Starlette(
+        routes=[Route("/{path:path}", server.handle, methods=METHODS)], lifespan=lifespan
+    )
+    return StandIn(
+        name="kubernetes",
+        app=app,
+        log=log,
+        supported=SUPPORTED,
+        inject=incidents.inject,
+        mend=incidents.mend,
+    )
+
+
+def kubeconfig(url: str, token: str | None, namespace: str = "shop") -> str:
+    """A kubeconfig in YAML by which a client reaches the stand-in at `url`."""
+    user = f"{{token: {json.dumps(token)}}}" if token else "{}"
+    return f"""\
+apiVersion: v1
+kind: Config
+clusters:
+- name: lab
+  cluster: {{server: {json.dumps(url)}}}
+users:
+- name: operator
+  user: {user}
+contexts:
+- name: lab
+  context: {{cluster: lab, user: operator, namespace: {json.dumps(namespace)}}}
+current-context: lab
+"""
+
+
+class _Server:
+    """Answers every request: who is it, may they, and then what they ask for."""
+
+    def __init__(self, world: World, access: Access) -> None:
+        self._world = world
+        self._access = access
+        self._lists = Lists(world.store)
+
+    async def handle(self, request: Request) -> Response:
+        """One request, in the order in which an API server looks at it."""
+        try:
+            self._access.authenticate(request.headers.get("authorization"))
+            if "throttle" in self._world.faults:
+                raise too_many_requests(RETRY_AFTER_S)
+            return await self._answer(request)
+        except StatusError as error:
+            return error.response()
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path.rstrip("/")
+        if path in HEALTH:
+            return PlainTextResponse("ok")
+        known = document(path)
+        if known is not None and request.method in ("GET", "HEAD"):
+            return JSONResponse(known)
+        if path.startswith(REVIEWS) and request.method == "POST":
+            return self._review(path.removeprefix(REVIEWS), await _body(request))
+        address = parse_path(request.url.path)
+        if address is None:
+            return PlainTextResponse("404 page not found\n", status_code=404)
+        verb = verb_of(request.method, address, request.query_params)
+        call = Call(
+            address=address,
+            verb=verb,
+            params=request.query_params,
+            headers=request.headers,
+            body=await _body(request),
+        )
+        self._access.authorize(
+            address.kind, verb, namespace=address.namespace, name=address.name, sub=address.sub
+        )
+        return self._do(call)
+
+    def _do(self, call: Call) -> Response:
+        form_of(call)
+        if call.verb == "watch":
+            selected(call)
+            stream = watch(self._world.store, call)
+            return StreamingResponse(stream, media_type="application/json")
+        if call.address.sub == "log":
+            return PlainTextResponse(pod_log(self._world, call))
+        if call.address.sub == "eviction":
+            return self._evict(call)
+        status = 201 if call.verb == "create" else 200
+        return JSONResponse(self._result(call), status_code=status)
+
+    def _result(self, call: Call) -> Obj:
+        handlers: dict[str, Callable[[World, Call], Obj]] = {
+            "create": create,
+            "update": update,
+            "patch": patch,
+            "delete": delete,
+        }
+        if call.verb in handlers:
+            return handlers[call.verb](self._world, call)
+        if call.verb == "list":
+            return self._lists.answer(call)
+        if call.verb == "deletecollection":
+            answer = self._lists.answer(call)
+            if not call.dry_run:
+                matches = selected(call)
+                found = self._world.store.all(call.address.kind, call.address.namespace)
+                delete_all(self._world, call.address.kind, [o for o in found if matches(o)])
+            return answer
+        return self._get(call)
+
+    def _get(self, call: Call) -> Obj:
+        obj = stored_at(self._world, call.address)
+        if call.address.sub == "scale":
+            return scale_of(call.address.kind, obj)
+        form = form_of(call)
+        if form == "Table":
+            version = obj["metadata"]["resourceVersion"]
+            return table(call.address.kind, [obj], {"resourceVersion": version})
+        return partial(obj) if form.startswith("Partial") else obj
+
+    def _evict(self, call: Call) -> Response:
+        pod = stored_at(self._world, call.address)
+        eviction = call.document()
+        if not isinstance(eviction, dict) or eviction.get("kind", "Eviction") != "Eviction":
+            raise bad_request("the body is not an Eviction")
+        if not call.dry_run:
+            delete_all(self._world, POD, [pod])
+        answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+        return JSONResponse({**answer, "code": 201}, status_code=201)
+
+    def _review(self, plural: str, body: bytes) -> Response:
+        review = parse(body)
+        if not isinstance(review, dict):
+            raise bad_request("the body is not a review")
+        spec = review.get("spec") or {}
+        if plural == "selfsubjectaccessreviews":
+            kind, status = "SelfSubjectAccessReview", self._access.review(spec)
+        elif plural == "selfsubjectrulesreviews":
+            namespace = spec.get("namespace", "") if isinstance(spec, dict) else ""
+            kind, status = "SelfSubjectRulesReview", self._access.rules(str(namespace))
+        else:
+            return PlainTextResponse("404 page not found\n", status_code=404)
+        answer = {
+            "kind": kind,
+            "apiVersion": "authorization.k8s.io/v1",
+            "metadata": {"creationTimestamp": None},
+            "spec": spec,
+            "status": status,
+        }
+        return JSONResponse(answer, status_code=201)
+
+
+async def _body(request: Request) -> bytes:
+    """The body, up to the limit of the API server."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise too_large(BODY_LIMIT)
+    return body

@@ -1,0 +1,133 @@
+"""StatefulSets and DaemonSets: pods with fixed names, replaced one after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_ops.lab.kubernetes.kinds import DAEMON_SET, POD, STATEFUL_SET, Kind, Obj
+from mcp_ops.lab.kubernetes.kubelet import NODES, is_ready
+from mcp_ops.lab.kubernetes.owned import (
+    create_pod,
+    end_pod,
+    pods_by_owner,
+    random_suffix,
+    template_hash,
+    without_zeros,
+)
+from mcp_ops.lab.kubernetes.world import World
+
+REVISION_LABEL: Final = "controller-revision-hash"
+SLOT_LABEL: Final = "apps.kubernetes.io/pod-index"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a set has: its pods by slot, and the revision they shall be of."""
+
+    revision: str
+    pods: dict[int, Obj]
+
+    @property
+    def updated(self) -> list[Obj]:
+        """The pods that are of the wanted revision."""
+        return [pod for pod in self.pods.values() if _revision(pod) == self.revision]
+
+    @property
+    def ready(self) -> list[Obj]:
+        """The pods that serve."""
+        return [pod for pod in self.pods.values() if is_ready(pod)]
+
+
+def _revision(pod: Obj) -> str:
+    return str(pod["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
+
+
+def sync_stateful(world: World) -> None:
+    """One step of every StatefulSet and DaemonSet."""
+    owned = pods_by_owner(world)
+    for kind in (STATEFUL_SET, DAEMON_SET):
+        for workload in world.store.all(kind):
+            _sync(world, kind, workload, owned[workload["metadata"]["uid"]])
+
+
+def _sync(world: World, kind: Kind, workload: Obj, pods: list[Obj]) -> None:
+    name = workload["metadata"]["name"]
+    revision = f"{name}-{template_hash(workload['spec']['template'])}"
+    slots = {int(pod["metadata"]["labels"][SLOT_LABEL]): pod for pod in pods}
+    state = _State(revision=revision, pods=slots)
+    wanted = workload["spec"]["replicas"] if kind is STATEFUL_SET else len(NODES)
+    _step(world, kind, workload, state, wanted)
+    if kind is STATEFUL_SET:
+        _tell_stateful(world, workload, state)
+    else:
+        _tell_daemon(world, workload, state)
+
+
+def _step(world: World, kind: Kind, workload: Obj, state: _State, wanted: int) -> None:
+    """Do the one thing that is next: end what is too many, fill a gap, replace one old pod."""
+    surplus = sorted((slot for slot in state.pods if slot >= wanted), reverse=True)
+    if surplus:
+        end_pod(world, kind, workload, state.pods.pop(surplus[0]))
+        return
+    gaps = [slot for slot in range(wanted) if slot not in state.pods]
+    ordered = kind is STATEFUL_SET
+    if gaps and not (ordered and len(state.ready) < len(state.pods)):
+        for slot in gaps[:1] if ordered else gaps:
+            _fill(world, kind, workload, state, slot)
+        return
+    on_delete = (workload["spec"].get("updateStrategy") or {}).get("type") == "OnDelete"
+    if gaps or on_delete:
+        return
+    olds = [slot for slot, pod in state.pods.items() if _revision(pod) != state.revision]
+    stuck = [slot for slot in olds if not is_ready(state.pods[slot])]
+    if olds and (stuck or len(state.ready) == wanted):
+        end_pod(world, kind, workload, state.pods.pop(max(stuck or olds)))
+
+
+def _fill(world: World, kind: Kind, workload: Obj, state: _State, slot: int) -> None:
+    name = workload["metadata"]["name"]
+    pod_name = f"{name}-{slot if kind is STATEFUL_SET else random_suffix()}"
+    if any(pod["metadata"]["name"] == pod_name for pod in _terminating(world, workload)):
+        return
+    labels = {REVISION_LABEL: state.revision, SLOT_LABEL: str(slot)}
+    state.pods[slot] = create_pod(world, kind, workload, pod_name, labels)
+
+
+def _terminating(world: World, workload: Obj) -> list[Obj]:
+    """The pods whose name is still taken."""
+    found = world.store.all(POD, workload["metadata"]["namespace"])
+    return [pod for pod in found if "deletionTimestamp" in pod["metadata"]]
+
+
+def _tell_stateful(world: World, workload: Obj, state: _State) -> None:
+    done = len(state.updated) == len(state.pods)
+    before = (workload.get("status") or {}).get("currentRevision", state.revision)
+    ready = len([pod for pod in state.pods.values() if is_ready(pod)])
+    status = {
+        "observedGeneration": workload["metadata"].get("generation", 1),
+        "replicas": len(state.pods),
+        "readyReplicas": ready,
+        "availableReplicas": ready,
+        "updatedReplicas": len(state.updated),
+        "currentReplicas": len(state.updated) if done else len(state.pods) - len(state.updated),
+        "currentRevision": state.revision if done else before,
+        "updateRevision": state.revision,
+        "collisionCount": 0,
+    }
+    world.edit(STATEFUL_SET, workload, lambda one: one.update(status=without_zeros(status)))
+
+
+def _tell_daemon(world: World, workload: Obj, state: _State) -> None:
+    ready = len(state.ready)
+    status = {
+        "observedGeneration": workload["metadata"].get("generation", 1),
+        "desiredNumberScheduled": len(NODES),
+        "currentNumberScheduled": len(state.pods),
+        "numberMisscheduled": 0,
+        "numberReady": ready,
+        "numberAvailable": ready,
+        "numberUnavailable": len(NODES) - ready,
+        "updatedNumberScheduled": len(state.updated),
+    }
+    world.edit(DAEMON_SET, workload, lambda one: one.update(status=without_zeros(status)))

@@ -1,0 +1,105 @@
+"""Modes and circuits in memory, kept in step with the file that other processes write too."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.to_thread
+
+from mcp_ops.errors import StoreUnavailable
+from mcp_ops.ports import CircuitState, ModeEntry
+from mcp_ops.stores.sqlite import circuits, modes
+from mcp_ops.stores.sqlite.circuits import Circuit
+from mcp_ops.stores.sqlite.database import Database, translated
+
+_MOST_MISSES = 10
+
+_Content = tuple[int, tuple[ModeEntry, ...], dict[str, Circuit]]
+
+
+class Snapshot:
+    """What this process knows of the file's modes and circuits."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._reader: sqlite3.Connection | None = None
+        self._limiter = anyio.CapacityLimiter(1)
+        self._modes: tuple[ModeEntry, ...] = ()
+        self._circuits: dict[str, Circuit] = {}
+        self._version = -1
+        self._adopted = 0
+        self._misses = 0
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Load for the first time; the read connection is closed on the way out."""
+        self._reader = await anyio.to_thread.run_sync(self._database.reader)
+        try:
+            await self.refresh()
+            yield
+        finally:
+            self._reader.close()
+
+    @property
+    def modes(self) -> tuple[ModeEntry, ...]:
+        """All entries, expired ones too."""
+        return self._modes
+
+    def circuit(self, target: str) -> Circuit:
+        """A target's circuit; closed if it never had one."""
+        known = self._circuits.get(target)
+        return known if known is not None else Circuit(state=CircuitState(target=target))
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` when the file could not be read ten times in a row."""
+        if self._misses >= _MOST_MISSES:
+            raise StoreUnavailable(
+                "The guard's own store cannot be read, so its modes and circuits are not known.",
+                hint="An operator must look at the server's state directory.",
+            )
+
+    def adopt_modes(self, entries: tuple[ModeEntry, ...]) -> None:
+        """Take what an own write found in the file."""
+        self._modes = entries
+        self._adopted += 1
+
+    def adopt(self, circuit: Circuit) -> None:
+        """Take what an own write found in the file; an older version changes nothing."""
+        target = circuit.state.target
+        if circuit.state.version >= self.circuit(target).state.version:
+            self._circuits[target] = circuit
+            self._adopted += 1
+
+    async def refresh(self) -> list[Circuit]:
+        """Look whether anybody wrote, and load; answers the circuits that changed."""
+        adopted = self._adopted
+        try:
+            if self._database.time.jumped:
+                await self._database.write(lambda _: None)  # moves the file's times and ours
+            content = await anyio.to_thread.run_sync(self._load, limiter=self._limiter)
+        except StoreUnavailable:
+            self._misses += 1
+            raise
+        self._misses = 0
+        # What an own write brought while the file was read may be newer: look again next time.
+        if content is None or adopted != self._adopted:
+            return []
+        before = self._circuits
+        self._version, self._modes, self._circuits = content
+        return [c for target, c in self._circuits.items() if before.get(target) != c]
+
+    def _load(self) -> _Content | None:
+        connection = self._reader
+        with translated():
+            assert connection is not None  # noqa: S101 - opened() made it
+            version = int(connection.execute("PRAGMA data_version").fetchone()[0])
+            if version == self._version:
+                return None
+            connection.execute("BEGIN")
+            try:
+                return version, modes.load(connection), circuits.load_all(connection)
+            finally:
+                connection.execute("ROLLBACK")
