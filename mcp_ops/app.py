@@ -290,7 +290,7 @@ def _configured(
         metered=adapter.metered if target.metered is None else target.metered,
         per_minute=target.per_minute,
         concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
-        links=dict(target.links),
+        links={str(key): name for key, name in target.links.items()},
         capabilities=frozenset(each for each in known if implements(adapter, each)),
     )
     return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)

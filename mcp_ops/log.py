@@ -33,7 +33,7 @@ class _Lines(logging.Formatter):
 
 def to_stderr(level: str, redactor: Redactor | None = None) -> None:
     """Send all logs of the process to stderr; `redactor` knows the configured secrets."""
-    global _redactor  # noqa: PLW0603 - logging itself is global to the process
+    global _redactor
     _redactor = redactor or _redactor
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())

@@ -175,6 +175,4 @@ class OpenTargets:
                 raise opening.error
             secrets = opening.adapter
         wiring = configured.wiring(secrets)
-        return await stack.enter_async_context(
-            configured.adapter.open(configured.settings, wiring)
-        )
+        return await stack.enter_async_context(configured.adapter.open(configured.settings, wiring))

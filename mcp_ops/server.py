@@ -20,7 +20,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from mcp_ops.call import Answer, Caller, Channel, NeedsAnswer, Question, new_id, parse
+from mcp_ops.call import Answer, Call, Caller, Channel, NeedsAnswer, Question, new_id, parse
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
 from mcp_ops.guard.order import Guard
@@ -126,16 +126,7 @@ class OpsServer:
             clock=self._clock,
         )
         try:
-            published = self._tools.get(name)
-            if published is None:
-                raise UnknownTool("There is no such tool here; tools/list shows what there is.")
-            call = parse(
-                published.tool,
-                raw,
-                caller=caller,
-                call_id=frame.call_id,
-                targets=published.targets,
-            )
+            call = self._parse(name, raw, caller, frame)
             return _success(await self._guard.run(call, frame))
         except NeedsAnswer:
             frame.close("asked")
@@ -154,6 +145,14 @@ class OpsServer:
         finally:
             if not frame.detached:
                 frame.close("failed", code="cancelled")
+
+    def _parse(self, name: str, raw: dict[str, Any], caller: Caller, frame: Frame) -> Call:
+        published = self._tools.get(name)
+        if published is None:
+            raise UnknownTool("There is no such tool here; tools/list shows what there is.")
+        return parse(
+            published.tool, raw, caller=caller, call_id=frame.call_id, targets=published.targets
+        )
 
     def _failure(self, error: OpsError, frame: Frame, raw: Mapping[str, Any]) -> Reply:
         target = raw.get("target")

@@ -77,8 +77,8 @@ class Writes:
             return data
         frame.detached = True
         running = self._operations.start(call, self._key(call), whole)
-        data = await self._operations.wait(running, call.caller, self._wait_s)
-        return data if data is not None else self._handle(call, running.id)
+        answer = await self._operations.wait(running, call.caller, self._wait_s)
+        return answer if answer is not None else self._handle(call, running.id)
 
     async def begin(self, call: Call, entry: Entry, running: Running) -> dict[str, Any] | None:
         """Make the intent durable and claim the key; the answer of the holder if there is one."""
