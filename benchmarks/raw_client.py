@@ -35,7 +35,7 @@ class BenchmarkError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """A tool and its arguments. `{n}` in a string argument becomes the number of the call, and
-    the argument `{n}` alone that number itself, at least 1 and at most 50."""
+    the argument `{n}` alone that number itself, at least 1 and at most 200."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Call:
 
 def _numbered(value: Any, number: int) -> Any:
     if value == "{n}":
-        return number % 50 + 1
+        return number % 200 + 1
     return value.replace("{n}", str(number)) if isinstance(value, str) else value
 
 
