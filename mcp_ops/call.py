@@ -28,6 +28,7 @@ class Question:
     """What a person is asked before a write. `digest` binds the answer to exactly this call."""
 
     id: str
+    kind: Literal["confirm", "approve"]
     message: str
     digest: str
 

@@ -84,9 +84,11 @@ def _ask(*, yes: bool) -> Ask | None:
     if not yes and not interactive():
         return None
 
-    async def ask(question: Question) -> Answer:
-        if yes:
+    async def ask(question: Question) -> Answer | None:
+        if yes and question.kind == "confirm":
             return "accept"
+        if not interactive():
+            return None  # an approval is given by a person at a terminal, not by an option
         warn(tame(question.message))
         line = await ask_line("Do it? [y/N] ")
         if line is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import typer
 
@@ -24,24 +24,6 @@ group = typer.Typer(help="Modes of the guard: show, set, clear.", invoke_without
 TargetOption = Annotated[str, typer.Option(help="One target; without it, all of them.")]
 
 
-class ModeControl(Protocol):
-    """What these commands need of the guard's control."""
-
-    async def modes(self) -> tuple[ModeEntry, ...]:
-        """All entries in force."""
-        ...
-
-    async def operator_sets_mode(
-        self, *, scope: str, mode: Mode, minutes: int, reason: str, author: str
-    ) -> None:
-        """Set the operator's entry of a scope and write it to the ledger; 0 minutes: no expiry."""
-        ...
-
-    async def operator_clears_modes(self, *, scope: str, reason: str, author: str) -> None:
-        """Remove the operator's and the agents' entries of a scope; to the ledger as well."""
-        ...
-
-
 @group.callback()
 def main(context: typer.Context) -> None:
     """Show the modes when no command is named."""
@@ -54,7 +36,7 @@ def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show every mode in force, with who set it, why and until when."""
 
     async def body(app: RunningApp) -> int:
-        control: ModeControl = app.guard.control
+        control = app.control(operator())
         entries = await control.modes()
         if as_json:
             show_json([_as_dict(entry) for entry in entries])
@@ -85,10 +67,8 @@ def set_mode(
 
     async def body(app: RunningApp) -> int:
         scope = _scope(app, target)
-        control: ModeControl = app.guard.control
-        await control.operator_sets_mode(
-            scope=scope, mode=mode, minutes=minutes, reason=reason, author=operator().principal
-        )
+        control = app.control(operator())
+        await control.set_mode(scope, mode, minutes=minutes, reason=reason)
         if as_json:
             show_json([_as_dict(entry) for entry in await control.modes()])
         else:
@@ -110,8 +90,8 @@ def clear(
 
     async def body(app: RunningApp) -> int:
         scope = _scope(app, target)
-        control: ModeControl = app.guard.control
-        await control.operator_clears_modes(scope=scope, reason=reason, author=operator().principal)
+        control = app.control(operator())
+        await control.clear_modes(scope, reason=reason)
         if as_json:
             show_json([_as_dict(entry) for entry in await control.modes()])
         else:

@@ -62,8 +62,11 @@ class RunningApp(Protocol):
 
     settings: Settings
     tools: Mapping[str, Tool]
-    guard: Any
     stores: Stores
+
+    def control(self, caller: Caller) -> Any:
+        """The guard's controls in the hands of a caller."""
+        ...
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
