@@ -20,9 +20,12 @@ budgets, circuits, the ledger, redaction. The client is the same for all: prepar
 2026-07-28. Each round starts every server anew, one after the other; figures are medians, ratios
 are of medians in this one run. Absolute figures move by half from hour to hour, ratios hold.
 
-- read: `list_approvals` with another argument than the calls beside it, so that few are shared
-- shared read: `list_circuits`, always the same; calls in flight together share one run
-- write: `set_guard_mode` under a new key each time, intent and outcome durable on disk
+- `mcp-ops` is the server as it is started, with the tools that it publishes; `guard` is the same
+  application with two no-op tools in their place: what the guard itself costs
+- read: the no-op with another argument in each call, so that no answer is shared
+- same read: always the same argument; calls in flight together share one run
+- stored read: `list_approvals`, which looks into the store on disk
+- write: a no-op write under a new key each time, its intent and outcome durable on disk
 """
 
 

@@ -24,13 +24,12 @@ from benchmarks.report import Bar, Figures, Tokens, count_tokens, render
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 KEY = "benchmark-key-0123456789abcdef"
 NO_OP = Call(tool="look", arguments={"name": "x{n}"})
-READ = Call(tool="list_approvals", arguments={"limit": "{n}"})
-SHARED = Call(tool="list_circuits", arguments={})
+SAME = Call(tool="look", arguments={"name": "x"})
+STORED = Call(tool="list_approvals", arguments={"limit": "{n}"})
 WRITE = Call(
-    tool="set_guard_mode",
+    tool="touch",
     arguments={
-        "target": "all",
-        "mode": "restrictive",
+        "name": "x{n}",
         "reason": "A benchmark of writes.",
         "idempotency_key": "benchmark-{n}",
     },
@@ -43,6 +42,9 @@ writes_per_object = 1000000000
 writes_per_hour = 1000000000
 destroys_per_hour = 1000000000
 concurrent_per_target = 1000
+
+[server]
+port = 0
 """
 KEYS = """
 [[server.keys]]
@@ -85,6 +87,7 @@ def contenders(scale: float) -> list[Contender]:
 
     bare = (sys.executable, "-m", "benchmarks.bare_sdk")
     ours = (sys.executable, "-m", "mcp_ops", "serve", "--transport")
+    guarded = (sys.executable, "-m", "benchmarks.guarded")
     return [
         Contender(
             name="SDK, stdio", command=(*bare, "stdio"), rates=pair("read", NO_OP, 500, 1500)
@@ -95,9 +98,15 @@ def contenders(scale: float) -> list[Contender]:
         Contender(
             name="mcp-ops, stdio",
             command=(*ours, "stdio"),
+            rates=pair("stored read", STORED, 300, 1000),
+            config=LIMITS,
+        ),
+        Contender(
+            name="guard, stdio",
+            command=(*guarded, "stdio"),
             rates=(
-                *pair("read", READ, 500, 1500),
-                *pair("shared read", SHARED, 500, 1500),
+                *pair("read", NO_OP, 500, 1500),
+                *pair("same read", SAME, 500, 1500),
                 *pair("write", WRITE, 150, 1000),
             ),
             config=LIMITS,
@@ -109,9 +118,9 @@ def contenders(scale: float) -> list[Contender]:
             http=True,
         ),
         Contender(
-            name="mcp-ops, HTTP with a key",
-            command=(*ours, "http", "--port", "0"),
-            rates=pair("read", READ, 300, 800),
+            name="guard, HTTP with a key",
+            command=(*guarded, "http"),
+            rates=pair("read", NO_OP, 300, 800),
             http=True,
             config=LIMITS + KEYS,
             env={"BENCHMARK_KEY": KEY},
@@ -151,7 +160,7 @@ async def _measure_stdio(
         listed = await peer.open(envelope=True)
         figures.add(contender.name, "start s", time.perf_counter() - peer.started)
         figures.add(contender.name, "RSS MB", rss_mb(peer.process.pid))
-        if contender.config:
+        if "mcp_ops" in command:
             tokens.update(count_tokens(listed["tools"]))
         await peer.drive(contender.rates[0].call, count=64, in_flight=8, envelope=True)
         for rate in contender.rates:
@@ -163,8 +172,8 @@ async def _measure_stdio(
 
 def bars(figures: Figures, tokens: Tokens) -> list[Bar]:
     """What we hold ourselves to: ratios to the bare SDK in the same run, and tokens."""
-    ours, bare = "mcp-ops, stdio", "SDK, stdio"
-    web, bare_web = "mcp-ops, HTTP with a key", "SDK, HTTP"
+    ours, guard, bare = "mcp-ops, stdio", "guard, stdio", "SDK, stdio"
+    web, bare_web = "guard, HTTP with a key", "SDK, HTTP"
 
     def at_least(name: str, figure: tuple[str, str], base: tuple[str, str], limit: float) -> Bar:
         return Bar(name=name, value=figures[figure] / figures[base], limit=limit, upper=False)
@@ -179,10 +188,10 @@ def bars(figures: Figures, tokens: Tokens) -> list[Bar]:
             1.25,
         ),
         at_most("RSS after it", figures[ours, "RSS MB"] / figures[bare, "RSS MB"], 1.25),
-        at_least("Guarded read, 1 in flight", (ours, "read 1"), (bare, "read 1"), 1.0),
-        at_least("Guarded read, 64 in flight", (ours, "read 64"), (bare, "read 64"), 1.5),
-        at_least("Guarded write, 1 in flight", (ours, "write 1"), (bare, "read 1"), 0.4),
-        at_least("Guarded write, 64 in flight", (ours, "write 64"), (bare, "read 64"), 1.0),
+        at_least("Guarded read, 1 in flight", (guard, "read 1"), (bare, "read 1"), 1.0),
+        at_least("Guarded read, 64 in flight", (guard, "read 64"), (bare, "read 64"), 1.5),
+        at_least("Guarded write, 1 in flight", (guard, "write 1"), (bare, "read 1"), 0.4),
+        at_least("Guarded write, 64 in flight", (guard, "write 64"), (bare, "read 64"), 1.0),
         at_least("HTTP with a key, 1 in flight", (web, "read 1"), (bare_web, "read 1"), 1.0),
         at_least("HTTP with a key, 64 in flight", (web, "read 64"), (bare_web, "read 64"), 1.0),
         at_most("Tokens of the dearest read tool", tokens.dearest(reads=True), 180, "tokens"),
