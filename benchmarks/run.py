@@ -205,6 +205,7 @@ def machine() -> list[tuple[str, str]]:
     packages = ("mcp", "pydantic", "anyio", "orjson", "uvicorn", "uvloop", "httptools")
     return [
         ("machine", f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"),
+        ("load average", f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""),
         ("Python", platform.python_version()),
         *((name, version(name)) for name in packages),
     ]
