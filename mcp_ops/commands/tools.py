@@ -29,7 +29,7 @@ def tools(as_json: JsonOption = False, config: ConfigOption = None) -> None:
                     tool.effect.value,
                     "bulk" if tool.bulk else "",
                     tool.capability.__name__,
-                    tool.description.partition("\n")[0],
+                    first_sentence(tool.description),
                 )
                 for tool in app.tools.values()
             ),
@@ -37,6 +37,13 @@ def tools(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         return Exit.OK
 
     with_app(config, body, as_json=as_json)
+
+
+def first_sentence(description: str) -> str:
+    """What a tool does, on one line."""
+    text = " ".join(description.partition("\n\n")[0].split())
+    head, end, _ = text.partition(". ")
+    return head + end.strip()
 
 
 def schemas(

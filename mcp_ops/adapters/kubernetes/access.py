@@ -135,7 +135,7 @@ def _any_file(paths: str) -> bool:
 @contextmanager
 def _bad_kubeconfig(where: str) -> Iterator[None]:
     """What a file of any shape makes the library raise; its text may quote the file."""
-    import yaml  # type: ignore[import-untyped]  # only its one exception is used
+    import yaml  # only its one exception is used
     from kubernetes.aio.config.config_exception import ConfigException
 
     try:
