@@ -91,6 +91,7 @@ class HotStore:
     async def admit(self, request: AdmitRequest) -> Admission:
         """Look at everything and, if asked and allowed, take it: atomically.
 
+        Budgets and `allowed` of rates are as they were looked at, before the charge.
         Raises `StoreUnavailable` when the file can't be written or has not been readable for
         five seconds: a lockdown may be in it.
         """
@@ -249,7 +250,6 @@ class HotStore:
         probe = granted and decision == "probe"
         if granted and request.budgets:
             budgets.take(connection, request.budgets, request.call_id, now)
-            states = budgets.look(connection, request.budgets, now)
         if probe:
             circuit = circuits.start_probe(circuit, now)
             circuits.save(connection, circuit)
