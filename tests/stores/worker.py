@@ -35,7 +35,8 @@ async def claim(stores: Stores, number: str) -> int:
         nonlocal won
         name = f"{number}-{index}"
         mine = records.operation(CLOCK, name, key=f"key-{index}")
-        won += await stores.ledger.begin(records.began(CLOCK, name), mine) is None
+        holder = await stores.ledger.begin(records.began(CLOCK, name), mine)
+        won += holder is None
 
     async with anyio.create_task_group() as group:
         for index in range(ATTEMPTS):
@@ -48,7 +49,8 @@ async def one_key(stores: Stores, number: str) -> int:
     won = 0
     for index in range(ATTEMPTS):
         mine = records.operation(CLOCK, f"{number}-{index}")
-        won += await stores.ledger.begin(records.began(CLOCK, mine.id), mine) is None
+        holder = await stores.ledger.begin(records.began(CLOCK, mine.id), mine)
+        won += holder is None
     return won
 
 
@@ -58,9 +60,10 @@ async def redeem(stores: Stores, number: str) -> int:
 
     async def one() -> None:
         nonlocal granted
-        granted += await stores.approvals.redeem(
+        used = await stores.approvals.redeem(
             "a1", principal="agent:x@y", digest="d", policy="v1", at=CLOCK.now()
         )
+        granted += used
 
     async with anyio.create_task_group() as group:
         for _ in range(13):
@@ -77,7 +80,8 @@ async def spend(stores: Stores, number: str) -> int:
         asked = records.request(
             call_id=f"{number}-{index}", budgets=(records.budget(limit=7, window_s=3600.0),)
         )
-        granted += (await stores.hot.admit(asked)).granted
+        admission = await stores.hot.admit(asked)
+        granted += admission.granted
 
     async with anyio.create_task_group() as group:
         for index in range(ATTEMPTS):
