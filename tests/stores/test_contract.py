@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import anyio
 
@@ -70,19 +73,21 @@ async def test_each_field_of_a_query_selects(backend: Backend, clock: ManualCloc
 async def test_lines_of_hostile_text_are_kept(backend: Backend, clock: ManualClock) -> None:
     circle: dict[str, object] = {}
     circle["self"] = circle
-    odd = [
+    odd: list[Mapping[Any, object]] = [
         {"a": "\ud800", "b": 2**70},
         {"set": {"y", "x"}, "object": clock.__class__, (1, 2): "key"},
         circle,
+        MappingProxyType({"read": "only"}),
     ]
     async with backend.open(clock) as stores:
         for arguments in odd:
             stores.ledger.note(records.entry(clock, tool="\ud800\x00", arguments=arguments))
         found = await stores.ledger.search(AuditQuery())
         assert (await stores.ledger.verify()).ok
-    assert len(found) == 3
-    assert found[0].evidence == {"unreadable": True}
-    assert found[2].arguments == {"a": "?", "b": 2**70}
+    assert len(found) == 4
+    assert found[1].evidence == {"unreadable": True}
+    assert found[0].arguments == {"read": "only"}
+    assert found[3].arguments == {"a": "?", "b": 2**70}
 
 
 async def test_spending_is_summed_by_tool_and_principal(

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ async def one_key(stores: Stores, number: str) -> int:
     """Claim one key again and again; how often it was won."""
     won = 0
     for index in range(ATTEMPTS):
-        mine = records.operation(CLOCK, f"{number}-{index}")
+        mine = records.operation(CLOCK, f"one-{number}-{index}")
         holder = await stores.ledger.begin(records.began(CLOCK, mine.id), mine)
         won += holder is None
     return won
@@ -159,4 +160,4 @@ async def main(address: str, what: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(partial(main, *sys.argv[1:]))

@@ -201,7 +201,7 @@ class HotStore:
         return await self._database.read(lambda c: budgets.look(c, requests, self._time.now()))
 
     def _look(self, request: AdmitRequest) -> _Look:
-        at, monotonic = self._time.now(), self._time.monotonic()
+        at, monotonic = self._snapshot.now(), self._time.monotonic()
         applying = modes.concerning(self._snapshot.modes, request.target, at)
         factor = modes.factor(applying, request)
         rates = tuple(self._rates.look(rate, factor, monotonic) for rate in request.rates)

@@ -91,7 +91,8 @@ def run(sql: str) -> Tamper:
 TAMPERINGS: dict[str, tuple[Tamper, int, str]] = {
     "flip": (
         run(
-            "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'restart', 'restarT') AS BLOB) "
+            "UPDATE entries SET body = "
+            "CAST(replace(CAST(body AS TEXT), 'restart', 'restarT') AS BLOB) "
             "WHERE seq = 520"
         ),
         520,
