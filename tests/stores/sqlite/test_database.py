@@ -65,9 +65,7 @@ async def test_writes_that_wait_share_a_commit(tmp_path: Path, clock: ManualCloc
         holding = database.submit(hold)
         with anyio.fail_after(5):
             await started.wait()
-            waiting = [
-                database.submit(lambda c, n=n: c.execute(insert(f"k{n}"))) for n in range(64)
-            ]
+            waiting = [database.submit(inserting(f"k{number}")) for number in range(64)]
             go.set()
             await holding
             for future in waiting:
