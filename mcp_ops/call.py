@@ -28,11 +28,12 @@ class Question:
     """What a person is asked before a write. `digest` binds the answer to exactly this call."""
 
     id: str
+    kind: Literal["confirm", "approve"]
     message: str
     digest: str
 
 
-Ask = Callable[[Question], Awaitable[Answer]]
+Ask = Callable[[Question], Awaitable[Answer | None]]
 
 
 class NeedsAnswer(Exception):

@@ -6,8 +6,10 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+from mcp_ops.ports import Port
 
-class Clock(Protocol):
+
+class Clock(Port, Protocol):
     """Wall time for people and expiries, monotonic time for durations; both in seconds."""
 
     def now(self) -> float:

@@ -265,7 +265,10 @@ class Internal(OpsError):
 
 
 class ConfigurationError(OpsError):
-    """A setting is wrong: names file, key, what was found and what is expected. Start-up only."""
+    """A setting is wrong: names file, key, what was found and what is expected.
+
+    At start-up, or where a call needs a setting that the target can do without otherwise.
+    """
 
     code = "configuration_error"
 

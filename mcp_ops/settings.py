@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from mcp_ops.ports import Mode
 
@@ -13,12 +14,46 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Environment = Literal["dev", "staging", "prod"]
 Requirement = Literal["none", "confirm", "approve", "deny"]
 Profile = Literal["solo", "team", "strict"]
+Scope = Literal["ops:read", "ops:write", "ops:destroy", "ops:approve", "ops:admin"]
+
+Link = Literal["secrets", "endpoint"]
+
+_SHORTEST_KEY = 16
+
+
+def _moment(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError("a time in RFC 3339 with an offset, such as 2026-12-24T18:00:00+01:00")
+    return text
+
+
+def _long_enough(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < _SHORTEST_KEY:
+        raise ValueError(f"a key of at least {_SHORTEST_KEY} characters, such as 32 random bytes")
+    return key
+
+
+def _embedded(store: str) -> str:
+    if store != "sqlite":
+        raise ValueError('"sqlite": stores that replicas share come in a later version')
+    return store
+
+
+Store = Annotated[str, AfterValidator(_embedded)]
+Rfc3339 = Annotated[str, AfterValidator(_moment)]
+BearerKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class Frozen(BaseModel):
     """Base of all settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class CircuitSettings(Frozen):
@@ -58,14 +93,26 @@ class UsageSettings(Frozen):
     normal: float = Field(70, gt=0, le=100, description="Normal again below this.")
     poll_s: float = Field(60, ge=1, le=3600, description="Read usage so often while restricted.")
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.normal < self.restrict <= self.critical:
+            raise ValueError("normal below restrict, and restrict not above critical")
+        return self
+
 
 class FreezeWindow(Frozen):
     """A time in which writes are refused, RFC 3339 with offset."""
 
-    start: str
-    end: str
-    targets: tuple[str, ...] = ("*",)
-    reason: str
+    start: Rfc3339
+    end: Rfc3339
+    targets: tuple[str, ...] = Field(("*",), min_length=1, description="Globs over targets.")
+    reason: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ends_after_start(self) -> Self:
+        if datetime.fromisoformat(self.end) <= datetime.fromisoformat(self.start):
+            raise ValueError("an end that is later than the start")
+        return self
 
 
 class ProtectedObject(Frozen):
@@ -113,8 +160,8 @@ class KeySettings(Frozen):
     """A static bearer key for HTTP."""
 
     name: Name
-    key: SecretStr
-    scopes: tuple[str, ...] = ("ops:read", "ops:write", "ops:destroy")
+    key: BearerKey = Field(description="A reference: env:NAME or file:PATH.")
+    scopes: tuple[Scope, ...] = ("ops:read", "ops:write", "ops:destroy")
     host_confirms: bool = Field(
         False, description="The host asks its user before each call (Azure AI Foundry does)."
     )
@@ -136,8 +183,8 @@ class ServerSettings(Frozen):
 class StoreSettings(Frozen):
     """Where the guard's state lives. Only the embedded store for now."""
 
-    hot: str = Field("sqlite", description="Hot state: limits, modes, circuits.")
-    ledger: str = Field("sqlite", description="Audit, approvals, operations.")
+    hot: Store = Field("sqlite", description="Hot state: limits, modes, circuits.")
+    ledger: Store = Field("sqlite", description="Audit, approvals, operations.")
 
 
 class ToolSettings(Frozen):
@@ -158,7 +205,8 @@ class DeadLetterSettings(Frozen):
 class TargetSettings(Frozen):
     """One target: what every kind has, and the rest for the kind's own settings.
 
-    `options` is validated by the adapter's `Settings`. `links` are names of other targets.
+    `options` is validated by the adapter's `Settings` (`settings_options.resolve_options`).
+    `links` are names of other targets. `origin` says where the target came from, for messages.
     """
 
     name: Name
@@ -167,15 +215,17 @@ class TargetSettings(Frozen):
     metered: bool | None = None
     per_minute: float | None = Field(None, gt=0)
     concurrent: int | None = Field(None, ge=1, le=1000)
-    links: dict[str, str] = {}
+    links: dict[Link, str] = {}
     options: dict[str, Any] = {}
     origin: str = ""
 
 
 class Settings(Frozen):
-    """Everything. `source` names the file it came from, for error messages."""
+    """Everything. `source` names the file it came from, for error messages; `notices` is what the
+    operator should hear at start although it is no error."""
 
     source: str = ""
+    notices: tuple[str, ...] = ()
     state_dir: Path
     server: ServerSettings = ServerSettings()
     guard: GuardSettings = GuardSettings()
@@ -184,3 +234,8 @@ class Settings(Frozen):
     tools: ToolSettings = ToolSettings()
     deadletters: DeadLetterSettings = DeadLetterSettings()
     targets: tuple[TargetSettings, ...] = ()
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths of the configuration start from."""
+        return Path(self.source).parent if self.source else Path.cwd()

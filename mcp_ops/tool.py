@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin
 
+import anyio
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
@@ -48,8 +49,8 @@ class Linked(Protocol[C_co]):
 class Write:
     """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
 
-    `wait_until` is the monotonic-clock-free budget in seconds that a tool may spend waiting for
-    an effect to show. `cancelled` is asked between items; a cancelled write stops there.
+    `cancelled` is asked between items; a cancelled write stops there. `pause` waits that many
+    seconds for an effect to show: a tool waits through it alone and counts what it waited.
     """
 
     reason: str
@@ -58,6 +59,7 @@ class Write:
     principal: str
     progress: Callable[[int, int, str], None]
     cancelled: Callable[[], bool]
+    pause: Callable[[float], Awaitable[None]] = anyio.sleep
 
 
 class ArgumentModel(BaseModel):
@@ -69,6 +71,7 @@ class ArgumentModel(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
+        defer_build=True,
         protected_namespaces=(),
     )
 
@@ -96,8 +99,16 @@ class Tool:
     result: type[Result]
     object_field: str
     sensitive: frozenset[str]
-    input_schema: Mapping[str, Any]
-    output_schema: Mapping[str, Any]
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        """The schema of the arguments, without `target`."""
+        return input_schema(self.arguments)
+
+    @property
+    def output_schema(self) -> Mapping[str, Any]:
+        """The schema of the result."""
+        return output_schema(self.result)
 
     @property
     def own(self) -> bool:
@@ -178,8 +189,6 @@ def tool(
             result=result,
             object_field=_marked(parts.fields, ObjectName),
             sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
-            input_schema=input_schema(arguments),
-            output_schema=output_schema(result),
         )
 
     return build

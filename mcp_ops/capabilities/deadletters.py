@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -87,10 +86,12 @@ class ErrorGroup(Model):
 
 
 class DeadLetterStats(Result):
-    """Answer of get_deadletter_stats. `examined` is how many items the breakdown covers."""
+    """Answer of get_deadletter_stats. `examined` is how many items the breakdown covers; `resolved`
+    are those of them that are done and stay for the record."""
 
     total: int
     examined: int
+    resolved: int = 0
     oldest: Moment | None = None
     newest: Moment | None = None
     by_failure_type: list[Count] = []
@@ -139,7 +140,7 @@ class DeadLetterRestore(WriteResult):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """The end of one item's retry, discard or restore at the adapter."""
+    """The end of one item's requeue, discard or restore at the adapter."""
 
     id: str
     done: bool
@@ -147,13 +148,38 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """What a selection means now: the ids, oldest first, and after each where to go on.
+
+    `checkpoints` is empty when the ids were given. `more` is true when further items may match.
+    """
+
+    ids: tuple[str, ...]
+    checkpoints: tuple[str, ...] = ()
+    more: bool = False
+    searched: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discarded:
+    """Items that were moved into an export; `restorable_until` is in Unix seconds."""
+
+    moves: list[Move]
+    restorable_until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """An item as a call: what an endpoint must execute when the item is retried there."""
+    """An item as a call: what an endpoint must execute when the item is retried there.
+
+    `receipt` is the adapter's own proof that it holds the item; others hand it back unread.
+    """
 
     id: str
     operation: str
     arguments: dict[str, Any]
     attempts: int
+    receipt: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +203,7 @@ class OperationEndpoint(Capability, Protocol):
         ...
 
 
-Execute = Callable[[Operation], Awaitable[OperationAnswer]]
+RetryEnd = Literal["resolved", "failed", "unknown", "released"]
 
 
 class DeadLetterQueue(Capability, Protocol):
@@ -186,19 +212,25 @@ class DeadLetterQueue(Capability, Protocol):
     async def list_items(
         self, selection: DeadLetterFilter, *, limit: int, cursor: str
     ) -> DeadLetterPage:
-        """One page, newest first; reads at most a bounded number of members a call."""
+        """One page, newest first, without resolved items; reads a bounded number of members."""
         ...
 
     async def get_item(self, item_id: str) -> DeadLetterDetail:
-        """One item; raises `NotFound`."""
+        """One item; raises `NotFound`, or `Conflict` when several members share the id."""
         ...
 
     async def stats(self) -> DeadLetterStats:
         """Totals of the whole queue, a breakdown of at most a bounded number of items."""
         ...
 
-    async def select_ids(self, selection: DeadLetterFilter, *, max_items: int) -> list[str]:
-        """The ids that a selection means now, oldest first: a retry or discard is pinned to them."""
+    async def select_ids(
+        self, selection: DeadLetterFilter, *, max_items: int, checkpoint: str = ""
+    ) -> Selected:
+        """The ids that a selection means now: a retry or discard is pinned to them."""
+        ...
+
+    async def find_items(self, item_ids: list[str]) -> list[DeadLetter]:
+        """Those of the items that are there, in the order of the ids: what a plan shows."""
         ...
 
     @property
@@ -213,22 +245,25 @@ class DeadLetterQueue(Capability, Protocol):
 
     @writes
     async def begin_retry(self, item_id: str) -> Operation:
-        """Mark one item as being retried and return it as a call.
+        """Hold one item for a retry and return it as a call.
 
-        Raises `NotFound` when it is gone, `Conflict` when another retry holds it.
+        Raises `NotFound` when it is gone, `Conflict` when another retry holds it, when an earlier
+        one ended without an answer, or when it must not be retried (malformed, resolved, limit).
         """
         ...
 
     @writes
-    async def end_retry(self, item_id: str, *, success: bool, note: str, unknown: bool) -> None:
-        """Record how the call ended: resolved, counted as one more attempt, or unknown."""
+    async def end_retry(self, operation: Operation, *, end: RetryEnd, note: str) -> None:
+        """Record how the call ended; raises `Conflict` for a holder whose hold is not its own.
+
+        `released` means that nothing was executed and the attempt does not count. An item whose
+        end is `unknown` is not retried again before somebody has looked.
+        """
         ...
 
     @destroys
-    async def discard(
-        self, item_ids: list[str], *, export_id: str, keep_until: float
-    ) -> list[Move]:
-        """Move items into an export that expires at `keep_until` (Unix seconds), atomically each."""
+    async def discard(self, item_ids: list[str], *, export_id: str) -> Discarded:
+        """Move items into an export that is kept for the queue's retention, atomically each."""
         ...
 
     @writes

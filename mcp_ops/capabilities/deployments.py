@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mcp_ops.capabilities.base import (
     Capability,
@@ -16,6 +17,7 @@ from mcp_ops.capabilities.base import (
     WriteResult,
     writes,
 )
+from mcp_ops.params import ObjectName
 
 Problem = Literal[
     "none",
@@ -101,6 +103,9 @@ class DeploymentDetail(Result):
     explanation: str
 
 
+LogLevel = Literal["", "debug", "info", "warn", "error"]
+
+
 class LogLine(Model):
     """One line of a log."""
 
@@ -116,15 +121,33 @@ class DeploymentLogs(Page[LogLine]):
 
 
 class DeploymentRestart(WriteResult):
-    """Answer of restart_deployment: `verified` only when the new generation is ready."""
+    """Answer of restart_deployment: `verified` only when the new generation is ready.
+
+    `ready` is "2/3": new instances that are ready, of those wanted.
+    """
 
     name: str | None = None
     generation: int | None = None
     ready: str | None = None
 
 
+class RolloutInstance(Model):
+    """An instance as a rollout is judged by. `id` differs from that of the instance it replaced,
+    also where both have one name. `problem` is what keeps it from being ready."""
+
+    name: str
+    id: str
+    ready: bool
+    ending: bool
+    problem: Problem
+
+
 class RolloutState(Model):
-    """How far a rollout is, as `kubectl rollout status` judges it."""
+    """How far a rollout is, as `kubectl rollout status` judges it.
+
+    `why` is what is still missing, `blocked` why a restart would replace nothing (else empty),
+    `kept` how many instances the platform was told to leave on their old version.
+    """
 
     generation: int
     observed_generation: int
@@ -132,19 +155,20 @@ class RolloutState(Model):
     updated: int
     ready: int
     available: int
+    kept: int = 0
     done: bool
     failed: bool
-    why: UntrustedLine
-    instances: list[str] = []
+    blocked: str = ""
+    why: str
+    instances: list[RolloutInstance] = []
 
 
 class RestartStarted(Model):
-    """The platform accepted a restart: what it looked like before, and the new generation."""
+    """The platform accepted a restart: the generation that it made, and when it was asked."""
 
     name: str
-    generation_before: int
     generation: int
-    instances_before: list[str]
+    at: Moment
 
 
 class DeploymentPlatform(Capability, Protocol):
@@ -165,28 +189,59 @@ class DeploymentPlatform(Capability, Protocol):
         since_minutes: int,
         tail: int,
         grep: str,
-        level: str,
+        level: LogLevel,
         previous: bool,
     ) -> DeploymentLogs:
-        """The last lines over all instances; bounded in bytes at the platform."""
+        """The newest lines over all instances, bounded in bytes at the platform.
+
+        `grep` is a literal, or several with | between, in any case; `level` the lowest wanted.
+        Instances without such a log are named in `searched`, not fatal.
+        """
         ...
 
     async def rollout(self, name: str) -> RolloutState:
         """How far the current rollout is."""
         ...
 
+    async def rehearse_restart(self, name: str) -> None:
+        """Ask the platform whether it would accept a restart now, changing nothing.
+
+        Raises what `restart` would raise; a platform that can't rehearse answers at once.
+        """
+        ...
+
     @writes
-    async def restart(self, name: str, *, reason: str, call_id: str) -> RestartStarted:
-        """Start a rolling restart; raises `NotFound`, `Forbidden`, `Conflict`."""
+    async def restart(
+        self, name: str, *, reason: str, call_id: str, generation: int
+    ) -> RestartStarted:
+        """Start a rolling restart of the generation that the caller looked at.
+
+        A restart that this `call_id` started already is answered, not repeated. Raises
+        `NotFound`, `Forbidden`, `Conflict` (another generation), or `Failed` with
+        `executed="unknown"` when the answer was lost: `restarted_by` then tells.
+        """
+        ...
+
+    async def restarted_by(self, name: str, call_id: str) -> RestartStarted | None:
+        """The restart that this call started, if the platform has it; None proves nothing
+        while a request may still be under way."""
         ...
 
 
+_NAME = re.compile(r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NAME_CHARS = 253
+
+
+def _canonical(name: str) -> str:
+    """One object, one name: budgets, replay and protection compare it.
+
+    The rules are checked here and not in the schema, where a model would pay for them every turn.
+    """
+    if len(name) > _NAME_CHARS or not _NAME.fullmatch(name):
+        raise ValueError("must be a name alone, or statefulset/NAME or daemonset/NAME")
+    return name.removeprefix("deployment/")
+
+
 WorkloadName = Annotated[
-    str,
-    Field(
-        description="Workload: api, statefulset/db or daemonset/agent.",
-        min_length=1,
-        max_length=253,
-        pattern=r"^((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
-    ),
+    str, Field(description="Name as listed."), AfterValidator(_canonical), ObjectName()
 ]

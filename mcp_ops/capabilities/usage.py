@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from mcp_ops.capabilities.base import Capability, Model, Moment, Result
+from mcp_ops.ports import Port
 
 Level = Literal["ok", "warning", "restrict", "critical"]
 
@@ -47,6 +48,14 @@ class ApiUsage(Result):
     worst: UsageLimit | None = None
     skipped: list[str] = []
     guard: GuardModeChange
+
+
+class UsageGuard(Port, Protocol):
+    """What the guard offers to a reading of usage: the server gives it to the tool."""
+
+    async def usage_read(self, reading: UsageReading) -> GuardModeChange:
+        """Let a reading of the call's target change its mode; says which mode holds now."""
+        ...
 
 
 class ApiUsageSource(Capability, Protocol):

@@ -145,7 +145,9 @@ class Approver:
     async def _approve(self, call: Call, decision: Decision) -> Consent:
         approval = await self._mint("approve", call, decision)
         if approval.state == "pending" and _decides_here(call):
-            return await self._approve_here(call, approval)
+            answer = await call.caller.ask(_question(approval)) if call.caller.ask else None
+            if answer is not None:
+                approval = await self._decided_here(call, approval, answer)
         if approval.state == "approved":
             return Consent(
                 how="approve",
@@ -162,9 +164,7 @@ class Approver:
             details={"approval_id": approval.id, "expires_at": rfc3339(approval.expires_at)},
         )
 
-    async def _approve_here(self, call: Call, approval: Approval) -> Consent:
-        ask = call.caller.ask
-        answer: Answer = await ask(_question(approval)) if ask is not None else "cancel"
+    async def _decided_here(self, call: Call, approval: Approval, answer: Answer) -> Approval:
         decided = await self._approvals.decide(
             approval.id,
             approved=answer == "accept",
@@ -172,13 +172,9 @@ class Approver:
             note="on the terminal",
             at=self._clock.now(),
         )
-        if decided is None or answer != "accept":
+        if decided is None or decided.state != "approved":
             raise self._denied(decided or approval)
-        return Consent(
-            how="approve",
-            record=f"approve {approval.id} by {call.caller.principal}",
-            approval=approval.id,
-        )
+        return decided
 
     async def _mint(
         self, kind: Literal["confirm", "approve"], call: Call, decision: Decision
@@ -239,7 +235,9 @@ def _decides_here(call: Call) -> bool:
 
 
 def _question(approval: Approval) -> Question:
-    return Question(id=approval.id, message=approval.message, digest=approval.digest)
+    return Question(
+        id=approval.id, kind=approval.kind, message=approval.message, digest=approval.digest
+    )
 
 
 def _message(call: Call, shown: Mapping[str, Any]) -> str:

@@ -24,7 +24,10 @@ from mcp_ops.settings import GuardSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """Everything that the checks look at, read at one moment."""
+    """Everything that the checks look at, read at one moment.
+
+    Checks of the configuration run before the store is asked: `admission` is None then.
+    """
 
     call: Call
     info: TargetInfo | None
@@ -33,7 +36,16 @@ class Situation:
     modes_allowed: frozenset[Mode]
     use_circuit: bool
     tightening: bool
-    admission: Admission
+    taking: bool
+    at: float
+    admission: Admission | None = None
+
+    @property
+    def seen(self) -> Admission:
+        """The store's answer, for the checks that come after it was asked."""
+        if self.admission is None:
+            raise AssertionError("a check of the store's state ran before the store was asked")
+        return self.admission
 
     @property
     def subject(self) -> str:
@@ -44,9 +56,28 @@ class Situation:
 Check = Callable[[Situation], Refused | None]
 
 
-def first_refusal(situation: Situation) -> Refused | None:
-    """The first refusal in the documented order, or None."""
-    for check in CHECKS:
+def configured_refusal(situation: Situation) -> Refused | None:
+    """The first refusal by what is configured, in the documented order."""
+    return _first(CONFIGURED, situation)
+
+
+def present_refusal(situation: Situation) -> Refused | None:
+    """The first refusal by the present state, in the documented order; none if it was granted."""
+    if situation.seen.granted:
+        return None
+    refusal = _first(PRESENT, situation)
+    if refusal is None and situation.taking:
+        return Refused(
+            RefusalCode.RATE_LIMITED,
+            "The guard's state changed at this moment.",
+            hint="Call again.",
+            retry_after_s=1,
+        )
+    return refusal
+
+
+def _first(checks: tuple[Check, ...], situation: Situation) -> Refused | None:
+    for check in checks:
         refusal = check(situation)
         if refusal is not None:
             return refusal
@@ -84,13 +115,13 @@ def freeze(s: Situation) -> Refused | None:
         if not any(fnmatchcase(s.subject, glob) for glob in window.targets):
             continue
         start, end = _moment(window.start), _moment(window.end)
-        if start is None or end is None or start <= s.admission.at < end:
+        if start is None or end is None or start <= s.at < end:
             until = f" until {rfc3339(end)}" if end is not None else ""
             return Refused(
                 RefusalCode.FROZEN,
                 f"Changes are frozen since {window.start}{until}: {window.reason}.",
                 hint="Only the operator can lift it: [[guard.freeze]] in the configuration.",
-                retry_after_s=end - s.admission.at if end is not None else None,
+                retry_after_s=end - s.at if end is not None else None,
             )
     return None
 
@@ -127,7 +158,7 @@ _MODE_REFUSALS: dict[Mode, tuple[RefusalCode, str]] = {
 def modes(s: Situation) -> Refused | None:
     """Every mode in force for the target lets such a call pass; the strictest one is named."""
     for code_mode, (code, meaning) in _MODE_REFUSALS.items():
-        for entry in applying(s.admission.modes, s.subject):
+        for entry in applying(s.seen.modes, s.subject):
             if entry.mode is code_mode and entry.mode not in s.modes_allowed:
                 return _mode_refusal(s, entry, code, meaning)
     return None
@@ -148,20 +179,20 @@ def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: st
         f"{s.call.tool.name} is refused: {scope} is {entry.mode.value} since "
         f"{rfc3339(entry.since)}{until} (by {entry.author}: {entry.reason}); {meaning}.",
         hint=hint,
-        retry_after_s=entry.expires_at - s.admission.at if entry.expires_at else None,
+        retry_after_s=entry.expires_at - s.at if entry.expires_at else None,
         details={"mode": entry.mode.value, "source": entry.source},
     )
 
 
 def budgets(s: Situation) -> Refused | None:
     """Every action budget has room for one more."""
-    for budget in s.admission.budgets:
+    for budget in s.seen.budgets:
         if not budget.allowed:
             return Refused(
                 RefusalCode.BUDGET_EXHAUSTED,
                 f"The budget is used up: {budget.name}, {budget.used} of {budget.limit}.",
                 hint="Wait, or a person acts; the operator sets budgets in [guard.limits].",
-                retry_after_s=_until(budget.frees_at, s.admission.at),
+                retry_after_s=_until(budget.frees_at, s.at),
                 details={"budget": budget.name, "limit": budget.limit, "used": budget.used},
             )
     return None
@@ -169,7 +200,7 @@ def budgets(s: Situation) -> Refused | None:
 
 def rates(s: Situation) -> Refused | None:
     """Every rate limit admits the call."""
-    for rate in s.admission.rates:
+    for rate in s.seen.rates:
         if not rate.allowed:
             return Refused(
                 RefusalCode.RATE_LIMITED,
@@ -183,23 +214,23 @@ def rates(s: Situation) -> Refused | None:
 
 def circuit(s: Situation) -> Refused | None:
     """The target's circuit lets the call pass."""
-    state = s.admission.circuit
-    if not s.use_circuit or state.phase is CircuitPhase.CLOSED or s.admission.granted:
+    state = s.seen.circuit
+    if not s.use_circuit or state.phase is CircuitPhase.CLOSED:
         return None
     if state.phase is CircuitPhase.ISOLATED:
         return Refused(
             RefusalCode.CIRCUIT_OPEN,
             f"{s.subject} was isolated by {state.by or 'the operator'} at "
-            f"{rfc3339(state.opened_at or s.admission.at)}: {state.reason or 'no reason given'}.",
+            f"{rfc3339(state.opened_at or s.at)}: {state.reason or 'no reason given'}.",
             hint="Who isolated it can lift it; reset_circuit refuses an operator's isolation.",
             details={"circuit": "isolated"},
         )
-    waits = _until(state.retry_at, s.admission.at)
-    if state.phase is CircuitPhase.OPEN and waits == 0 and not state.probing:
-        return None
+    waits = _until(state.retry_at, s.at)
+    if not state.probing and (waits == 0 or state.phase is CircuitPhase.HALF_OPEN):
+        return None  # it would let one probe through
     return Refused(
         RefusalCode.CIRCUIT_OPEN,
-        f"The circuit of {s.subject} is open since {rfc3339(state.opened_at or s.admission.at)} "
+        f"The circuit of {s.subject} is open since {rfc3339(state.opened_at or s.at)} "
         f"after {state.failures} failures.",
         hint="list_circuits shows the last error. It tries by itself; once the target is repaired "
         "reset_circuit closes it at once.",
@@ -220,13 +251,5 @@ def _moment(text: str) -> float | None:
     return moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=UTC).timestamp()
 
 
-CHECKS: tuple[Check, ...] = (
-    access,
-    denied_by_policy,
-    freeze,
-    protected,
-    modes,
-    budgets,
-    rates,
-    circuit,
-)
+CONFIGURED: tuple[Check, ...] = (access, denied_by_policy, freeze, protected)
+PRESENT: tuple[Check, ...] = (modes, budgets, rates, circuit)

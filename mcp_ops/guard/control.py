@@ -143,14 +143,14 @@ class Control:
 
     async def mode_of(self, target: str) -> Mode:
         """The strictest mode in force for a target, or for all."""
-        scope = ALL_TARGETS if target in ("all", "") else target
+        scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
         return effective(await self._p.guard.hot.modes(), scope)
 
     async def set_mode(self, target: str, mode: Mode, *, minutes: int, reason: str) -> Mode:
         """Set a mode for this caller's kind. A loosening that got here was allowed by a person:
         it lifts what is stricter in its scope, except the environment's floor."""
         hot = self._p.guard.hot
-        scope = ALL_TARGETS if target in ("all", "") else target
+        scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
         source: ModeSource = "operator" if "ops:admin" in self._caller.scopes else "agent"
         for entry in await hot.modes():
             in_scope = entry.scope == scope or (scope == ALL_TARGETS and mode is Mode.NORMAL)
@@ -173,6 +173,15 @@ class Control:
             )
         await self._changed("set_guard_mode", scope, reason, {"mode": mode.value})
         return await self.mode_of(target)
+
+    async def modes(self) -> tuple[ModeEntry, ...]:
+        """All entries in force."""
+        return await self._p.guard.hot.modes()
+
+    async def clear_modes(self, scope: str, *, reason: str) -> None:
+        """Lift what operators and agents set for a scope; usage and environment stay."""
+        await self._p.guard.hot.clear_modes(scope, frozenset({"operator", "agent"}))
+        await self._changed("set_guard_mode", scope, reason, {"mode": "cleared"})
 
     async def clear_mode(self, entry: ModeEntry) -> None:
         """Lift one entry; the environment's floor cannot be lifted."""

@@ -68,11 +68,11 @@ class Operations:
         """A running write by id."""
         return self._by_id.get(operation_id)
 
-    def start(self, call: Call, body: Callable[[Running], Awaitable[dict[str, Any]]]) -> Running:
-        """Start a write in its own task."""
-        running = Running(
-            id=call.id, key=call.operation_key, tool=call.tool.name, digest=call.digest
-        )
+    def start(
+        self, call: Call, key: str, body: Callable[[Running], Awaitable[dict[str, Any]]]
+    ) -> Running:
+        """Start a write under its key, in its own task."""
+        running = Running(id=call.id, key=key, tool=call.tool.name, digest=call.digest)
         self._running[running.key] = running
         self._by_id[running.id] = running
         self._tasks.start_soon(self._run, running, body)

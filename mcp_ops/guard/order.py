@@ -26,7 +26,7 @@ from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
-from mcp_ops.guard.checks import Situation, first_refusal
+from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
 from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import (
     RATE_FACTORS,
@@ -131,7 +131,7 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
-            self._refuse(plan, await self.hot.admit(replace(plan.request, take=False)))
+            await self._look(plan)
             consent = await self._consent(plan)
             return await self._writes.run(
                 call, frame, lambda running: self._write(plan, consent, frame, running)
@@ -141,7 +141,7 @@ class Guard:
         plan = await self._plan(call)
         consent = Consent(how="none", record=plan.decision.rule)
         if plan.decision.require != "none":
-            self._refuse(plan, await self.hot.admit(replace(plan.request, take=False)))
+            await self._look(plan)
             consent = await self._consent(plan)
         admission = await self.hot.admit(plan.request)
         self._refuse(plan, admission)
@@ -277,27 +277,37 @@ class Guard:
             use_circuit=bool(call.target) and call.target != OWN_TARGET and not call.tool.recovery,
             circuit=self.circuit_policy,
         )
-        return Plan(call=call, info=info, decision=decision, request=request, tightening=tightening)
+        plan = Plan(call=call, info=info, decision=decision, request=request, tightening=tightening)
+        self._refuse(plan)
+        return plan
 
-    def _refuse(self, plan: Plan, admission: Admission) -> None:
-        refusal = first_refusal(
-            Situation(
-                call=plan.call,
-                info=plan.info,
-                decision=plan.decision,
-                settings=self.settings,
-                modes_allowed=plan.request.modes_allowed,
-                use_circuit=plan.request.use_circuit,
-                tightening=plan.tightening,
-                admission=admission,
-            )
+    def _refuse(self, plan: Plan, admission: Admission | None = None) -> None:
+        """Raise the first refusal: by the configuration or, once the store was asked, by it."""
+        situation = Situation(
+            call=plan.call,
+            info=plan.info,
+            decision=plan.decision,
+            settings=self.settings,
+            modes_allowed=plan.request.modes_allowed,
+            use_circuit=plan.request.use_circuit,
+            tightening=plan.tightening,
+            taking=plan.request.take,
+            at=admission.at if admission else self.clock.now(),
+            admission=admission,
         )
+        check = present_refusal if admission else configured_refusal
+        refusal = check(situation)
         if refusal is None:
             return
         if self.settings.enforcement == "shadow":
             self.shadow_refusals += 1
             return
         raise refusal
+
+    async def _look(self, plan: Plan) -> None:
+        """All checks, before anyone is asked and without taking anything."""
+        looking = replace(plan, request=replace(plan.request, take=False))
+        self._refuse(looking, await self.hot.admit(looking.request))
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":

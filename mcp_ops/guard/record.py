@@ -26,7 +26,9 @@ class Frame:
         "_ledger",
         "_redactor",
         "_started",
+        "call_id",
         "closed",
+        "detached",
         "upstream_calls",
     )
 
@@ -55,8 +57,10 @@ class Frame:
             era=caller.era,
             trace_id=caller.trace_id,
         )
+        self.call_id = call_id
         self.upstream_calls = 0
         self.closed = False
+        self.detached = False  # a write's own task closes it, whatever becomes of the request
 
     def know(self, call: Call) -> None:
         """Add what parsing found out."""

@@ -50,11 +50,14 @@ class Writes:
             return None
         running = self._operations.find(call.operation_key)
         if running is not None:
-            _same(running.digest, call)
-            data = await self._operations.wait(running, call.caller, self._wait_s)
-            return {**(data or self._handle(call, running.id)), "replayed": True}
+            return await self._join(running, call)
         operation = await self._ledger.find_operation(call.operation_key)
         return None if operation is None else self._recorded(operation, call)
+
+    async def _join(self, running: Running, call: Call) -> dict[str, Any]:
+        _same(running.digest, call)
+        data = await self._operations.wait(running, call.caller, self._wait_s)
+        return {**(data or self._handle(call, running.id)), "replayed": True}
 
     async def run(
         self,
@@ -67,11 +70,15 @@ class Writes:
         async def whole(running: Running) -> dict[str, Any]:
             return await self._whole(call, frame, body, running)
 
-        running = self._operations.find(call.operation_key)
-        if running is None or (call.tool.own and not call.idempotency_key):
-            running = self._operations.start(call, whole)
-        data = await self._operations.wait(running, call.caller, self._wait_s)
-        return data if data is not None else self._handle(call, running.id)
+        earlier = self._operations.find(self._key(call))
+        if earlier is not None:  # it began while this one was being asked about
+            data = await self._join(earlier, call)
+            frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
+            return data
+        frame.detached = True
+        running = self._operations.start(call, self._key(call), whole)
+        answer = await self._operations.wait(running, call.caller, self._wait_s)
+        return answer if answer is not None else self._handle(call, running.id)
 
     async def begin(self, call: Call, entry: Entry, running: Running) -> dict[str, Any] | None:
         """Make the intent durable and claim the key; the answer of the holder if there is one."""
@@ -146,6 +153,7 @@ class Writes:
     ) -> dict[str, Any]:
         """A write that raised: freed when nothing was executed, else its outcome is unknown."""
         if not running.began:
+            frame.close(verdict_of(error), code=error.code)
             raise error
         if error.executed == "unknown" and isinstance(error, Upstream):
             return await self._end_unknown(call, frame, running, error.code, error.message)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import Clock, serve
+from tests.lab.serving import Clock, serve
 
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.standin import StandIn

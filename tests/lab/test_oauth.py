@@ -17,7 +17,7 @@ import anyio
 import httpx2
 import jwt
 import pytest
-from serving import Clock, loopback, serve
+from tests.lab.serving import Clock, loopback, serve
 
 from mcp_ops.lab.oauth.server import OAuthStandIn, TokenPair, oauth_server
 from mcp_ops.lab.oauth.store import fingerprint

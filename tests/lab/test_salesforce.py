@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from serving import Clock, serve
+from tests.lab.serving import Clock, serve
 
 from mcp_ops.lab.oauth.server import OAuthStandIn, TokenPair, oauth_server
 from mcp_ops.lab.oauth.store import fingerprint

@@ -63,6 +63,21 @@ async def test_every_mode_in_force_must_let_the_call_through(
         assert left.remaining == (2 if granted else 3)
 
 
+async def test_a_floor_holds_in_its_process_alone(backend: Backend, clock: ManualClock) -> None:
+    floor = records.mode(clock, scope="*", mode=Mode.READ_ONLY, source="environment")
+    reads = records.request(modes_allowed=frozenset({Mode.NORMAL, Mode.READ_ONLY}))
+    async with backend.open(clock, floor=(floor,)) as ours, backend.open(clock) as theirs:
+        await ours.hot.clear_modes("*", frozenset({"environment"}))
+        for asked in (records.request(), records.request(budgets=(records.budget(),))):
+            refused = await ours.hot.admit(asked)
+            assert not refused.granted
+            assert refused.modes == (floor,)
+            assert (await theirs.hot.admit(asked)).granted
+        assert (await ours.hot.admit(reads)).granted
+        assert await ours.hot.modes() == (floor,)
+        assert await theirs.hot.modes() == ()
+
+
 async def test_modes_are_replaced_cleared_and_expire(backend: Backend, clock: ManualClock) -> None:
     async with backend.open(clock) as stores:
         hot = stores.hot

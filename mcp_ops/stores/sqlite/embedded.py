@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_ops.clock import Clock
+from mcp_ops.ports import ModeEntry
 from mcp_ops.stores.sqlite.approvals import Approvals
 from mcp_ops.stores.sqlite.database import Database
 from mcp_ops.stores.sqlite.failed import FailedOperations
@@ -30,6 +31,7 @@ async def open_stores(
     path: Path,
     clock: Clock,
     *,
+    floor: tuple[ModeEntry, ...] = (),
     replay_s: float = 600,
     operations_s: float = 604_800,
     denied_s: float = 600,
@@ -38,7 +40,7 @@ async def open_stores(
 ) -> AsyncIterator[Stores]:
     """Open the stores in the file `path`; the key of the ledger lies beside it (`.key`).
 
-    Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
+    `floor` are modes of this process alone. Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
     `failed_items` of them). Raises `StoreUnavailable`; what waits is written on the way out.
     """
@@ -47,7 +49,7 @@ async def open_stores(
         Ledger.open(
             database, path.with_suffix(".key"), replay_s=replay_s, lookup_s=operations_s
         ) as ledger,
-        HotStore.open(database) as hot,
+        HotStore.open(database, floor=floor) as hot,
     ):
         yield Stores(
             hot=hot,

@@ -68,8 +68,9 @@ class _Taken:
 class HotStore:
     """Modes, limits, budgets and circuits. Made by `open`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, floor: tuple[ModeEntry, ...] = ()) -> None:
         self._database = database
+        self._floor = floor
         self._time = database.time
         self._rates = RateTable()
         self._windows: dict[str, Window] = {}
@@ -78,13 +79,19 @@ class HotStore:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database: Database, *, refresh_s: float = REFRESH_S
+        cls,
+        database: Database,
+        *,
+        floor: tuple[ModeEntry, ...] = (),
+        refresh_s: float = REFRESH_S,
     ) -> AsyncIterator[HotStore]:
         """Open the store in a database; other processes' changes are looked for all `refresh_s`.
 
+        `floor` are modes of this process alone, which nobody can change (its environment's).
+
         Raises `StoreUnavailable`.
         """
-        store = cls(database)
+        store = cls(database, floor)
         async with store._snapshot.opened(), running(lambda: store._refresh_often(refresh_s)):
             yield store
 
@@ -150,7 +157,8 @@ class HotStore:
 
     async def modes(self) -> tuple[ModeEntry, ...]:
         """All entries in force, as they are in the file."""
-        return modes.in_force(await self._database.read(modes.load), self._time.now())
+        found = await self._database.read(modes.load)
+        return modes.in_force((*self._floor, *found), self._time.now())
 
     async def set_mode(self, entry: ModeEntry) -> None:
         """Put an entry in the place of the one with its scope and source."""
@@ -202,7 +210,8 @@ class HotStore:
 
     def _look(self, request: AdmitRequest) -> _Look:
         at, monotonic = self._snapshot.now(), self._time.monotonic()
-        applying = modes.concerning(self._snapshot.modes, request.target, at)
+        entries = (*self._floor, *self._snapshot.modes)
+        applying = modes.concerning(entries, request.target, at)
         factor = modes.factor(applying, request)
         rates = tuple(self._rates.look(rate, factor, monotonic) for rate in request.rates)
         circuit = self._snapshot.circuit(request.target)
@@ -228,7 +237,7 @@ class HotStore:
         return Admission(
             granted=granted,
             at=taken.at,
-            modes=modes.concerning(taken.modes, request.target, taken.at),
+            modes=modes.concerning((*self._floor, *taken.modes), request.target, taken.at),
             rates=self._charged(request, look) if granted else look.rates,
             budgets=taken.budgets,
             circuit=self._adopt(taken.circuit),
@@ -243,7 +252,7 @@ class HotStore:
         decision = circuits.decide(circuit, now) if request.use_circuit else "pass"
         states = budgets.look(connection, request.budgets, now)
         granted = (
-            modes.allow(modes.concerning(entries, request.target, now), request)
+            modes.allow(modes.concerning((*self._floor, *entries), request.target, now), request)
             and all(state.allowed for state in states)
             and decision != "refuse"
         )

@@ -1,0 +1,56 @@
+# make setup   prepare .venv with locked dependencies
+# make run     the lab and the server on http://127.0.0.1:8000
+# make test    every check: format, lint, types, tests, schema snapshots
+# make schemas write the snapshots of the tools again
+# make bench   measure, and write docs/performance.md (long)
+# make lock    resolve the dependencies anew (needs uv)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PORT ?= 8000
+# Tests run side by side, one process a core.
+WORKERS ?= auto
+
+.PHONY: setup run test check schemas bench lock clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mcp-ops needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+run: $(READY)
+	@exec $(BIN)/mcp-ops lab --directory .lab --serve --port $(PORT)
+
+test: check
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mcp-ops schemas --check
+
+schemas: $(READY)
+	$(BIN)/mcp-ops schemas
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run
+
+lock:
+	uv pip compile pyproject.toml --extra all --group dev --generate-hashes --universal \
+	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .lab .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,165 @@
+"""Raw requests to the API server through the client library's transport: JSON in, JSON out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+import orjson
+
+from mcp_ops.adapters.kubernetes.access import Access
+from mcp_ops.adapters.kubernetes.failures import GARBLED, Ask, refusal, settled, translated
+from mcp_ops.adapters.kubernetes.fields import Obj, mapping, text
+from mcp_ops.clock import Clock
+from mcp_ops.errors import BadAnswer, Unauthenticated
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+    from kubernetes.aio.client.api_client import ApiClient
+
+BODY_BYTES: Final = 16 * 1024 * 1024
+ERROR_BYTES: Final = 64 * 1024
+REQUEST_S: Final = 15.0
+CONNECT_S: Final = 5.0
+MERGE_PATCH: Final = "application/strategic-merge-patch+json"
+_SAFE_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+class Api:
+    """One API server, as one caller. Bodies are bounded, requests end after `request_s` seconds."""
+
+    def __init__(
+        self, *, client: ApiClient, access: Access, namespace: str, clock: Clock, request_s: float
+    ) -> None:
+        self.namespace = namespace
+        self._client = client
+        self._access = access
+        self._clock = clock
+        self._request_s = request_s
+
+    def path(self, group: str, plural: str, *rest: str) -> str:
+        """The address of a resource in the target's namespace."""
+        root = f"/apis/{group}/v1" if group else "/api/v1"
+        parts = ("namespaces", self.namespace, plural, *rest)
+        if not all(_SAFE_SEGMENT.fullmatch(part) for part in parts):
+            raise BadAnswer("The Kubernetes API server named an object with an impossible name.")
+        return "/".join((root, *parts))
+
+    async def get(self, path: str, ask: Ask, **query: str | int) -> Obj:
+        """One object."""
+        return _object(await self._send("GET", path, ask, query=query), ask)
+
+    async def list_page(self, path: str, ask: Ask, **query: str | int) -> tuple[list[Obj], str]:
+        """One page of a list and the token of the next one; an empty token ends it."""
+        answer = _json(await self._send("GET", path, ask, query=query), ask)
+        items = answer.get("items")
+        # A list without items is written as null by some servers; anything else is no list.
+        if not isinstance(items, list | None) or not text(answer, "kind").endswith("List"):
+            raise settled(BadAnswer(GARBLED), ask)
+        found = [item for item in items or [] if isinstance(item, dict)]
+        return found, text(answer, "metadata", "continue")
+
+    async def patch(self, path: str, ask: Ask, body: Obj, **query: str | int) -> Obj:
+        """Change one object by a strategic merge patch; answers the object as it is then."""
+        return _object(await self._send("PATCH", path, ask, query=query, body=body), ask)
+
+    async def raw(self, path: str, ask: Ask, *, limit: int, **query: str | int) -> tuple[str, bool]:
+        """A text answer of at most `limit` bytes, and whether there was more."""
+        async with self._opened("GET", path, ask, query=query, body=None) as response:
+            content, more = await _up_to(response, limit)
+        return content.decode("utf-8", "replace"), more
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        ask: Ask,
+        *,
+        query: Mapping[str, str | int],
+        body: Obj | None = None,
+    ) -> bytes:
+        async with self._opened(method, path, ask, query=query, body=body) as response:
+            content, more = await _up_to(response, BODY_BYTES)
+        if more:
+            raise settled(BadAnswer("The answer of the Kubernetes API server is too large."), ask)
+        return content
+
+    @asynccontextmanager
+    async def _opened(
+        self,
+        method: str,
+        path: str,
+        ask: Ask,
+        *,
+        query: Mapping[str, str | int],
+        body: Obj | None,
+    ) -> AsyncIterator[ClientResponse]:
+        """A successful answer whose body is still to be read; the connection is given back."""
+        from aiohttp import ClientTimeout
+
+        with translated(ask):
+            headers = {
+                "Accept": "application/json, */*",
+                # No compression: a bounded number of bytes must stay bounded.
+                "Accept-Encoding": "identity",
+                "User-Agent": "mcp-ops",
+                "Content-Type": MERGE_PATCH if body is not None else "application/json",
+                **await self._access.header(),
+            }
+            url = self._client.configuration.host + path
+            transport: Any = self._client.rest_client  # its functions carry no types
+            answer = await transport.request(
+                method,
+                f"{url}?{urlencode(query)}" if query else url,
+                headers=headers,
+                body=body,
+                _request_timeout=ClientTimeout(
+                    total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
+                ),
+            )
+            response: ClientResponse = answer.response
+            async with response:
+                await self._check(response, ask)
+                yield response
+
+    async def _check(self, response: ClientResponse, ask: Ask) -> None:
+        if response.history or "Content-Encoding" in response.headers:
+            raise settled(BadAnswer(GARBLED), ask)
+        if 200 <= response.status < 300:
+            return
+        said, _ = await _up_to(response, ERROR_BYTES)
+        now = self._clock.now()
+        error = refusal(response.status, response.headers, said, ask=ask, now=now)
+        if isinstance(error, Unauthenticated):
+            self._access.refused()
+        raise error
+
+
+async def _up_to(response: ClientResponse, limit: int) -> tuple[bytes, bool]:
+    """At most `limit` bytes of a body, and whether there was more."""
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        content += chunk
+        if len(content) > limit:
+            return bytes(content[:limit]), True
+    return bytes(content), False
+
+
+def _json(content: bytes, ask: Ask) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(content)
+    except orjson.JSONDecodeError as exc:
+        raise settled(BadAnswer(GARBLED), ask) from exc
+    if not isinstance(answer, dict):
+        raise settled(BadAnswer(GARBLED), ask)
+    return answer
+
+
+def _object(content: bytes, ask: Ask) -> Obj:
+    answer = _json(content, ask)
+    if not text(answer, "metadata", "name") or not mapping(answer, "spec"):
+        raise settled(BadAnswer(GARBLED), ask)
+    return answer

@@ -1,0 +1,171 @@
+"""Looking at one workload: the object, its pods, their replica sets and events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from mcp_ops.adapters.kubernetes.api import Api
+from mcp_ops.adapters.kubernetes.failures import Ask
+from mcp_ops.adapters.kubernetes.fields import (
+    Obj,
+    controller_of,
+    mapping,
+    moment_of,
+    number,
+    objects,
+    seconds,
+    text,
+    uid_of,
+)
+from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, Kind
+from mcp_ops.capabilities.deployments import Event
+from mcp_ops.errors import Forbidden
+
+PODS: Final = 500
+_EVENTS_READ: Final = 500
+_EVENTS_SHOWN: Final = 10
+_GET: Final = "get"
+_LIST: Final = "list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A workload with what it owns. `cut` means that it has more pods than were read."""
+
+    kind: Kind
+    workload: Obj
+    replica_sets: list[Obj]
+    pods: list[Obj]
+    cut: bool
+
+
+async def get_workload(api: Api, kind: Kind, name: str) -> Obj:
+    """The workload; raises `NotFound`."""
+    ask = Ask(verb=_GET, resource=kind.resource)
+    return await api.get(api.path("apps", kind.plural, name), ask)
+
+
+async def get_family(api: Api, kind: Kind, name: str) -> Family:
+    """The workload, its replica sets and at most 500 of its pods."""
+    workload = await get_workload(api, kind, name)
+    selector = selector_of(workload)
+    sets: list[Obj] = []
+    pods: list[Obj] = []
+    more = ""
+
+    async def read_sets() -> None:
+        ask = Ask(verb=_LIST, resource="replicasets.apps")
+        path = api.path("apps", "replicasets")
+        found, _ = await api.list_page(path, ask, labelSelector=selector, limit=PODS)
+        sets.extend(one for one in found if controller_of(one) == uid_of(workload))
+
+    async def read_pods() -> None:
+        nonlocal more
+        ask = Ask(verb=_LIST, resource="pods")
+        found, more = await api.list_page(
+            api.path("", "pods"), ask, labelSelector=selector, limit=PODS
+        )
+        pods.extend(found)
+
+    # An empty selector would select every pod of the namespace; the API forbids it for workloads.
+    if selector:
+        await together([read_sets, read_pods] if kind is DEPLOYMENT else [read_pods])
+    owners = {uid_of(one) for one in sets} if kind is DEPLOYMENT else {uid_of(workload)}
+    owned = [pod for pod in pods if controller_of(pod) in owners]
+    return Family(kind=kind, workload=workload, replica_sets=sets, pods=owned, cut=bool(more))
+
+
+async def together(actions: list[Callable[[], Awaitable[None]]], *, at_once: int = 4) -> None:
+    """Run all at the same time, at most `at_once`; the first error ends them and is raised."""
+    slots = anyio.CapacityLimiter(at_once)
+
+    async def run(action: Callable[[], Awaitable[None]]) -> None:
+        async with slots:
+            await action()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for action in actions:
+                group.start_soon(run, action)
+    except ExceptionGroup as failed:
+        first: BaseException = failed
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from first.__cause__
+
+
+def selector_of(workload: Obj) -> str:
+    """The workload's label selector as a query carries it."""
+    selector = mapping(workload, "spec", "selector")
+    labels = mapping(selector, "matchLabels")
+    parts = [f"{key}={value}" for key, value in labels.items() if isinstance(value, str)]
+    return ",".join(parts + [_expression(one) for one in objects(selector, "matchExpressions")])
+
+
+def _expression(one: Obj) -> str:
+    key, operator = text(one, "key"), text(one, "operator")
+    values = one.get("values")
+    joined = ",".join(map(str, values)) if isinstance(values, list) else ""
+    return {
+        "In": f"{key} in ({joined})",
+        "NotIn": f"{key} notin ({joined})",
+        "DoesNotExist": f"!{key}",
+    }.get(operator, key)
+
+
+async def recent_events(api: Api, family: Family, troubled: list[str]) -> list[Event]:
+    """The newest events of the workload and of the pods with these uids; newest first.
+
+    A caller who may not read events gets none: they explain, they don't decide.
+    """
+    found: list[Obj] = []
+    ask = Ask(verb=_LIST, resource="events")
+
+    def about(uid: str) -> Callable[[], Awaitable[None]]:
+        async def read() -> None:
+            page, _ = await api.list_page(
+                api.path("", "events"),
+                ask,
+                fieldSelector=f"involvedObject.uid={uid}",
+                limit=_EVENTS_READ,
+            )
+            found.extend(page)
+
+        return read
+
+    try:
+        await together([about(uid) for uid in (uid_of(family.workload), *troubled) if uid])
+    except Forbidden:
+        return []
+    # Times are whole seconds: of one second, what is wrong comes first.
+    found.sort(
+        key=lambda one: (_event_time(one) or 0.0, text(one, "type") == "Warning"), reverse=True
+    )
+    return [_event(one) for one in found[:_EVENTS_SHOWN]]
+
+
+def _event_moment(event: Obj) -> str:
+    return (
+        text(event, "series", "lastObservedTime")
+        or text(event, "lastTimestamp")
+        or text(event, "eventTime")
+        or text(event, "metadata", "creationTimestamp")
+    )
+
+
+def _event_time(event: Obj) -> float | None:
+    return seconds(_event_moment(event))
+
+
+def _event(event: Obj) -> Event:
+    return Event(
+        at=moment_of(_event_moment(event)),
+        type=text(event, "type")[:20],
+        reason=text(event, "reason"),
+        message=text(event, "message"),
+        count=number(event, "series", "count") or number(event, "count", absent=1),
+    )

@@ -1,0 +1,137 @@
+"""What a pod tells of itself: readiness, restarts, why a container does not run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_ops.adapters.kubernetes.fields import (
+    Obj,
+    condition,
+    flag,
+    mapping,
+    name_of,
+    number,
+    objects,
+    seconds,
+    text,
+    uid_of,
+)
+from mcp_ops.capabilities.deployments import Instance, Problem, RolloutInstance
+
+_PULL: Final = frozenset(
+    {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
+)
+_CONFIG: Final = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+_OOM: Final = "OOMKilled"
+_RECENT_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod, read once. `trouble` is "none" for one that starts, runs or ends as it should."""
+
+    name: str
+    uid: str
+    ready: bool
+    ending: bool
+    phase: str
+    restarts: int
+    oom_kills: int
+    waiting: str
+    last_exit: str
+    trouble: Problem
+    created: float | None
+
+    def instance(self, now: float) -> Instance:
+        """The pod as a result shows it."""
+        return Instance(
+            name=self.name,
+            ready=self.ready,
+            phase="Terminating" if self.ending else self.phase,
+            restarts=self.restarts,
+            age_s=max(0, int(now - self.created)) if self.created is not None else 0,
+            waiting=self.waiting or None,
+            last_exit=self.last_exit or None,
+        )
+
+    def rollout_instance(self) -> RolloutInstance:
+        """The pod as a rollout is judged by."""
+        return RolloutInstance(
+            name=self.name, id=self.uid, ready=self.ready, ending=self.ending, problem=self.trouble
+        )
+
+
+def read_pod(pod: Obj, *, now: float) -> Pod:
+    """One pod; `now` in Unix seconds tells recent memory kills from old ones."""
+    statuses = _statuses(pod)
+    ready = condition(pod, "Ready").get("status") == "True"
+    ending = bool(text(pod, "metadata", "deletionTimestamp"))
+    return Pod(
+        name=name_of(pod),
+        uid=uid_of(pod),
+        ready=ready and not ending,
+        ending=ending,
+        phase=text(pod, "status", "phase")[:20],
+        restarts=sum(number(status, "restartCount") for status in statuses),
+        oom_kills=sum(1 for status in statuses if _oom(status)),
+        waiting=next(filter(None, map(_waiting, statuses)), ""),
+        last_exit=next(filter(None, map(_last_exit, statuses)), ""),
+        trouble="none" if ending else _trouble(pod, statuses, ready=ready, now=now),
+        created=seconds(text(pod, "metadata", "creationTimestamp")),
+    )
+
+
+def _statuses(pod: Obj) -> list[Obj]:
+    return objects(pod, "status", "containerStatuses") + objects(
+        pod, "status", "initContainerStatuses"
+    )
+
+
+def _waiting(status: Obj) -> str:
+    return text(status, "state", "waiting", "reason")
+
+
+def _terminations(status: Obj) -> list[Obj]:
+    """How the container ended: this time, if it is down, and the time before."""
+    both = (mapping(status, "state", "terminated"), mapping(status, "lastState", "terminated"))
+    return [end for end in both if end]
+
+
+def _oom(status: Obj) -> bool:
+    return any(end.get("reason") == _OOM for end in _terminations(status))
+
+
+def _last_exit(status: Obj) -> str:
+    ends = _terminations(status)
+    if not ends:
+        return ""
+    return f"{text(ends[0], 'reason')} (exit code {number(ends[0], 'exitCode')})"
+
+
+def _trouble(pod: Obj, statuses: list[Obj], *, ready: bool, now: float) -> Problem:
+    waiting = {_waiting(status) for status in statuses}
+    if any(_oom_matters(status, ready=ready, now=now) for status in statuses):
+        return "oom_killed"
+    if waiting & _PULL:
+        return "image_pull"
+    if "CrashLoopBackOff" in waiting:
+        return "crash_loop"
+    if waiting & _CONFIG:
+        return "not_ready"
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return "unschedulable"
+    running = bool(statuses) and all(flag(status, "started") for status in statuses)
+    return "not_ready" if running and not ready else "none"
+
+
+def _oom_matters(status: Obj, *, ready: bool, now: float) -> bool:
+    """A memory kill explains what is wrong now, or it was within the last hour."""
+    for end in _terminations(status):
+        if end.get("reason") == _OOM:
+            at = seconds(text(end, "finishedAt"))
+            return not ready or (at is not None and now - at < _RECENT_S)
+    return False

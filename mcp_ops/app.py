@@ -1,0 +1,345 @@
+"""The composition root: settings, stores, targets, guard, server. The only module that knows all.
+
+Everything is opened in one exit stack and closed in reverse.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from mcp_ops import log
+from mcp_ops.adapter import Wiring
+from mcp_ops.adapters.embedded import EmbeddedQueue
+from mcp_ops.call import Caller
+from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
+from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
+from mcp_ops.capabilities.usage import UsageGuard
+from mcp_ops.catalog import ALL_TOOLS, capabilities, publish
+from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.errors import Internal
+from mcp_ops.guard.control import Control, Parts
+from mcp_ops.guard.health import HealthCheck
+from mcp_ops.guard.inside import Inside
+from mcp_ops.guard.operations import Operations
+from mcp_ops.guard.order import Guard
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.guard.usage import UsageWatch
+from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
+from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.redact import Redactor
+from mcp_ops.server import OpsServer, Reply
+from mcp_ops.settings import Settings, TargetSettings
+from mcp_ops.settings_options import resolve_options, secrets_in
+from mcp_ops.stores.sqlite.embedded import Stores, open_stores
+from mcp_ops.tool import Tool
+from mcp_ops.transport import bind_caller, seal
+from mcp_ops.version import VERSION
+
+DRAIN_S = 25.0
+_log = logging.getLogger("mcp_ops")
+
+__all__ = ["ALL_TOOLS", "App", "open_app", "serve"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """The opened parts, for the transports and the command line."""
+
+    settings: Settings
+    tools: Mapping[str, Tool]
+    guard: Guard
+    stores: Stores
+    server: OpsServer
+    operations: Operations
+    parts: Parts
+    inside: Inside
+
+    async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
+        """One tool call, on the way that every call takes."""
+        return await self.server.call_tool(name, arguments, caller)
+
+    def control(self, caller: Caller) -> Control:
+        """The guard's controls in the hands of a caller."""
+        return Control(self.parts, caller)
+
+    async def check_targets(self) -> list[ComponentHealth]:
+        """Ask every target whether it answers, as the server itself."""
+        return await self.inside.components()
+
+
+@asynccontextmanager
+async def open_app(
+    settings: Settings, *, environ: Mapping[str, str], clock: Clock | None = None
+) -> AsyncIterator[App]:
+    """Everything, opened; leaving waits for running writes, then closes in reverse.
+
+    Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
+    """
+    clock = clock or SystemClock()
+    redactor = Redactor()
+    for key in settings.server.keys:
+        redactor.add(key.key.get_secret_value())
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(
+            open_stores(
+                settings.state_dir / "state.db",
+                clock,
+                floor=_floor(settings, clock),
+                failed_items=settings.deadletters.max_items,
+                failed_s=settings.deadletters.retention_days * 86_400,
+            )
+        )
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        usage = UsageWatch(
+            hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
+        )
+        operations = Operations(tasks, stores.ledger, clock)
+        targets = _targets(settings, environ, clock, redactor, usage, lambda: queue)
+        inside_of: list[Inside] = []
+
+        def make_port(port: type, call: Any) -> Any:
+            if port is GuardControl:
+                return Control(parts, call.caller)
+            if port is Clock:
+                return clock
+            if port is UsageGuard:
+                return inside_of[0].usage_of(call)
+            raise Internal(f"No port {port.__name__}.")
+
+        guard = Guard(
+            settings=settings.guard,
+            rules=settings.policy,
+            targets=targets,
+            hot=stores.hot,
+            ledger=stores.ledger,
+            approvals=stores.approvals,
+            failed=stores.failed,
+            clock=clock,
+            redactor=redactor,
+            operations=operations,
+            make_port=make_port,
+        )
+        health = HealthCheck(
+            targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call
+        )
+        inside = Inside(
+            guard=guard, tools=ALL_TOOLS, ledger=stores.ledger, usage=usage, health=health
+        )
+        inside_of.append(inside)
+        queue = EmbeddedQueue(
+            stores.failed,
+            inside.rerun,
+            clock=clock,
+            redactor=redactor,
+            retention_s=settings.deadletters.retention_days * 86_400,
+        )
+        parts = Parts(
+            guard=guard,
+            ledger=stores.ledger,
+            approvals=stores.approvals,
+            operations=operations,
+            health=health,
+            clock=clock,
+            version=VERSION,
+            started_at=clock.now(),
+        )
+        published = publish([targets.info(name) for name in targets.names()], settings.tools)
+        server = OpsServer(
+            guard=guard,
+            tools=published,
+            ledger=stores.ledger,
+            redactor=redactor,
+            clock=clock,
+            version=VERSION,
+            user=_user(),
+        )
+        seal(server.mcp, [_sealing_key(settings.state_dir)], bind_caller(_user()))
+        await stack.enter_async_context(targets.serving(tasks))
+        tasks.start_soon(operations.keep_leases)
+        tasks.start_soon(usage.follow)
+        tasks.start_soon(usage.poll, inside.read_usage)
+        app = App(
+            settings=settings,
+            tools={name: each.tool for name, each in published.items()},
+            guard=guard,
+            stores=stores,
+            server=server,
+            operations=operations,
+            parts=parts,
+            inside=inside,
+        )
+        try:
+            yield app
+        finally:
+            with anyio.CancelScope(shield=True):
+                left = await operations.drain(DRAIN_S)
+            if left:
+                _log.warning("%d writes did not end in time; their outcome is unknown", left)
+
+
+async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
+    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0."""
+    log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"))
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        if sys.platform != "win32":
+            tasks.start_soon(_stop_on_signals, stop)
+        async with open_app(settings, environ=environ) as app:
+            if settings.server.transport == "stdio":
+                from mcp_ops.transport_stdio import serve_stdio
+
+                await serve_stdio(app.server.mcp, stop=stop)
+            else:
+                await _serve_http(app, stop)
+        tasks.cancel_scope.cancel()
+    return 0
+
+
+async def _serve_http(app: App, stop: anyio.Event) -> None:
+    # Only who serves HTTP pays for importing it.
+    from mcp_ops.transport_http import http_app, serve_http
+
+    async def health() -> tuple[int, dict[str, Any]]:
+        found = await app.inside.health(Control(app.parts, app.inside.caller))
+        body = found.model_dump(mode="json", exclude_none=True)
+        return (503 if found.overall == "unhealthy" else 200), {"status": found.overall, **body}
+
+    settings = app.settings.server
+    application = http_app(
+        app.server.mcp, settings=settings, health=health, sse=settings.transport == "sse"
+    )
+    await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
+
+
+def _say_ready(url: str) -> None:
+    sys.stderr.write(f"mcp-ops: serving at {url} (Streamable HTTP at {url}/mcp)\n")
+    sys.stderr.flush()
+
+
+async def _stop_on_signals(stop: anyio.Event) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stop.set()
+            return
+
+
+def _targets(
+    settings: Settings,
+    environ: Mapping[str, str],
+    clock: Clock,
+    redactor: Redactor,
+    usage: UsageWatch,
+    own_adapter: Callable[[], Any],
+) -> OpenTargets:
+    known = capabilities()
+    own = TargetInfo(
+        name=OWN_TARGET,
+        kind="embedded",
+        environment="prod",
+        metered=False,
+        per_minute=None,
+        concurrent=settings.guard.limits.concurrent_per_target,
+        links={"endpoint": OWN_TARGET},
+        capabilities=frozenset({DeadLetterQueue, OperationEndpoint}),
+    )
+    configured = [
+        _configured(target, settings, environ, clock, redactor, usage, known)
+        for target in settings.targets
+    ]
+    return OpenTargets(configured, own, own_adapter)
+
+
+def _configured(
+    target: TargetSettings,
+    settings: Settings,
+    environ: Mapping[str, str],
+    clock: Clock,
+    redactor: Redactor,
+    usage: UsageWatch,
+    known: frozenset[type],
+) -> Configured:
+    adapter = adapter_class(target.kind)
+    options = resolve_options(target, adapter.Settings, environ, settings.base, settings.source)
+    redactor.add(*secrets_in(options))
+
+    def wiring(store: Any) -> Wiring:
+        return Wiring(
+            target=target.name,
+            clock=clock,
+            redactor=redactor,
+            report_usage=lambda name, percent: usage.report(target.name, name, percent),
+            directory=settings.state_dir,
+            secrets=store,
+        )
+
+    info = TargetInfo(
+        name=target.name,
+        kind=target.kind,
+        environment=target.environment,
+        metered=adapter.metered if target.metered is None else target.metered,
+        per_minute=target.per_minute,
+        concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
+        links={str(key): name for key, name in target.links.items()},
+        capabilities=frozenset(each for each in known if implements(adapter, each)),
+    )
+    return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
+
+
+def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
+    """The environment's mode: it holds in this process and nobody can lift it."""
+    if settings.guard.mode is Mode.NORMAL:
+        return ()
+    return (
+        ModeEntry(
+            scope=ALL_TARGETS,
+            mode=settings.guard.mode,
+            source="environment",
+            reason="MCP_RATE_LIMIT_MODE or guard.mode",
+            author="configuration",
+            since=clock.now(),
+        ),
+    )
+
+
+def _sealing_key(directory: Path) -> bytes:
+    """The key that seals questions to clients: one a state directory, so that a restart and the
+    processes beside this one open them too."""
+    path = directory / "sealing.key"
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        key = b""
+    if len(key) == 32:
+        return key
+    fresh = secrets.token_bytes(32)
+    draft = path.with_name(f"sealing.{secrets.token_hex(4)}.tmp")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(fresh)
+    try:
+        # Whoever links first wins; the others read what is there.
+        draft.replace(path) if key else os.link(draft, path)
+    except FileExistsError:
+        fresh = path.read_bytes()
+    finally:
+        draft.unlink(missing_ok=True)
+    return fresh
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "unknown"

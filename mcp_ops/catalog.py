@@ -1,0 +1,68 @@
+"""Every tool of the package, and which of them a configuration publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from types import ModuleType
+
+from mcp_ops.capabilities.base import Capability
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.ports import OWN_TARGET
+from mcp_ops.schema import ToolSchemas, shipped_schemas
+from mcp_ops.server import Published
+from mcp_ops.settings import ToolSettings
+from mcp_ops.tool import Tool
+from mcp_ops.tools import deadletters, deployments, guard, tokens, usage
+
+_MODULES: tuple[ModuleType, ...] = (guard, usage, tokens, deadletters, deployments)
+
+ALL_TOOLS: Mapping[str, Tool] = {
+    found.name: found
+    for module in _MODULES
+    for found in vars(module).values()
+    if isinstance(found, Tool)
+}
+# The profile `core`: what an incident needs first. At most 25; the rest comes with `full`.
+CORE = frozenset(ALL_TOOLS)
+
+
+def capabilities() -> frozenset[type]:
+    """Every capability that a tool works on, directly or through a link."""
+    direct = {tool.capability for tool in ALL_TOOLS.values() if not tool.own}
+    linked = {each for tool in ALL_TOOLS.values() for each in tool.links.values()}
+    return frozenset(cls for cls in direct | linked if Capability in cls.__mro__)
+
+
+def publish(infos: list[TargetInfo], settings: ToolSettings) -> dict[str, Published]:
+    """The tools for these targets, narrowed by profile, include and exclude."""
+    published: dict[str, Published] = {}
+    for tool in ALL_TOOLS.values():
+        if not _chosen(tool.name, settings):
+            continue
+        names = tuple(
+            info.name
+            for info in infos
+            if (info.name != OWN_TARGET if tool.own else tool.capability in info.capabilities)
+        )
+        if names or (tool.own and not _needs_target(tool)):
+            published[tool.name] = Published(tool=tool, targets=names, schemas=_schemas(tool))
+    return published
+
+
+def _needs_target(tool: Tool) -> bool:
+    target = tool.arguments.model_fields.get("target")
+    return target is not None and target.is_required()
+
+
+def _schemas(tool: Tool) -> ToolSchemas:
+    shipped = shipped_schemas().get(tool.name)
+    return shipped or ToolSchemas(input=dict(tool.input_schema), output=dict(tool.output_schema))
+
+
+def _chosen(name: str, settings: ToolSettings) -> bool:
+    if any(fnmatchcase(name, glob) for glob in settings.exclude):
+        return False
+    if any(fnmatchcase(name, glob) for glob in settings.include):
+        return True
+    return not settings.include and (settings.profile == "full" or name in CORE)

@@ -1,0 +1,1 @@
+"""The commands of `mcp-ops`, one file each; `root.py` puts them together."""

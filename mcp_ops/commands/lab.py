@@ -1,0 +1,97 @@
+"""`mcp-ops lab`: the embedded environment for trying out and for game days."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mcp_ops.commands.exits import Exit
+from mcp_ops.commands.output import fail, say, show_json
+from mcp_ops.commands.session import JsonOption, the_error
+from mcp_ops.errors import ConfigurationError, OpsError
+
+group = typer.Typer(help="The lab: stand-ins and real servers to try out on.")
+DirectoryOption = Annotated[Path, typer.Option("--dir", help="Folder where the lab keeps state.")]
+FaultName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a fault.")]
+AtOption = Annotated[str, typer.Option("--at", help="At this target.")]
+
+_DIRECTORY = Path(".lab")
+
+
+@group.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    directory: DirectoryOption = _DIRECTORY,
+    serve: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Serve MCP as well, over HTTP.")
+    ] = True,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the MCP server.")] = 8000,
+) -> None:
+    """Start the lab and run until interrupted."""
+    if context.invoked_subcommand is None:
+        _run("run_lab", directory.absolute(), serve, port)
+
+
+@group.command("break")
+def break_fault(
+    name: FaultName,
+    at: AtOption = "",
+    directory: DirectoryOption = _DIRECTORY,
+    as_json: JsonOption = False,
+) -> None:
+    """Cause a fault in the running lab."""
+    _run("break_fault", directory.absolute(), name, at, as_json=as_json)
+
+
+@group.command("mend")
+def mend_fault(
+    name: FaultName,
+    at: AtOption = "",
+    directory: DirectoryOption = _DIRECTORY,
+    as_json: JsonOption = False,
+) -> None:
+    """End a fault."""
+    _run("mend_fault", directory.absolute(), name, at, as_json=as_json)
+
+
+@group.command()
+def status(directory: DirectoryOption = _DIRECTORY, as_json: JsonOption = False) -> None:
+    """Show what runs in the lab and what is broken."""
+    _run("lab_status", directory.absolute(), as_json=as_json)
+
+
+def _run(function: str, *arguments: Any, as_json: bool = False) -> NoReturn:
+    """Call a function of the supervisor, and show what it answers.
+
+    An exit code is passed on, text is shown as it is, anything else as JSON.
+    """
+    try:
+        if sys.platform == "win32":
+            raise ConfigurationError("The lab runs on Linux and macOS.", hint="Use WSL on Windows.")
+        answer = getattr(_supervisor(), function)(*arguments)
+    except OpsError as exc:
+        raise typer.Exit(fail(exc, as_json=as_json)) from exc
+    except BaseExceptionGroup as group_:
+        if (error := the_error(group_)) is None:
+            raise
+        raise typer.Exit(fail(error, as_json=as_json)) from group_
+    if isinstance(answer, int):
+        raise typer.Exit(answer)
+    if isinstance(answer, str) and not as_json:
+        say(answer)
+    elif answer is not None:
+        show_json(answer)
+    raise typer.Exit(Exit.OK)
+
+
+def _supervisor() -> Any:
+    try:
+        return import_module("mcp_ops.lab.supervisor")
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            "The lab's parts are not installed.", hint='Install them: pip install "mcp-ops[lab]"'
+        ) from exc

@@ -1,0 +1,233 @@
+"""Loading of the settings: command line over environment over file over default.
+
+This is the one place where `os.environ` is read. Loading changes nothing on disk.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mcp_ops.errors import ConfigurationError
+from mcp_ops.ports import OWN_TARGET
+from mcp_ops.settings import ServerSettings, Settings
+from mcp_ops.settings_draft import Draft
+from mcp_ops.settings_environ import read_environment, state_directory
+from mcp_ops.settings_options import References
+from mcp_ops.settings_problems import Key, Problems, add_validation, did_you_mean, dotted
+
+CONFIG_VARIABLE = "MCP_OPS_CONFIG"
+
+_LARGEST_FILE = 1_048_576
+_RESERVED = frozenset({OWN_TARGET, "all"})
+# Not for the file: what loading itself fills in.
+_INTERNAL = frozenset({"source", "notices"})
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of the environment of this process."""
+    return dict(os.environ)
+
+
+def user_file() -> Path:
+    """The configuration file in the user's configuration directory; it need not exist."""
+    from platformdirs import user_config_path
+
+    return user_config_path("mcp-ops", appauthor=False) / "config.toml"
+
+
+def user_state() -> Path:
+    """Where state is kept by default."""
+    from platformdirs import user_state_path
+
+    return user_state_path("mcp-ops", appauthor=False)
+
+
+def load_settings(
+    config: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any],
+    *,
+    default_file: Path | None = None,
+) -> Settings:
+    """Load and check everything; raises `ConfigurationError` that names every problem at once.
+
+    `config` is `--config`; without it the file of `MCP_OPS_CONFIG` or the user's own is read, if
+    there is one (`default_file` stands in for the latter). `overrides` are options of the command
+    line under dotted keys, such as `server.port`; None means that an option was not given.
+    """
+    path = _find(config, environ, default_file)
+    base = path.parent if path is not None else Path.cwd()
+    draft = Draft(file=str(path) if path is not None else "")
+    problems = Problems()
+    if path is not None:
+        draft.tree = _parse(path)
+    for name in _INTERNAL & draft.tree.keys():
+        problems.add(draft.where((name,)), "there is no such key.")
+        del draft.tree[name]
+    state = state_directory(draft, environ, base) or user_state()
+    read_environment(draft, environ, state)
+    for name, value in overrides.items():
+        if value is not None:
+            draft.put(tuple(name.split(".")), value, f"option --{name.rsplit('.', 1)[-1]}")
+    if isinstance(draft.tree.get("state_dir", ""), str):
+        draft.tree["state_dir"] = state
+    return _check(draft, environ, base, problems)
+
+
+def _find(config: Path | None, environ: Mapping[str, str], default: Path | None) -> Path | None:
+    named = config
+    how = "--config"
+    if named is None and (text := environ.get(CONFIG_VARIABLE, "").strip()):
+        named, how = Path(text), CONFIG_VARIABLE
+    if named is None:
+        named = default or user_file()
+        return named.absolute() if named.is_file() else None
+    if not named.is_file():
+        raise ConfigurationError(
+            f"{named.absolute()}: there is no such file (from {how}).",
+            hint="mcp-ops init writes a configuration to start from.",
+        )
+    return named.absolute()
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+        if len(raw) > _LARGEST_FILE:
+            raise ConfigurationError(f"{path}: the file is larger than 1 MiB.")
+        # Editors on Windows put a byte-order mark in front, which TOML does not know.
+        return tomllib.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path}: the file is not UTF-8 text.") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError(f"{path}: this is not TOML: {exc}.") from exc
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{path}: the file cannot be read ({exc.strerror or 'error'})."
+        ) from exc
+
+
+def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Problems) -> Settings:
+    raw = draft.model_input()
+    references = References(
+        environ=environ, base=base, problems=problems, prefix=_prefix(draft.file)
+    )
+    if isinstance(server := raw.get("server"), dict):
+        raw["server"] = references.model(ServerSettings, server, ("server",))
+    _check_names(draft, problems)
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(
+            {**raw, "source": draft.file, "notices": tuple(draft.notices)}
+        )
+    except ValidationError as exc:
+
+        def where(key: Key) -> str:
+            return draft.where(draft.key_in_file(key))
+
+        add_validation(
+            problems,
+            exc,
+            Settings,
+            where=where,
+            hidden=False,
+            known_bad=frozenset(references.bad) | _bad_names(draft),
+        )
+    if settings is not None:
+        _check_server(settings, draft, problems)
+    _check_links(draft, problems)
+    problems.raise_if_any()
+    assert settings is not None  # noqa: S101 - a failed validation has left problems
+    return settings.model_copy(update={"notices": (*settings.notices, *_idle_globs(settings))})
+
+
+def _prefix(file: str) -> str:
+    return f"{file}: " if file else ""
+
+
+def _good_name(name: str) -> bool:
+    return (
+        0 < len(name) <= 63
+        and name[0].isascii()
+        and name[0].islower()
+        and all(c.isascii() and (c.islower() or c.isdigit() or c == "-") for c in name)
+    )
+
+
+def _bad_names(draft: Draft) -> frozenset[Key]:
+    names = list(draft.table("targets"))
+    return frozenset(("targets", i, "name") for i, n in enumerate(names) if not _good_name(n))
+
+
+def _check_names(draft: Draft, problems: Problems) -> None:
+    for name, table in draft.table("targets").items():
+        where = draft.where(("targets", name))
+        if not _good_name(name):
+            problems.add(
+                where,
+                "a target's name is at most 63 lower-case letters, digits and hyphens, "
+                "the first of them a letter.",
+            )
+        elif name in _RESERVED:
+            problems.add(where, "this name is taken by the server itself; choose another one.")
+        if isinstance(table, dict) and "name" in table:
+            problems.add(f"{where}.name", "there is no such key: the table's name is the name.")
+
+
+def _check_server(settings: Settings, draft: Draft, problems: Problems) -> None:
+    server = settings.server
+    names = [key.name for key in server.keys]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.add(draft.where(("server", "keys")), f'two keys are called "{name}".')
+    if server.transport == "stdio" or server.keys or _is_loopback(server.host):
+        return
+    problems.add(
+        draft.where(("server", "host")),
+        "this host can be reached from other machines, and no key is configured. Set MCP_OPS_KEY "
+        "or [[server.keys]], or listen on 127.0.0.1.",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_links(draft: Draft, problems: Problems) -> None:
+    targets = draft.table("targets")
+    for name in targets:
+        for link, other in draft.table("targets", name, "links").items():
+            if isinstance(other, str) and other not in targets:
+                problems.add(
+                    draft.where(("targets", name, "links", link)),
+                    "it has to name a configured target, and there is none with this name."
+                    f"{did_you_mean(other, targets)}",
+                )
+
+
+def _idle_globs(settings: Settings) -> list[str]:
+    """Rules that match no target: a typing mistake there would leave something unprotected."""
+    names = [target.name for target in settings.targets]
+    globs: list[tuple[Key, str]] = [
+        (("guard", "protected", i), rule.target) for i, rule in enumerate(settings.guard.protected)
+    ]
+    globs += [(("policy", i), rule.target) for i, rule in enumerate(settings.policy)]
+    for i, window in enumerate(settings.guard.freeze):
+        globs += [(("guard", "freeze", i), glob) for glob in window.targets]
+    return [
+        f"{dotted(key)} matches none of the configured targets."
+        for key, glob in globs
+        if not any(fnmatchcase(name, glob) for name in [*names, OWN_TARGET])
+    ]

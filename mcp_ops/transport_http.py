@@ -1,0 +1,287 @@
+"""The HTTP transports: Streamable HTTP at /mcp, on demand SSE at /sse, health at /health.
+
+The protocol is the SDK's; who may call is `transport_edge`'s. Served by uvicorn on the loop that
+runs already, with a drain of our own: calls in flight end, then streams that never would.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import anyio
+import uvicorn
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.sse import SseServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from mcp_ops.errors import ConfigurationError
+from mcp_ops.settings import ServerSettings
+from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
+from mcp_ops.transport_edge import MAX_BODY, Edge, Keys, is_loopback
+
+MAX_SESSIONS: Final = 1_000
+"""Sessions of the older era that may be open; the SDK closes them after 30 idle minutes."""
+
+MAX_CONNECTIONS: Final = 2_000
+"""Connections and requests at once; more are answered 503."""
+
+MAX_HEAD: Final = 32 * 1024
+"""Bytes of a request line and headers that the pure-Python parser reads."""
+
+KEEP_ALIVE_S: Final = 75
+"""Seconds that an idle connection stays open: longer than proxies keep theirs."""
+
+Health = Callable[[], Awaitable[tuple[int, dict[str, Any]]]]
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+
+_SESSION_LOGS = (
+    "mcp.server.sse",
+    "mcp.server.streamable_http",
+    "mcp.server.streamable_http_manager",
+)
+_SESSION_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{2}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b")
+_LONG_WORD = re.compile(r"([\x21-\x7e]{6})[\x21-\x7e]{26,}")
+_SETTLE_S = 0.1
+_CLOSE_S = 3
+
+
+class InFlight:
+    """Counts the requests that are being served, over all sessions and both eras."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = anyio.Event()
+        self._stopping = False
+
+    def refuse_new(self) -> None:
+        """Refuse further calls in the sessions that are open; answers to our questions pass."""
+        self._stopping = True
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """The SDK's middleware: wraps every message."""
+        if ctx.request_id is None or ctx.method == "subscriptions/listen":
+            return await call_next(ctx)
+        if self._stopping:
+            raise MCPError(CONNECTION_CLOSED, "the server is stopping; nothing was run")
+        self._count += 1
+        try:
+            return await call_next(ctx)
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until nothing is being served."""
+        while self._count:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+
+def http_app(
+    server: Server[Any],
+    *,
+    settings: ServerSettings,
+    health: Health,
+    sse: bool,
+    lifespan: Lifespan | None = None,
+) -> Starlette:
+    """The application: /mcp and /health, with `sse` also /sse and /messages/.
+
+    `health` answers a status code and details; without a key only the details' `status` is shown.
+    `lifespan` is entered before the first request and left after the last.
+
+    Raises ConfigurationError when it would be reachable from elsewhere without a key.
+    """
+    if not settings.keys and not is_loopback(settings.host):
+        raise ConfigurationError(
+            "server.host is reachable from other machines and no key is configured",
+            hint="add a [[server.keys]] section, or bind 127.0.0.1",
+        )
+    _shorten_session_ids()
+    in_flight = InFlight()
+    server.middleware.insert(0, in_flight)
+    sessions = StreamableHTTPSessionManager(
+        server, max_request_body_size=MAX_BODY, max_sessions=MAX_SESSIONS
+    )
+    routes: list[BaseRoute] = [
+        Route("/mcp", endpoint=StreamableHTTPASGIApp(sessions)),
+        Route("/health", endpoint=_health_route(health), methods=["GET"]),
+    ]
+    if sse:
+        routes += _sse_routes(server)
+
+    @asynccontextmanager
+    async def alive(_: Starlette) -> AsyncIterator[None]:
+        if lifespan is None:
+            async with sessions.run():
+                yield
+        else:
+            async with lifespan(), sessions.run():
+                yield
+
+    edges: list[Edge] = []
+
+    def edge(app: Any) -> Edge:
+        edges.append(Edge(app, settings=settings, keys=Keys(settings.keys)))
+        return edges[-1]
+
+    app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=alive)
+    app.middleware_stack = app.build_middleware_stack()
+    app.state.edge, app.state.in_flight = edges[-1], in_flight
+    return app
+
+
+async def serve_http(
+    app: Starlette,
+    *,
+    settings: ServerSettings,
+    stop: anyio.Event,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve `app` until `stop` is set; then let calls in flight end, for at most `DRAIN_S`.
+
+    `on_ready` gets the base URL, with the port that was bound. Signals are the caller's business.
+
+    Raises ConfigurationError when the address can't be bound.
+    """
+    listener = _listen(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CLOSE_S,
+        h11_max_incomplete_event_size=MAX_HEAD,
+    )
+    serving = _Serving(config, lambda: on_ready(_url(listener, settings.host)))
+    with listener:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_stop_serving, app, serving, stop)
+            await serving.serve(sockets=[listener])
+            tg.cancel_scope.cancel()
+
+
+def fast_loop() -> Callable[[], Any] | None:
+    """The factory of uvloop's event loop where it is installed (`mcp-ops[fast]`), else None."""
+    try:
+        import uvloop  # an extra
+    except ImportError:
+        return None
+    factory: Callable[[], Any] = uvloop.new_event_loop
+    return factory
+
+
+class _Serving(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _stop_serving(app: Starlette, serving: _Serving, stop: anyio.Event) -> None:
+    await stop.wait()
+    edge: Edge = app.state.edge
+    in_flight: InFlight = app.state.in_flight
+    edge.refuse_new()
+    in_flight.refuse_new()
+    with anyio.move_on_after(DRAIN_S - _CLOSE_S):
+        await in_flight.idle()
+    # The last answers are on their way through the SDK's streams.
+    await anyio.sleep(_SETTLE_S)
+    edge.end_streams()
+    serving.should_exit = True
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # With the protocol number: asyncio switches Nagle off only for sockets that name it, and
+    # a small answer would wait 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as exc:
+        listener.close()
+        raise ConfigurationError(
+            f"server.port: port {settings.port} can't be bound on this host",
+            hint="another process may have it; choose another port, or 0 for a free one",
+        ) from exc
+    listener.setblocking(False)
+    return listener
+
+
+def _url(listener: socket.socket, host: str) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def _health_route(health: Health) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        status, details = await health()
+        if request.scope[PRINCIPAL_SCOPE_KEY] is None:
+            details = {"status": details.get("status", "ok" if status < 400 else "unhealthy")}
+        return JSONResponse(details, status_code=status, headers={"cache-control": "no-store"})
+
+    return answer
+
+
+def _sse_routes(server: Server[Any]) -> list[BaseRoute]:
+    transport = SseServerTransport("/messages/", max_request_body_size=MAX_BODY)
+
+    class Stream:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async with transport.connect_sse(scope, receive, send) as (reader, writer):
+                await server.run(reader, writer, server.create_initialization_options())
+
+    return [
+        Route("/sse", endpoint=Stream(), methods=["GET"]),
+        Mount("/messages/", app=transport.handle_post_message),
+    ]
+
+
+class _Shortening(logging.Filter):
+    """Cuts session ids, which are as good as keys, to their first characters."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = _SESSION_ID.sub(r"\1…", record.getMessage())
+        record.msg, record.args = _LONG_WORD.sub(r"\1…", text), ()
+        if record.name == "mcp.server.sse":
+            # The only exceptions logged there are of the parser, and quote the body.
+            record.exc_info = record.exc_text = None
+        return record.levelno >= logging.INFO
+
+
+_SHORTENING = _Shortening()
+
+
+def _shorten_session_ids() -> None:
+    for name in _SESSION_LOGS:
+        logging.getLogger(name).addFilter(_SHORTENING)
