@@ -40,7 +40,9 @@ async def open_stores(
 ) -> AsyncIterator[Stores]:
     """Open the stores in the file `path`; the key of the ledger lies beside it (`.key`).
 
-    `floor` are modes of this process alone. Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
+    `floor` are modes of this process alone.
+
+    Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
     `failed_items` of them). Raises `StoreUnavailable`; what waits is written on the way out.
     """
