@@ -146,7 +146,10 @@ class Database:
         try:
             with translated():
                 connection.execute("BEGIN IMMEDIATE")
-                self.time.follow(connection)
+                while self.time.follow(connection):
+                    connection.execute("COMMIT")
+                    self.time.arrive()
+                    connection.execute("BEGIN IMMEDIATE")
                 for waiting in batch:
                     _run(connection, waiting)
                 connection.execute("COMMIT")

@@ -98,6 +98,7 @@ class HotStore:
     async def admit(self, request: AdmitRequest) -> Admission:
         """Look at everything and, if asked and allowed, take it: atomically.
 
+        Budgets and `allowed` of rates are as they were looked at, before the charge.
         Raises `StoreUnavailable` when the file can't be written or has not been readable for
         five seconds: a lockdown may be in it.
         """
@@ -208,7 +209,7 @@ class HotStore:
         return await self._database.read(lambda c: budgets.look(c, requests, self._time.now()))
 
     def _look(self, request: AdmitRequest) -> _Look:
-        at, monotonic = self._time.now(), self._time.monotonic()
+        at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
         applying = modes.concerning(entries, request.target, at)
         factor = modes.factor(applying, request)
@@ -258,7 +259,6 @@ class HotStore:
         probe = granted and decision == "probe"
         if granted and request.budgets:
             budgets.take(connection, request.budgets, request.call_id, now)
-            states = budgets.look(connection, request.budgets, now)
         if probe:
             circuit = circuits.start_probe(circuit, now)
             circuits.save(connection, circuit)
