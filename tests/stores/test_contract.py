@@ -292,7 +292,6 @@ async def test_an_approved_question_is_redeemed_once_for_exactly_its_call(
         used = await approvals.get("a1")
         assert used is not None
         assert used.state == "redeemed"
-        assert await approvals.find(principal="agent:x@y", digest="d", kind="approve") is None
 
 
 async def test_expired_questions_say_so_and_can_not_be_used(
@@ -321,17 +320,17 @@ async def test_expired_questions_say_so_and_can_not_be_used(
 async def test_a_denied_question_stays_denied_for_ten_minutes(
     backend: Backend, clock: ManualClock
 ) -> None:
-    binding = {"principal": "agent:x@y", "digest": "d", "kind": "approve"}
+    binding = {"principal": "agent:x@y", "digest": "d"}
     async with backend.open(clock) as stores:
         approvals = stores.approvals
         await approvals.ask(records.approval(clock, expires_at=clock.now() + 60), max_pending=3)
         denied = await approvals.decide("a1", approved=False, by="z", note="no", at=clock.now())
         clock.advance(599)
-        assert await approvals.find(**binding) == denied
+        assert await approvals.denied(**binding) == denied
         later = records.approval(clock, "a2", policy="v2")
         assert await approvals.ask(later, max_pending=3) == denied
         clock.advance(2)
-        assert await approvals.find(**binding) is None
+        assert await approvals.denied(**binding) is None
         assert await approvals.ask(later, max_pending=3) == later
 
 

@@ -127,7 +127,7 @@ class HotStore:
         with anyio.CancelScope(shield=True):
             if request.budgets:
                 await self._database.write(
-                    lambda c: budgets.give_back(c, request.budgets, request.call_id)
+                    lambda c: budgets.give_back(c, request.budgets, request.call_id), durable=False
                 )
             if admission.probe:
                 await self._change(request.target, lambda c: circuits.untouched(c, probe=True))
@@ -228,7 +228,8 @@ class HotStore:
         marks = self._charge(request, look)
         granted = False
         try:
-            taken = await self._database.write(lambda c: self._take(c, request))
+            # The intent's own commit follows before the target is touched, and makes this last.
+            taken = await self._database.write(lambda c: self._take(c, request), durable=False)
             granted = taken.granted
         finally:
             if not granted:
@@ -289,7 +290,7 @@ class HotStore:
                 circuits.save(connection, after)
             return after
 
-        return self._adopt(await self._database.write(job))
+        return self._adopt(await self._database.write(job, durable=False))
 
     def _adopt(self, circuit: Circuit) -> CircuitState:
         self._snapshot.adopt(circuit)
