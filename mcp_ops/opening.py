@@ -127,7 +127,7 @@ class OpenTargets:
         async def own() -> None:
             try:
                 with anyio.CancelScope(shield=True):
-                    async with AsyncExitStack() as stack:
+                    async with self._wanted, AsyncExitStack() as stack:
                         async for name in self._wanted:
                             opening = self._openings.get(name)
                             if opening is not None and not opening.done.is_set():

@@ -112,7 +112,9 @@ class Actor:
                 hint="Look at the target's state before trying again.",
             ) from None
         except OpsError as failure:
-            health, error = failure.health, f"{failure.code}: {failure.message}"
+            if failure.blamed in ("", target):
+                failure.blamed = target
+                health, error = failure.health, f"{failure.code}: {failure.message}"
             raise
         finally:
             if target and target != OWN_TARGET:

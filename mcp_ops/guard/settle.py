@@ -81,7 +81,7 @@ def _cut(data: dict[str, Any], limit: int) -> dict[str, Any]:
 
 
 def _without_open_objects(data: dict[str, Any], limit: int) -> dict[str, Any]:
-    """Very many small values: the largest of the open objects (evidence, answer) goes as a whole."""
+    """Very many small values: the largest open object (evidence, answer) goes as a whole."""
     while _size(data) > limit:
         open_ones = [key for key, value in data.items() if isinstance(value, dict)]
         largest = max(open_ones, key=lambda key: _size(data[key]), default="")

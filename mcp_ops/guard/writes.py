@@ -11,7 +11,15 @@ import orjson
 
 from mcp_ops.call import Call
 from mcp_ops.clock import Clock, rfc3339
-from mcp_ops.errors import Failed, Internal, OpsError, RefusalCode, Refused, StoreUnavailable, Upstream
+from mcp_ops.errors import (
+    Failed,
+    Internal,
+    OpsError,
+    RefusalCode,
+    Refused,
+    StoreUnavailable,
+    Upstream,
+)
 from mcp_ops.guard.operations import LEASE_S, Operations, Running
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.ports import Entry, FailedOperation, FailedOperations, Ledger, Operation
