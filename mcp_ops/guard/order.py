@@ -131,7 +131,8 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
-            await self._look(plan)
+            if not self._asks_nobody(plan):
+                await self._look(plan)
             consent = await self._consent(plan)
             return await self._writes.run(
                 call, frame, lambda running: self._write(plan, consent, frame, running)
@@ -253,11 +254,12 @@ class Guard:
         plan = await self._plan(call, info=info, sub=True)
         admission = await self.hot.admit(plan.request)
         self._refuse(plan, admission)
+        # A write may be half done when a shorter deadline than its own ends it.
+        reading = effect is Effect.READ
+        deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
             self._taken(plan, admission),
-            self._actor.attempt(
-                target, deadline_s=self.settings.limits.read_timeout_s, probe=admission.probe
-            ),
+            self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
@@ -321,6 +323,11 @@ class Guard:
         """All checks, before anyone is asked and without taking anything."""
         looking = replace(plan, request=replace(plan.request, take=False))
         self._refuse(looking, await self.hot.admit(looking.request))
+
+    def _asks_nobody(self, plan: Plan) -> bool:
+        return self._approver.asks_nobody(
+            plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
+        )
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":

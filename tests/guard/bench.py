@@ -19,7 +19,7 @@ from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
 from mcp_ops.capabilities.guard import GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
 from mcp_ops.catalog import ALL_TOOLS
-from mcp_ops.clock import ManualClock
+from mcp_ops.clock import Clock, ManualClock
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
@@ -33,7 +33,7 @@ from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Published, Reply
 from mcp_ops.settings import GuardSettings, LimitSettings, PolicyRule
 from mcp_ops.stores.sqlite.embedded import Stores, open_stores
-from mcp_ops.tool import Tool
+from mcp_ops.tool import Tool, schemas_of
 from tests.guard.shelf import SHELF_CAPABILITIES, SHELF_TOOLS, ShelfAdapter, World
 
 SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy"})
@@ -209,6 +209,8 @@ async def bench(
         def make_port(port: type, call: Any) -> Any:
             if port is GuardControl:
                 return Control(built["parts"], call.caller)
+            if port is Clock:
+                return clock
             assert port is UsageGuard
             return built["inside"].usage_of(call)
 
@@ -248,7 +250,9 @@ async def bench(
         server = OpsServer(
             guard=guard,
             tools={
-                name: Published(tool=each, targets=_where(each, targets, names))
+                name: Published(
+                    tool=each, targets=_where(each, targets, names), schemas=schemas_of(each)
+                )
                 for name, each in tools.items()
             },
             ledger=stores.ledger,

@@ -206,7 +206,7 @@ async def test_a_waiter_cancelled_at_its_turn_hands_the_place_on() -> None:
             await anyio.wait_all_tasks_blocked()
             tasks.start_soon(third)
             await anyio.wait_all_tasks_blocked()
-        scope.cancel()  # its turn has come, and it has not run yet
+            scope.cancel()  # and its turn comes before it runs again
     assert got == ["third"]
     assert partition.active == 0
 
