@@ -38,7 +38,8 @@ _TOKEN_TARGETS: Final = ("crm", "sso")
 _LEFT_S: Final = 900.0
 
 _TEXT: Final = """\
-# Written by mcp-ops lab at every start: changes here are lost. This is a lab, nothing in it is real.
+# Written by mcp-ops lab at every start: changes here are lost.
+# This is a lab: nothing in it is real.
 
 state_dir = "state"
 

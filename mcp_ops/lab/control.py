@@ -32,20 +32,25 @@ state {state}</pre></html>"""
 Act = Callable[[str, str], Awaitable[dict[str, Any]]]
 
 
-def control(
-    *, token: str, break_fault: Act, mend_fault: Act, status: Callable[[], dict[str, Any]]
-) -> Starlette:
-    """The endpoint's application."""
+class _Control:
+    """The endpoint, over what it may do."""
 
-    def refused(request: Request) -> Response | None:
+    def __init__(self, token: str, status: Callable[[], dict[str, Any]]) -> None:
+        self._token = token
+        self._status = status
+
+    def refused(self, request: Request) -> Response | None:
+        """An answer for whoever does not have the token."""
         given = request.headers.get("authorization", "")
-        if hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             return None
         return JSONResponse({"error": {"message": "This is the control of a lab."}}, 401)
 
-    def acting(act: Act) -> Callable[[Request], Awaitable[Response]]:
+    def acting(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of an act on a fault."""
+
         async def answer(request: Request) -> Response:
-            if (no := refused(request)) is not None:
+            if (no := self.refused(request)) is not None:
                 return no
             try:
                 asked = await request.json()
@@ -57,22 +62,30 @@ def control(
 
         return answer
 
-    async def tell(request: Request) -> Response:
-        return refused(request) or JSONResponse(status())
+    async def tell(self, request: Request) -> Response:
+        """The status."""
+        return self.refused(request) or JSONResponse(self._status())
 
-    async def callback(request: Request) -> Response:
-        given = request.query_params
-        page = _PAGE.format(
-            code=html.escape(given.get("code", "")), state=html.escape(given.get("state", ""))
-        )
-        return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
+async def _callback(request: Request) -> Response:
+    given = request.query_params
+    page = _PAGE.format(
+        code=html.escape(given.get("code", "")), state=html.escape(given.get("state", ""))
+    )
+    return HTMLResponse(page, headers={"Cache-Control": "no-store"})
+
+
+def control(
+    *, token: str, break_fault: Act, mend_fault: Act, status: Callable[[], dict[str, Any]]
+) -> Starlette:
+    """The endpoint's application."""
+    endpoint = _Control(token, status)
     return Starlette(
         routes=[
-            Route("/break", acting(break_fault), methods=["POST"]),
-            Route("/mend", acting(mend_fault), methods=["POST"]),
-            Route("/status", tell),
-            Route(CALLBACK, callback),
+            Route("/break", endpoint.acting(break_fault), methods=["POST"]),
+            Route("/mend", endpoint.acting(mend_fault), methods=["POST"]),
+            Route("/status", endpoint.tell),
+            Route(CALLBACK, _callback),
         ]
     )
 

