@@ -34,19 +34,23 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A tool and its arguments. `{n}` in a string argument becomes the number of the call."""
+    """A tool and its arguments. `{n}` in a string argument becomes the number of the call, and
+    the argument `{n}` alone that number itself, at least 1 and at most 200."""
 
     tool: str
     arguments: Mapping[str, Any]
 
     def body(self, number: int, *, envelope: bool) -> bytes:
         """The request as JSON. `envelope` adds the 2026 metadata."""
-        arguments = {
-            key: value.replace("{n}", str(number)) if isinstance(value, str) else value
-            for key, value in self.arguments.items()
-        }
+        arguments = {key: _numbered(value, number) for key, value in self.arguments.items()}
         params: dict[str, Any] = {"name": self.tool, "arguments": arguments}
         return request(number, "tools/call", params, envelope=envelope)
+
+
+def _numbered(value: Any, number: int) -> Any:
+    if value == "{n}":
+        return number % 200 + 1
+    return value.replace("{n}", str(number)) if isinstance(value, str) else value
 
 
 def request(number: int, method: str, params: dict[str, Any], *, envelope: bool) -> bytes:

@@ -113,6 +113,8 @@ async def open_app(
         def make_port(port: type, call: Any) -> Any:
             if port is GuardControl:
                 return Control(parts, call.caller)
+            if port is Clock:
+                return clock
             if port is UsageGuard:
                 return inside_of[0].usage_of(call)
             raise Internal(f"No port {port.__name__}.")

@@ -11,7 +11,7 @@ from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import OWN_TARGET
 from mcp_ops.server import Published
 from mcp_ops.settings import ToolSettings
-from mcp_ops.tool import Tool
+from mcp_ops.tool import Tool, schemas_of
 from mcp_ops.tools import deadletters, deployments, guard, tokens, usage
 
 _MODULES: tuple[ModuleType, ...] = (guard, usage, tokens, deadletters, deployments)
@@ -44,11 +44,14 @@ def publish(infos: list[TargetInfo], settings: ToolSettings) -> dict[str, Publis
             for info in infos
             if (info.name != OWN_TARGET if tool.own else tool.capability in info.capabilities)
         )
-        if names or (tool.own and "target" not in tool.arguments.model_fields):
-            published[tool.name] = Published(tool=tool, targets=names)
-        elif tool.own and tool.input_schema["properties"]["target"].get("default") is not None:
-            published[tool.name] = Published(tool=tool, targets=())
+        if names or (tool.own and not _needs_target(tool)):
+            published[tool.name] = Published(tool=tool, targets=names, schemas=schemas_of(tool))
     return published
+
+
+def _needs_target(tool: Tool) -> bool:
+    target = tool.arguments.model_fields.get("target")
+    return target is not None and target.is_required()
 
 
 def _chosen(name: str, settings: ToolSettings) -> bool:

@@ -27,6 +27,7 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.ports import Ledger
 from mcp_ops.redact import Redactor, tame
+from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
 from mcp_ops.transport import CallerFacts, caller_facts
 
@@ -48,10 +49,11 @@ class Published:
 
     tool: Tool
     targets: tuple[str, ...]
+    schemas: ToolSchemas
 
     def input_schema(self) -> dict[str, Any]:
         """The tool's schema with its `target`: an enum, with a default where there is one only."""
-        schema = dict(self.tool.input_schema)
+        schema = dict(self.schemas.input)
         properties: dict[str, Any] = dict(schema["properties"])
         if self.tool.own:
             if "target" in properties:
@@ -104,7 +106,7 @@ class OpsServer:
         self._clock = clock
         self._user = user
         schemas = {name: published.input_schema() for name, published in tools.items()}
-        self._listed = [_listed(tools[name].tool, schema) for name, schema in schemas.items()]
+        self._listed = [_listed(tools[name], schema) for name, schema in schemas.items()]
         self.mcp: Server[Any] = Server(
             NAME,
             version=version,
@@ -224,13 +226,14 @@ class OpsServer:
         )
 
 
-def _listed(tool: Tool, schema: dict[str, Any]) -> types.Tool:
+def _listed(published: Published, schema: dict[str, Any]) -> types.Tool:
+    tool = published.tool
     return types.Tool(
         name=tool.name,
         title=tool.title,
         description=tool.description,
         input_schema=schema,
-        output_schema=dict(tool.output_schema),
+        output_schema=published.schemas.output,
         annotations=types.ToolAnnotations.model_validate(tool.annotations()),
     )
 

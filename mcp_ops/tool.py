@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
 from mcp_ops.params import ObjectName, Sensitive
 from mcp_ops.ports import Port
-from mcp_ops.schema import input_schema, output_schema
+from mcp_ops.schema import ToolSchemas, input_schema, output_schema, shipped_schemas
 
 C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class ArgumentModel(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
+        defer_build=True,
         protected_namespaces=(),
     )
 
@@ -98,8 +99,16 @@ class Tool:
     result: type[Result]
     object_field: str
     sensitive: frozenset[str]
-    input_schema: Mapping[str, Any]
-    output_schema: Mapping[str, Any]
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        """The schema of the arguments, without `target`."""
+        return input_schema(self.arguments)
+
+    @property
+    def output_schema(self) -> Mapping[str, Any]:
+        """The schema of the result."""
+        return output_schema(self.result)
 
     @property
     def own(self) -> bool:
@@ -118,6 +127,12 @@ class Tool:
             "idempotentHint": self.effect is Effect.READ or self.idempotent,
             "openWorldHint": not self.own,
         }
+
+
+def schemas_of(tool: Tool) -> ToolSchemas:
+    """A tool's schemas: those that the package ships, else computed."""
+    shipped = shipped_schemas().get(tool.name)
+    return shipped or ToolSchemas(input=dict(tool.input_schema), output=dict(tool.output_schema))
 
 
 WRITE_FIELDS: dict[str, Any] = {
@@ -180,8 +195,6 @@ def tool(
             result=result,
             object_field=_marked(parts.fields, ObjectName),
             sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
-            input_schema=input_schema(arguments),
-            output_schema=output_schema(result),
         )
 
     return build

@@ -27,9 +27,6 @@ from mcp_ops.transport import PRINCIPAL_SCOPE_KEY, HttpPrincipal
 MAX_BODY: Final = 1024 * 1024
 """Largest body of a request, in bytes."""
 
-MIN_KEY: Final = 16
-"""Shortest key that is accepted in the configuration, in characters."""
-
 OPEN_ROUTES: Final = frozenset({"/health"})
 """Routes that answer without a key; they tell less then."""
 
@@ -90,10 +87,8 @@ class Keys:
 
     def __init__(self, keys: Sequence[KeySettings]) -> None:
         secrets = [key.key.get_secret_value() for key in keys]
-        if any(len(secret) < MIN_KEY for secret in secrets) or len(set(secrets)) < len(secrets):
-            raise ConfigurationError(
-                f"server.keys: each key needs at least {MIN_KEY} characters and its own value"
-            )
+        if len(set(secrets)) < len(secrets):
+            raise ConfigurationError("server.keys: each key needs its own value")
         self._digests = [
             (
                 hashlib.sha256(secret.encode()).digest(),

@@ -35,6 +35,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from mcp_ops.transport import DRAIN_S
+from mcp_ops.transport_eras import serve_era
 from mcp_ops.transport_pipes import Sink, Source, claimed_stdio, open_sink, open_source
 
 MAX_LINE: Final = 8 * 1024 * 1024
@@ -45,6 +46,7 @@ MAX_IN_FLIGHT: Final = 1_000
 
 _QUEUE_HIGH = 256
 _QUEUE_LOW = 64
+_KEPT_BEFORE_OPENING = 8
 
 
 async def serve_stdio(server: Server[Any], *, stop: anyio.Event) -> None:
@@ -66,7 +68,9 @@ async def serve_stdio(server: Server[Any], *, stop: anyio.Event) -> None:
         try:
             async with anyio.create_task_group() as tg:
                 tg.start_soon(_close_on_stop, stop, inbox)
-                await server.run(inbox, outbox, server.create_initialization_options())
+                opening = await inbox.opening()
+                if opening is not None:
+                    await serve_era(server, opening, inbox, outbox)
                 tg.cancel_scope.cancel()
         finally:
             inbox.source.close()
@@ -92,6 +96,7 @@ class Inbox:
         self.last_context = contextvars.copy_context()
         self._drain_s = drain_s
         self._lines: deque[bytes | JSONRPCError | None] = deque()
+        self._back: deque[SessionMessage | Exception] = deque()
         self._tail = bytearray()
         self._skipping = False
         self._wake = anyio.Event()
@@ -140,8 +145,23 @@ class Inbox:
 
     # To the SDK.
 
+    async def opening(self) -> JSONRPCRequest | None:
+        """The client's first request, which stays to be received; None when it leaves before.
+
+        Up to `_KEPT_BEFORE_OPENING` messages before it stay as well.
+        """
+        before: deque[SessionMessage | Exception] = deque(maxlen=_KEPT_BEFORE_OPENING)
+        async for item in self:
+            before.append(item)
+            if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
+                self._back = before
+                return item.message
+        return None
+
     async def receive(self) -> SessionMessage | Exception:
         """The next message, or the exception that a line is worth; EndOfStream at the end."""
+        if self._back:
+            return self._back.popleft()
         while True:
             line = await self._next()
             if isinstance(line, JSONRPCError):

@@ -295,8 +295,8 @@ def test_every_other_host_counts_as_reachable(place: Place, host: str) -> None:
                 "[targets.vault]\nkind = 'x'\n"
             ),
             (
-                "targets.crm.links.secrets: it has to name a configured target, and there is none with "
-                'this name. Did you mean "vault"?'
+                "targets.crm.links.secrets: it has to name a configured target, and there is none "
+                'with this name. Did you mean "vault"?'
             ),
         ),
     ],

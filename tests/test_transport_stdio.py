@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PEER = [sys.executable, str(ROOT / "tests" / "transport_peer.py")]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 VERSION = "2026-07-28"
-CAPABLE = {"elicitation": {"form": {}}}
+CAPABLE: dict[str, Any] = {"elicitation": {"form": {}}}
 MODES = ("legacy", VERSION)
 
 

@@ -127,7 +127,7 @@ async def _stop_on_signal(
             stop.set()
 
 
-async def _health() -> tuple[int, dict[str, Any]]:
+async def health() -> tuple[int, dict[str, Any]]:
     return 200, {"status": "ok", "targets": ["crm"]}
 
 
@@ -141,7 +141,7 @@ async def main(transport: str, seal_with: str, settings: ServerSettings) -> None
             print("ready", file=sys.stderr, flush=True)
             await serve_stdio(server, stop=stop)
         else:
-            app = http_app(server, settings=settings, health=_health, sse=transport == "sse")
+            app = http_app(server, settings=settings, health=health, sse=transport == "sse")
             await serve_http(
                 app,
                 settings=settings,

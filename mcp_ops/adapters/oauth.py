@@ -31,10 +31,10 @@ from mcp_ops.wire.oauth import (
     moment,
     oauth_error,
     refresh_grant,
+    skew_problem,
 )
 
 _SYSTEM: Final = "the authorization server"
-_SKEW_S: Final = 60
 _REFRESH: Final = "Call refresh_oauth_token for this target."
 _ORGANISATION: Final = ("organization_id", "org_id", "tid", "tenant_id", "hd")
 # Our setting, and the name of the same in RFC 8414.
@@ -185,10 +185,8 @@ class OAuthAdapter(Adapter):
         skew = None if seen.date is None else round(seen.date - now)
         problem, advice = self._problem(seen, jwt, check, expires_at)
         valid = not problem
-        if valid and skew is not None and abs(skew) > _SKEW_S:
-            side = "behind" if skew > 0 else "ahead of"
-            problem = f"The clock here is {abs(skew)} s {side} the authorization server's."
-            advice = "Set the clock of this machine by NTP: expiries are misjudged until then."
+        if valid:
+            problem, advice = skew_problem(skew, _SYSTEM)
         scope = claims.get("scope")
         return TokenFacts(
             valid=valid,

@@ -34,6 +34,7 @@ from mcp_ops.wire.oauth import (
     moment,
     oauth_error,
     refresh_grant,
+    skew_problem,
 )
 
 DRIVES: Final = "DailyApiRequests"
@@ -157,8 +158,13 @@ class SalesforceAdapter(Adapter):
         skew = None
         if (date := answer.date()) is not None:
             skew = round(date - self._wiring.clock.now())
+        problem, advice = skew_problem(skew, _SYSTEM)
         return TokenFacts(
-            valid=True, clock_skew_s=skew, **await self._identity(tokens.access_token)
+            valid=True,
+            problem=problem,
+            advice=advice,
+            clock_skew_s=skew,
+            **await self._identity(tokens.access_token),
         )
 
     async def refresh(self, refresh_token: SecretStr) -> TokenSet:

@@ -76,7 +76,10 @@ Moment = Annotated[str, Field(description="UTC, RFC 3339")]
 class Model(BaseModel):
     """Base of all result models: frozen, closed. Absent optional fields are left out, not null."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    # Built on first use: a server that is started for one question needs few of the models.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="strings", defer_build=True
+    )
 
 
 class NextStep(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -112,13 +113,14 @@ def listed(item: Item, redactor: Redactor) -> DeadLetter:
     """An item as a line of a list: bounded, so that a page of them stays readable."""
     return DeadLetter(
         id=item.id,
-        operation=_clip(item.operation, 64),
+        operation=_clip(item.operation, 48),
         failure_type=_clip(item.failure_type, 40),
-        error=_clip(redactor.text(item.error[:4_000]), 96),
-        failed_at=moment(item.failed_at),
+        error=_clip(redactor.text(item.error[:4_000]), 56),
+        failed_at=_second(item.failed_at),
         attempts=item.attempts,
         size_bytes=item.size_bytes,
-        preview=_clip(payload_text(item, redactor), 64),
+        # Quotes inside a JSON string cost a model two tokens each and say nothing here.
+        preview=_clip(payload_text(item, redactor).replace('"', ""), 24),
         problem=item.problem or None,
     )
 
@@ -169,6 +171,11 @@ def level_of(waiting: int) -> Literal["ok", "warning", "critical"]:
     return "warning" if waiting > WARNING_ABOVE else "ok"
 
 
+def _second(seconds: float | None) -> str | None:
+    text = moment(seconds)
+    return f"{text[:19]}Z" if text else None
+
+
 def _in_time(failed_at: float | None, selection: DeadLetterFilter) -> bool:
     if selection.since is None and selection.until is None:
         return True
@@ -204,8 +211,10 @@ def _as_text(value: Any, redactor: Redactor) -> str:
         return redactor.text(value)
     try:
         return redactor.text(orjson.dumps(redactor.value(value), default=str).decode("utf-8"))
-    except (orjson.JSONEncodeError, RecursionError):
-        return redactor.text(ascii(value))
+    except orjson.JSONEncodeError:
+        # Lone surrogates and integers beyond 64 bits, which only the slower one writes.
+        text = json.dumps(redactor.value(value), ensure_ascii=False, default=str)
+        return redactor.text(text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _clip(text: str, limit: int) -> str:

@@ -32,7 +32,7 @@ from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import Forbidden, InvalidInput, OpsError, ReauthorizationRequired
 
 BEGIN: Final = "A person must authorize again: call begin_oauth_authorization."
-_LOCK_WAIT_S: Final = 30.0
+_LOCK_WAIT_S: Final = 20.0  # less than a call's deadline, so that waiting ends with a Conflict
 _STORE_TRIES: Final = 3
 _RETRY_S: Final = 0.1
 _LOST: Final = "Call check_oauth_token; then refresh again: if it was rotated, that says so."
@@ -64,20 +64,22 @@ async def refresh_once(
         spent = refresh_token_of(held)
         if held and seen and _prints(held) != _prints(seen):
             return Done(tokens=held, previous=seen, shared=True)
-        marker = Pending(at=clock.now(), fingerprint=print_of(spent))
-        await store.write(name, with_pending(before, marker))
-        try:
-            fresh = await issuer.refresh(spent)
-        except OpsError as exc:
-            if exc.executed == "no":
-                await _put_back(store, name, before or {})
-            return _explained(exc, _lost_before(before, spent))
-        tokens = replace(
-            fresh,
-            refresh_token=fresh.refresh_token or spent,
-            scopes=fresh.scopes or (held.scopes if held else ()),
-        )
-        error = await _keep(store, issuer, tokens)
+        # From here on cancelling would lose tokens. The adapter's own deadline bounds it.
+        with anyio.CancelScope(shield=True):
+            marker = Pending(at=clock.now(), fingerprint=print_of(spent))
+            await store.write(name, with_pending(before, marker))
+            try:
+                fresh = await issuer.refresh(spent)
+            except OpsError as exc:
+                if exc.executed == "no":
+                    await _put_back(store, name, before or {})
+                return _explained(exc, _lost_before(before, spent))
+            tokens = replace(
+                fresh,
+                refresh_token=fresh.refresh_token or spent,
+                scopes=fresh.scopes or (held.scopes if held else ()),
+            )
+            error = await _keep(store, issuer, tokens)
     rotated = print_of(tokens.refresh_token) != print_of(spent)
     return Done(tokens=tokens, previous=held, rotated=rotated, store_error=error)
 
@@ -120,19 +122,17 @@ async def _put_back(store: SecretStore, name: str, fields: Mapping[str, str]) ->
 
 
 async def _keep(store: SecretStore, issuer: TokenIssuer, tokens: TokenSet) -> OpsError | None:
-    """Store tokens that exist only here: shielded, and tried more than once."""
+    """Store tokens that exist only here: tried more than once."""
     fields = to_fields(tokens, seed=seed_of(issuer.configured_tokens()))
     error: OpsError | None = None
-    with anyio.CancelScope(shield=True):
-        for attempt in range(_STORE_TRIES):
-            if attempt:
-                await anyio.sleep(_RETRY_S * attempt)
-            try:
-                await store.write(issuer.secret_name, fields)
-            except OpsError as exc:
-                error = exc
-            else:
-                return None
+    for attempt in range(_STORE_TRIES):
+        await anyio.sleep(_RETRY_S * attempt)
+        try:
+            await store.write(issuer.secret_name, fields)
+        except OpsError as exc:
+            error = exc
+        else:
+            return None
     return error
 
 
@@ -150,14 +150,15 @@ async def complete_once(
     """Use up the pending authorization, exchange its code and keep the tokens if they are right."""
     async with store.lock(issuer.secret_name, _LOCK_WAIT_S):
         flow = await store.read(flow_name(issuer))
-        try:
-            verifier = verifier_of(flow, state=state, principal=principal, now=clock.now())
-            await store.write(flow_name(issuer), {})  # before the code is sent: single use
-            tokens = await issuer.exchange_code(code, verifier)
-            facts = await _granted(issuer, tokens)
-        except OpsError as exc:
-            return exc
-        error = await _keep(store, issuer, tokens)
+        with anyio.CancelScope(shield=True):  # as above: a code is good for one use
+            try:
+                verifier = verifier_of(flow, state=state, principal=principal, now=clock.now())
+                await store.write(flow_name(issuer), {})  # before the code is sent: single use
+                tokens = await issuer.exchange_code(code, verifier)
+                facts = await _granted(issuer, tokens)
+            except OpsError as exc:
+                return exc
+            error = await _keep(store, issuer, tokens)
     return Done(tokens=tokens, rotated=True, store_error=error, facts=facts)
 
 

@@ -9,13 +9,11 @@ from typing import Annotated
 
 import typer
 
-from mcp_ops.call import Answer, Ask, NeedsAnswer, Question
+from mcp_ops.call import NeedsAnswer
 from mcp_ops.commands.arguments import read_arguments
 from mcp_ops.commands.exits import Exit, exit_of_error, exit_of_result
 from mcp_ops.commands.output import (
     Advance,
-    ask_line,
-    interactive,
     progress_bar,
     say,
     show_json,
@@ -24,6 +22,7 @@ from mcp_ops.commands.output import (
 from mcp_ops.commands.session import (
     ConfigOption,
     JsonOption,
+    Progress,
     Reply,
     RunningApp,
     operator,
@@ -45,7 +44,8 @@ def call(
         str, typer.Option(help="Arguments as a JSON object; - reads it from stdin.")
     ] = "",
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Confirm the question that a write may ask.")
+        bool,
+        typer.Option("--yes", "-y", help="Confirm. What needs an approval still waits for one."),
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -57,14 +57,14 @@ def call(
         known = find_tool(app, tool)
         given = read_arguments(known, arguments or [], text)
         with progress_bar() as advance:
-            caller = operator(ask=_ask(yes=yes), progress=_progress(advance))
+            caller = operator(yes=yes, progress=_progress(advance))
             try:
                 reply = await app.call(known.name, given, caller)
             except NeedsAnswer as asked:
                 warn(tame(asked.question.message))
                 warn("Nothing ran: this needs a yes. Call again with --yes, or on a terminal.")
                 return Exit.APPROVAL
-        return _show(reply, as_json=as_json)
+        return show_reply(reply, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
 
@@ -79,26 +79,7 @@ def find_tool(app: RunningApp, name: str) -> Tool:
     )
 
 
-def _ask(*, yes: bool) -> Ask | None:
-    """How the guard can ask: not at all without a terminal, and then a write is refused."""
-    if not yes and not interactive():
-        return None
-
-    async def ask(question: Question) -> Answer | None:
-        if yes and question.kind == "confirm":
-            return "accept"
-        if not interactive():
-            return None  # an approval is given by a person at a terminal, not by an option
-        warn(tame(question.message))
-        line = await ask_line("Do it? [y/N] ")
-        if line is None:
-            return "cancel"
-        return "accept" if line.lower() in ("y", "yes") else "decline"
-
-    return ask
-
-
-def _progress(advance: Advance | None) -> object:
+def _progress(advance: Advance | None) -> Progress | None:
     if advance is None:
         return None
 
@@ -108,7 +89,8 @@ def _progress(advance: Advance | None) -> object:
     return report
 
 
-def _show(reply: Reply, *, as_json: bool) -> int:
+def show_reply(reply: Reply, *, as_json: bool) -> int:
+    """Show what a call answered, and answer the exit code."""
     if reply.is_error:
         return _show_error(reply.text, as_json=as_json)
     if as_json:

@@ -12,6 +12,7 @@ from typing import Literal
 import anyio
 import typer
 
+from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.clock import SystemClock, rfc3339
 from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.output import say, show_json
@@ -150,22 +151,28 @@ def of_clock(now: float, newest_entry: float | None) -> Finding:
     return Finding(check="clock", state="ok", message=rfc3339(now))
 
 
+def of_target(check: ComponentHealth) -> Finding:
+    """Whether one target answers, and how fast."""
+    latency = f" in {check.latency_ms:.0f} ms" if check.latency_ms is not None else ""
+    if check.status == "healthy":
+        return Finding(
+            check=f"target {check.name}", state="ok", message=f"{check.kind} answered{latency}."
+        )
+    return Finding(
+        check=f"target {check.name}",
+        state="fail" if check.status == "unhealthy" else "warn",
+        message=tame(check.problem or f"{check.kind} is {check.status}{latency}."),
+        advice=f"Look at [targets.{check.name}], and at the network between here and there.",
+    )
+
+
 async def _of_app(app: RunningApp) -> list[Finding]:
     findings = [
         Finding(check="credentials", state="ok", message="Every reference could be resolved.")
     ]
     newest = await app.stores.ledger.search(AuditQuery(limit=1))
     findings.append(of_clock(SystemClock().now(), newest[0].at if newest else None))
-    for check in await app.check_targets():
-        latency = f" in {check.latency_ms:.0f} ms" if check.latency_ms is not None else ""
-        findings.append(
-            Finding(
-                check=f"target {check.name}",
-                state="ok" if check.ok else "fail",
-                message=f"{check.kind} answered{latency}." if check.ok else tame(check.problem),
-                advice="" if check.ok else check.advice,
-            )
-        )
+    findings += [of_target(check) for check in await app.check_targets()]
     return findings
 
 

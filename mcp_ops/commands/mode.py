@@ -1,4 +1,7 @@
-"""`mcp-ops mode`: how much agents may use of a target, set by the operator."""
+"""`mcp-ops mode`: how much agents may use of a target, set by the operator.
+
+Stricter at once; looser only for a person at a terminal, since an agent may have a shell as well.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,26 @@ from typing import Annotated
 import typer
 
 from mcp_ops.clock import rfc3339
+from mcp_ops.commands.call import show_reply
 from mcp_ops.commands.exits import Exit
-from mcp_ops.commands.output import say, show_json, show_table
-from mcp_ops.commands.session import (
-    ConfigOption,
-    JsonOption,
-    RunningApp,
-    operator,
-    with_app,
-)
-from mcp_ops.errors import InvalidInput
+from mcp_ops.commands.output import ask_line, interactive, say, show_json, show_table
+from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, operator, with_app
+from mcp_ops.errors import InvalidInput, RefusalCode, Refused
 from mcp_ops.ports import ALL_TARGETS, Mode, ModeEntry
 from mcp_ops.settings_problems import did_you_mean
+
+ALL = "all"
+COLUMNS = ("TARGET", "MODE", "FROM", "BY", "SINCE", "UNTIL", "REASON")
 
 group = typer.Typer(help="Modes of the guard: show, set, clear.", invoke_without_command=True)
 TargetOption = Annotated[str, typer.Option(help="One target; without it, all of them.")]
 
 
 @group.callback()
-def main(context: typer.Context) -> None:
-    """Show the modes when no command is named."""
+def main(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Modes of the guard: show (also without a command), set, clear."""
     if context.invoked_subcommand is None:
-        show(as_json=False, config=None)
+        show(as_json=as_json, config=config)
 
 
 @group.command()
@@ -36,14 +37,13 @@ def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show every mode in force, with who set it, why and until when."""
 
     async def body(app: RunningApp) -> int:
-        control = app.control(operator())
-        entries = await control.modes()
+        entries = [_as_dict(entry) for entry in await app.control(operator()).modes()]
         if as_json:
-            show_json([_as_dict(entry) for entry in entries])
+            show_json(entries)
         elif entries:
             show_table(
-                ("TARGET", "MODE", "FROM", "BY", "SINCE", "UNTIL", "REASON"),
-                (tuple(str(cell) for cell in _as_dict(entry).values()) for entry in entries),
+                COLUMNS,
+                (tuple(entry.values()) for entry in entries),
             )
         else:
             say("All targets are in the mode normal.")
@@ -63,18 +63,13 @@ def set_mode(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Set the operator's mode of a target or of all; running servers follow within a second."""
+    """Set the mode of a target or of all. Running servers follow within a second.
+
+    A looser mode is asked for on the terminal.
+    """
 
     async def body(app: RunningApp) -> int:
-        scope = _scope(app, target)
-        control = app.control(operator())
-        await control.set_mode(scope, mode, minutes=minutes, reason=reason)
-        if as_json:
-            show_json([_as_dict(entry) for entry in await control.modes()])
-        else:
-            until = f" for {minutes} minutes" if minutes else " until cleared"
-            say(f"{target or 'all targets'}: {mode.value}{until}")
-        return Exit.OK
+        return await _set(app, mode, target, minutes, reason, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
 
@@ -86,12 +81,16 @@ def clear(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove what operator and agents set. The environment's floor and usage stay."""
+    """Lift what operator and agents set. Needs a terminal.
+
+    The floor that the configuration sets stays, and so does what follows from usage.
+    """
 
     async def body(app: RunningApp) -> int:
-        scope = _scope(app, target)
+        _check_target(app, target)
+        await _person(f"Lift the modes of {target or 'all targets'}? [y/N] ")
         control = app.control(operator())
-        await control.clear_modes(scope, reason=reason)
+        await control.clear_modes(target or ALL_TARGETS, reason=reason)
         if as_json:
             show_json([_as_dict(entry) for entry in await control.modes()])
         else:
@@ -101,18 +100,41 @@ def clear(
     with_app(config, body, as_json=as_json)
 
 
-def _scope(app: RunningApp, target: str) -> str:
+async def _set(
+    app: RunningApp, mode: Mode, target: str, minutes: int, reason: str, *, as_json: bool
+) -> int:
+    _check_target(app, target)
+    arguments = {"mode": mode.value, "target": target or ALL, "minutes": minutes, "reason": reason}
+    reply = await app.call("set_guard_mode", arguments, operator())
+    if reply.is_error or as_json:
+        return show_reply(reply, as_json=as_json)
+    answer = reply.structured or {}
+    say(f"{target or 'all targets'}: {answer.get('mode')} (was {answer.get('previous')})")
+    return Exit.OK
+
+
+async def _person(question: str) -> None:
+    """Let a person at the terminal say yes; raises `Refused` for anything else."""
+    line = await ask_line(question) if interactive() else None
+    if line is None or line.lower() not in ("y", "yes"):
+        raise Refused(
+            RefusalCode.APPROVAL_REQUIRED,
+            "A looser mode needs the yes of a person at a terminal; nothing was changed.",
+            hint="Run mcp-ops mode clear in a terminal of your own.",
+        )
+
+
+def _check_target(app: RunningApp, target: str) -> None:
     names = [each.name for each in app.settings.targets]
     if target and target not in names:
         raise InvalidInput(
             f"There is no configured target of this name.{did_you_mean(target, names)}"
         )
-    return target or ALL_TARGETS
 
 
 def _as_dict(entry: ModeEntry) -> dict[str, str]:
     return {
-        "target": "all" if entry.scope == ALL_TARGETS else entry.scope,
+        "target": ALL if entry.scope == ALL_TARGETS else entry.scope,
         "mode": entry.mode.value,
         "source": entry.source,
         "author": entry.author,

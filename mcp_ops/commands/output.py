@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -62,8 +63,13 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(tame(cell)) for cell in row))
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
     # Without a terminal there is no width to fold at: a line stays a line for grep.
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
+    plain = io.StringIO()
+    Console(file=plain, width=1_000).print(table)
+    say("\n".join(line.rstrip() for line in plain.getvalue().splitlines()))
 
 
 def fail(error: OpsError, *, as_json: bool) -> int:

@@ -14,10 +14,12 @@ from typing import Annotated, Any, NoReturn, Protocol
 import anyio
 import typer
 
-from mcp_ops.call import Ask, Caller
-from mcp_ops.commands.output import fail
+from mcp_ops.call import Answer, Ask, Caller, Question
+from mcp_ops.capabilities.guard import ComponentHealth
+from mcp_ops.commands.output import ask_line, fail, interactive, warn
 from mcp_ops.errors import OpsError
 from mcp_ops.ports import Approvals, Ledger
+from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
 from mcp_ops.tool import Tool
@@ -28,6 +30,8 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
+Progress = Callable[[float, float, str], Awaitable[None]]
+
 OPERATOR_SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy", "ops:approve", "ops:admin"})
 
 
@@ -37,17 +41,6 @@ class Reply(Protocol):
     text: str
     structured: dict[str, Any] | None
     is_error: bool
-
-
-class TargetCheck(Protocol):
-    """Whether one target can be reached; `advice` says what to do when it can't."""
-
-    name: str
-    kind: str
-    ok: bool
-    latency_ms: float | None
-    problem: str
-    advice: str
 
 
 class Stores(Protocol):
@@ -72,7 +65,7 @@ class RunningApp(Protocol):
         """One tool call, on the way that every call takes."""
         ...
 
-    async def check_targets(self) -> Sequence[TargetCheck]:
+    async def check_targets(self) -> Sequence[ComponentHealth]:
         """Ask every target whether it answers."""
         ...
 
@@ -115,16 +108,36 @@ def the_error(exc: BaseException) -> OpsError | None:
     return exc if isinstance(exc, OpsError) else None
 
 
-def operator(*, ask: Ask | None = None, progress: Any = None) -> Caller:
-    """The person at the command line, as a caller with every scope."""
+def operator(*, yes: bool = False, progress: Progress | None = None) -> Caller:
+    """The person at the command line, as a caller.
+
+    Only a person at a terminal can approve. Without a terminal the scope for it is missing, and
+    what needs an approval waits for `mcp-ops approvals approve`. `yes` confirms, no more.
+    """
+    terminal = interactive()
     return Caller(
         principal=f"operator:{user_name()}",
-        scopes=OPERATOR_SCOPES,
+        scopes=OPERATOR_SCOPES if terminal else OPERATOR_SCOPES - {"ops:approve"},
         channel="cli",
         client="mcp-ops",
-        ask=ask,
+        ask=_asking(yes=yes) if yes or terminal else None,
         progress=progress,
     )
+
+
+def _asking(*, yes: bool) -> Ask:
+    async def ask(question: Question) -> Answer | None:
+        if yes and question.kind == "confirm":
+            return "accept"
+        if not interactive():
+            return None
+        warn(tame(question.message))
+        line = await ask_line("Do it? [y/N] ")
+        if line is None:
+            return None
+        return "accept" if line.lower() in ("y", "yes") else "decline"
+
+    return ask
 
 
 def user_name() -> str:

@@ -49,6 +49,16 @@ def write_snapshots(tools: Mapping[str, Tool], directory: Path) -> list[str]:
     return changes
 
 
+def shipped(tools: Mapping[str, Tool]) -> bytes:
+    """What the package ships of all schemas, for a fast start (`mcp_ops.schema.SHIPPED`)."""
+    schemas = {
+        name: {"input": tool.input_schema, "output": tool.output_schema}
+        for name, tool in sorted(tools.items())
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(each)}" for name, each in schemas.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8")
+
+
 def compare(tools: Mapping[str, Tool], directory: Path) -> list[str]:
     """What differs between the tools and their snapshots; empty when nothing does."""
     saved = {path.stem: path for path in directory.glob("*.json")} if directory.is_dir() else {}

@@ -242,11 +242,12 @@ class Guard:
         plan = await self._plan(call, info=info, sub=True)
         admission = await self.hot.admit(plan.request)
         self._refuse(plan, admission)
+        # A write may be half done when a shorter deadline than its own ends it.
+        reading = effect is Effect.READ
+        deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
             self._taken(plan, admission),
-            self._actor.attempt(
-                target, deadline_s=self.settings.limits.read_timeout_s, probe=admission.probe
-            ),
+            self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 

@@ -76,11 +76,17 @@ class Valkey:
         """The process, or 0."""
         return self._child.pid if self._child is not None else 0
 
-    def client(self) -> Redis:
-        """A plain client for the lab's own use; the caller closes it."""
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Redis]:
+        """A plain client for the lab's and the tests' own use."""
         from redis.asyncio import Redis
 
-        return Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=10)
+        client = Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=10)
+        try:
+            yield client
+        finally:
+            with anyio.CancelScope(shield=True):
+                await client.aclose()
 
     async def start(self) -> None:
         """Start the server and wait until it answers; nothing happens when it runs."""

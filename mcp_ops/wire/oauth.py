@@ -35,6 +35,7 @@ from mcp_ops.wire.http import Answer, HttpClient, retry_after
 ClientAuth = Literal["client_secret_post", "client_secret_basic", "none"]
 _MAX_TOKEN: Final = 16_384
 _MAX_LIFETIME_S: Final = 10 * 365 * 86_400.0
+_SKEW_S: Final = 60.0
 _MAX_MOMENT: Final = 253_402_300_800.0  # the year 10000, where Python's dates end
 _CHECK_CLIENT: Final = "Check client_id and client_secret in the target's settings."
 
@@ -220,6 +221,15 @@ def moment(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 < value < _MAX_MOMENT else None
+
+
+def skew_problem(skew_s: float | None, system: str) -> tuple[str, str]:
+    """What to say, and to advise, of a clock that differs by more than a minute; else nothing."""
+    if skew_s is None or abs(skew_s) <= _SKEW_S:
+        return "", ""
+    side = "behind" if skew_s > 0 else "ahead of"
+    problem = f"The clock here is {abs(skew_s):.0f} s {side} that of {system}."
+    return problem, "Set the clock of this machine by NTP: expiries are misjudged until then."
 
 
 def authorization_request(

@@ -1,48 +1,24 @@
-"""What the tests of dead letters share: one real server, an open adapter, readable members."""
+"""What the tests of dead letters share: an open adapter, readable members."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
-from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 
 from mcp_ops.adapter import Wiring
 from mcp_ops.adapters.redis.adapter import RedisAdapter
 from mcp_ops.adapters.redis.settings import RedisSettings
 from mcp_ops.clock import ManualClock
-from mcp_ops.lab.redis import Valkey, valkey
 from mcp_ops.redact import Redactor
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 KEY = "oci:deadletter:queue"
 START = 1_800_000_000.0
-
-
-@pytest.fixture(scope="session")
-def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One server for all tests; each flushes it before it begins."""
-    directory = tmp_path_factory.mktemp("valkey")
-    with start_blocking_portal() as portal:
-        serving = valkey(directory, free_port(), "--appendfsync", "no")
-        with portal.wrap_async_context_manager(serving) as server:
-            yield server
-
-
-@pytest.fixture
-async def redis(shared_valkey: Valkey) -> AsyncIterator[Redis]:
-    """A plain client on the emptied shared server: the tests' own eyes and hands."""
-    async with shared_valkey.client() as client:
-        await client.flushall()
-        yield client
 
 
 def free_port() -> int:

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import Clock, serve
 
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.standin import StandIn
+from tests.lab.serving import Clock, serve
 
 CALL = {"tool_name": "oci_compute_list_instances", "arguments": {"compartment": "lab"}}
 

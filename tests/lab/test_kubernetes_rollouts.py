@@ -313,6 +313,31 @@ async def test_deleted_deployment_takes_its_pods_along(tmp_path: Path) -> None:
         await until(gone)
 
 
+async def test_hostile_writes_do_not_stop_the_controllers(tmp_path: Path) -> None:
+    path = f"{SHOP}/deployments/web"
+    owner = {"metadata": {"ownerReferences": ["x"]}}
+    huge = {"spec": {"replicas": 10**30}}
+    unslotted = {"metadata": {"labels": {"apps.kubernetes.io/pod-index": "x"}}}
+    async with served(tmp_path) as lab:
+        headers = {"content-type": "application/merge-patch+json"}
+        for target, patch, code in (
+            (path, owner, 400),
+            (path, huge, 400),
+            (f"{PODS}/postgres-0", unslotted, 200),
+            (f"{path}/status", {"status": {"conditions": [1]}}, 200),
+            (f"{path}/status", {"status": {"readyReplicas": "x"}}, 400),
+        ):
+            answer = await lab.http.patch(target, content=json.dumps(patch), headers=headers)
+            assert answer.status_code == code, answer.text
+        before = await lab.uids("web")
+        await lab.restart(path)
+
+        async def done() -> bool:
+            return await rolled(lab, "web") and not before & await lab.uids("web")
+
+        await until(done)
+
+
 async def test_log_requests_cut_the_log(tmp_path: Path) -> None:
     async with served(tmp_path) as lab:
         path = f"{PODS}/{(await lab.pods('api'))[0]['metadata']['name']}/log"

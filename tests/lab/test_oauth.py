@@ -17,10 +17,10 @@ import anyio
 import httpx2
 import jwt
 import pytest
-from serving import Clock, loopback, serve
 
 from mcp_ops.lab.oauth.server import OAuthStandIn, TokenPair, oauth_server
 from mcp_ops.lab.oauth.store import fingerprint
+from tests.lab.serving import Clock, loopback, serve
 
 CALLBACK = "http://127.0.0.1:8765/callback"
 VERIFIER = "the-verifier-of-this-test-is-long-enough-to-be-one"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from serving import Clock, serve
 
 from mcp_ops.lab.oauth.server import OAuthStandIn, TokenPair, oauth_server
 from mcp_ops.lab.oauth.store import fingerprint
 from mcp_ops.lab.salesforce import ORG_ID, salesforce
 from mcp_ops.lab.standin import StandIn
+from tests.lab.serving import Clock, serve
 
 LIMITS = "/services/data/v62.0/limits"
 QUERY = "/services/data/v62.0/query?q=SELECT+Id,+Name+FROM+Organization"

@@ -61,7 +61,7 @@ class Access:
 
         Raises `Unauthenticated` when the kubeconfig's plugin gives none.
         """
-        if self._stale or (self._rereads and self._clock.monotonic() - self._read_at > _KEPT_S):
+        if self._due():
             await self._renew()
         value = await self.configuration.get_api_key_with_prefix("BearerToken")
         if value is None:
@@ -73,8 +73,14 @@ class Access:
         """The server did not accept the credential: read it anew before the next request."""
         self._stale = True
 
+    def _due(self) -> bool:
+        old = self._clock.monotonic() - self._read_at > _KEPT_S
+        return self._stale or (self._rereads and old)
+
     async def _renew(self) -> None:
         async with self._lock:
+            if not self._due():
+                return
             # Cleared first: a refusal that comes in while the file is read must count again.
             self._stale = False
             try:
@@ -135,14 +141,15 @@ def _any_file(paths: str) -> bool:
 @contextmanager
 def _bad_kubeconfig(where: str) -> Iterator[None]:
     """What a file of any shape makes the library raise; its text may quote the file."""
-    import yaml  # type: ignore[import-untyped]  # only its one exception is used
+    from kubernetes.aio.config import kube_config
     from kubernetes.aio.config.config_exception import ConfigException
 
+    library: Any = kube_config  # its functions carry no types
     try:
         yield
     except (
         ConfigException,
-        yaml.YAMLError,
+        library.yaml.YAMLError,
         OSError,
         KeyError,
         TypeError,

@@ -58,6 +58,7 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
 
     kind: ClassVar[str] = "kubernetes"
     title: ClassVar[str] = "Kubernetes"
+    extra: ClassVar[str] = "kubernetes"
     Settings: ClassVar[type[AdapterSettings]] = KubernetesSettings
 
     def __init__(self, api: Api, wiring: Wiring) -> None:

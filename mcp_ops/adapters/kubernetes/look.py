@@ -95,7 +95,7 @@ async def together(actions: list[Callable[[], Awaitable[None]]], *, at_once: int
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from None
+        raise first from first.__cause__
 
 
 def selector_of(workload: Obj) -> str:
@@ -141,7 +141,10 @@ async def recent_events(api: Api, family: Family, troubled: list[str]) -> list[E
         await together([about(uid) for uid in (uid_of(family.workload), *troubled) if uid])
     except Forbidden:
         return []
-    found.sort(key=lambda one: _event_time(one) or 0.0, reverse=True)
+    # Times are whole seconds: of one second, what is wrong comes first.
+    found.sort(
+        key=lambda one: (_event_time(one) or 0.0, text(one, "type") == "Warning"), reverse=True
+    )
     return [_event(one) for one in found[:_EVENTS_SHOWN]]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mcp_ops.adapter import Adapter, Wiring
-from mcp_ops.adapters.redis import scripts
+from mcp_ops.adapters.redis import moves, scripts
 from mcp_ops.adapters.redis.connection import Argument, Connection
 from mcp_ops.adapters.redis.cursors import START, Place, after, make_cursor, read_cursor
 from mcp_ops.adapters.redis.items import (
@@ -115,7 +115,7 @@ class RedisAdapter(Adapter):
             got = await self._walk("new", count, at)
             for member in got.members:
                 parsed = parse(member)
-                at, seen = after(member), seen + 1
+                at, seen = after(parsed), seen + 1
                 if matches(parsed.item, selection, self._redactor):
                     found.append(parsed)
                 if len(found) == limit:
@@ -173,9 +173,10 @@ class RedisAdapter(Adapter):
             for member in got.members:
                 if len(ids) == max_items:
                     break
-                item, at, seen = parse(member).item, after(member), seen + 1
-                if matches(item, selection, self._redactor):
-                    ids[item.id] = make_cursor("old", self._s.format, at)
+                parsed = parse(member)
+                at, seen = after(parsed), seen + 1
+                if matches(parsed.item, selection, self._redactor):
+                    ids[parsed.item.id] = make_cursor("old", self._s.format, at)
             else:
                 more = got.more
                 continue
@@ -202,7 +203,7 @@ class RedisAdapter(Adapter):
             return Move(id=item_id, done=False, why=why)
         new = rewritten(parsed.data, end="failed", note="", now=self._clock.now())
         status, _ = await self._moved(
-            scripts.REQUEUE,
+            moves.REQUEUE,
             [self._holds, self._s.requeue_key],
             [self._s.requeue_format, item_id, new, *ref_of(parsed.member)],
         )
@@ -216,7 +217,7 @@ class RedisAdapter(Adapter):
             raise Conflict(f"The item is not retried: {why}.", hint="Skip it, or discard it.")
         token = secrets.token_hex(8)
         status, since = await self._moved(
-            scripts.BEGIN, [self._holds], [item_id, token, self._s.hold_s, *ref_of(parsed.member)]
+            moves.BEGIN, [self._holds], [item_id, token, self._s.hold_s, *ref_of(parsed.member)]
         )
         if status == "gone":
             raise NotFound("The item is not in the queue any more.")
@@ -243,7 +244,7 @@ class RedisAdapter(Adapter):
         if end != "released":
             new = rewritten(receipt.parsed.data, end=end, note=note, now=self._clock.now())
         status, _ = await self._moved(
-            scripts.END,
+            moves.END,
             [self._holds, self._s.stats_key],
             [operation.id, receipt.token, end, new, *ref_of(receipt.parsed.member)],
         )
@@ -255,7 +256,7 @@ class RedisAdapter(Adapter):
     async def discard(self, item_ids: list[str], *, export_id: str) -> Discarded:
         """Move items into an export key that expires after `retention_days`."""
         found = await self._locate(item_ids)
-        moves: list[Move] = []
+        done: list[Move] = []
         todo: list[Parsed] = []
         for item_id in dict.fromkeys(item_ids):
             matches_ = found.get(item_id, [])
@@ -263,7 +264,7 @@ class RedisAdapter(Adapter):
                 todo.append(matches_[0])
             else:
                 why = "several members have this id" if matches_ else _WHY["gone"]
-                moves.append(Move(id=item_id, done=False, why=why))
+                done.append(Move(id=item_id, done=False, why=why))
         keep_s = self._s.retention_days * 86_400
         until = self._clock.now() + keep_s
         for start in range(0, len(todo), _MOVE_BATCH):
@@ -272,31 +273,31 @@ class RedisAdapter(Adapter):
             for parsed in batch:
                 args += [parsed.item.id, *ref_of(parsed.member)]
             first, *states = await self._moved(
-                scripts.DISCARD, [self._holds, self._export_key(export_id)], args
+                moves.DISCARD, [self._holds, self._export_key(export_id)], args
             )
             until = float(first)
-            moves += [
+            done += [
                 Move(id=parsed.item.id, done=state == "ok", why=_WHY.get(state, ""))
                 for parsed, state in zip(batch, states, strict=True)
             ]
-        return Discarded(moves=moves, restorable_until=until)
+        return Discarded(moves=done, restorable_until=until)
 
     async def restore(self, export_id: str) -> list[Move]:
         """Put an export back; items that are there already are skipped."""
-        moves: list[Move] = []
+        done: list[Move] = []
         while True:
             state, *flat = await self._moved(
-                scripts.RESTORE, [self._holds, self._export_key(export_id)], [_RESTORE_BATCH]
+                moves.RESTORE, [self._holds, self._export_key(export_id)], [_RESTORE_BATCH]
             )
-            if state == "none" and not moves:
+            if state == "none" and not done:
                 raise NotFound(
                     "There is no such export, or its retention ended.",
                     hint="export_id is in the answer of discard_deadletters.",
                 )
             for item_id, status in zip(flat[::2], flat[1::2], strict=True):
-                moves.append(Move(id=item_id, done=status == "ok", why=_WHY.get(status, "")))
+                done.append(Move(id=item_id, done=status == "ok", why=_WHY.get(status, "")))
             if state != "more":
-                return moves
+                return done
 
     # ---- how it is done
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from mcp_ops.adapters.redis.errors import connecting, translated
 from mcp_ops.adapters.redis.settings import RedisSettings
 from mcp_ops.errors import ConfigurationError
@@ -49,7 +51,8 @@ class Connection:
         try:
             yield cls(pool)
         finally:
-            await pool.disconnect()
+            with anyio.CancelScope(shield=True):
+                await pool.disconnect()
 
     async def command(self, *words: Argument) -> Any:
         """One command."""
@@ -74,4 +77,6 @@ class Connection:
         try:
             yield client
         finally:
-            await client.aclose(close_connection_pool=False)
+            # Also when cancelled: a connection that is not given back is lost to the pool.
+            with anyio.CancelScope(shield=True):
+                await client.aclose(close_connection_pool=False)

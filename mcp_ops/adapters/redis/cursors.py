@@ -8,22 +8,24 @@ import re
 
 import orjson
 
-from mcp_ops.adapters.redis.items import Member
+from mcp_ops.adapters.redis.items import Parsed
 from mcp_ops.errors import InvalidInput
 
 Place = tuple[str, str, str]
 START: Place = ("", "", "")
 
-_MARK = re.compile(r"[0-9a-f]{40}")
+_MEMBER = re.compile(r"m[0-9a-f]{40}|i[A-Za-z0-9_.:@-]{1,64}")
 _NUMBER = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,4})?|-?inf")
 _INDEX = re.compile(r"\d{0,20}")
 _ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
 _FIRST = {"zset": _NUMBER, "list": _INDEX, "hash": _INDEX, "stream": _ENTRY}
 
 
-def after(member: Member) -> Place:
-    """The place of a member, for reading on behind it."""
-    return member.place[0], member.place[1], member.mark
+def after(parsed: Parsed) -> Place:
+    """The place of a member, for reading on behind it: by its id, which a retry does not change."""
+    member = parsed.member
+    own = f"m{member.mark}" if parsed.data is None else f"i{parsed.item.id}"
+    return member.place[0], member.place[1], own
 
 
 def make_cursor(direction: str, kind: str, place: Place) -> str:
@@ -36,15 +38,15 @@ def read_cursor(cursor: str, direction: str, kind: str) -> Place:
     if not cursor:
         return START
     try:
-        made_for, made_of, first, second, mark = orjson.loads(base64.urlsafe_b64decode(cursor))
+        made_for, made_of, first, second, last = orjson.loads(base64.urlsafe_b64decode(cursor))
         sound = (
             (made_for, made_of) == (direction, kind)
             and _FIRST[kind].fullmatch(first)
             and _INDEX.fullmatch(second)
-            and _MARK.fullmatch(mark)
+            and _MEMBER.fullmatch(last)
         )
     except (ValueError, TypeError, binascii.Error):
         sound = None
     if not sound:
         raise InvalidInput("cursor: not a next_cursor or checkpoint of this list.")
-    return first, second, mark
+    return first, second, last

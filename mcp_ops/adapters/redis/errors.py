@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from mcp_ops import errors
 
 _CONNECT_HINT = "Check that the server runs and that the target's url is right."
-_WORD = re.compile(r"\b(WRONGTYPE|OOM|READONLY|LOADING|NOPERM|NOAUTH|MISCONF|BUSY|NOREPLICAS)\b")
+_WORD = re.compile(
+    r"\b(WRONGTYPE|OOM|READONLY|LOADING|NOPERM|ACL failure|NOAUTH|MISCONF|BUSY|NOREPLICAS)\b"
+)
 
 
 @contextmanager
@@ -88,6 +90,7 @@ def _response(text: str) -> errors.OpsError:
         "LOADING": _loading,
         "BUSY": _loading,
         "NOPERM": _forbidden,
+        "ACL failure": _forbidden,
         "NOAUTH": _unauthenticated,
         "MISCONF": _not_persisting,
         "NOREPLICAS": _not_persisting,

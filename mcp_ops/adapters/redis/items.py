@@ -51,7 +51,7 @@ class Parsed:
 def parse(member: Member) -> Parsed:
     """Read a member; one that is not in the format is an item with a `problem`, never an error."""
     if not member.whole:
-        return _malformed(member, f"larger than the {len(member.head)} bytes that are read")
+        return _malformed(member, "too large to be read")
     try:
         data = json.loads(member.head.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError:

@@ -18,6 +18,7 @@ REVISION: Final = "deployment.kubernetes.io/revision"
 DESIRED: Final = "deployment.kubernetes.io/desired-replicas"
 MAX: Final = "deployment.kubernetes.io/max-replicas"
 _OWN: Final = (REVISION, DESIRED, MAX, "kubectl.kubernetes.io/last-applied-configuration")
+_LONGEST_REVISION: Final = 19
 # A pass scales up, scales down and fills the room that this made.
 PASSES: Final = 3
 
@@ -32,7 +33,8 @@ def owned_sets(world: World, deployment: Obj) -> list[Obj]:
 
 def revision(replica_set: Obj) -> int:
     """The revision a ReplicaSet is."""
-    return int((replica_set["metadata"].get("annotations") or {}).get(REVISION, 0))
+    text = (replica_set["metadata"].get("annotations") or {}).get(REVISION, "")
+    return int(text) if text.isdecimal() and len(text) < _LONGEST_REVISION else 0
 
 
 def template_of(replica_set: Obj) -> Obj:
@@ -262,7 +264,7 @@ class Deployments:
             for rs in sets
             if rs["metadata"]["name"] != new_name
             and not rs["spec"]["replicas"]
-            and not rs["status"].get("replicas")
+            and not (rs.get("status") or {}).get("replicas")
         ]
         limit = deployment["spec"].get("revisionHistoryLimit", 10)
         for replica_set in empty[: max(len(empty) - limit, 0)]:

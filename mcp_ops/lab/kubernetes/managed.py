@@ -74,13 +74,13 @@ def _changed(old: Any, new: Any) -> Obj:
 
 
 def _changed_items(merge_key: str, old: Any, new: list[Any]) -> Obj:
-    before = {item.get(merge_key): item for item in old or [] if isinstance(item, dict)}
+    before = {str(item.get(merge_key)): item for item in old or [] if isinstance(item, dict)}
     fields: Obj = {}
     for item in new:
-        if not isinstance(item, dict) or item == before.get(item.get(merge_key)):
+        if not isinstance(item, dict) or item == before.get(str(item.get(merge_key))):
             continue
         label = json.dumps({merge_key: item.get(merge_key)}, separators=(",", ":"))
-        fields[f"k:{label}"] = {".": {}, **_changed(before.get(item.get(merge_key)), item)}
+        fields[f"k:{label}"] = {".": {}, **_changed(before.get(str(item.get(merge_key))), item)}
     return fields
 
 

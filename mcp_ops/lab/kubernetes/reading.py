@@ -17,6 +17,7 @@ from mcp_ops.lab.kubernetes.status import bad_request, expired, not_acceptable
 from mcp_ops.lab.kubernetes.store import Store
 
 KEPT_SNAPSHOTS: Final = 64
+LARGEST: Final = 2**62
 
 
 def selected(call: Call) -> Matches:
@@ -35,6 +36,8 @@ def whole_number(call: Call, name: str) -> int | None:
         value = int(text)
     except ValueError as exc:
         raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from exc
+    if abs(value) > LARGEST:
+        raise bad_request(f'strconv.ParseInt: parsing "{text}": value out of range')
     return value
 
 

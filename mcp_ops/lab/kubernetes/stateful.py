@@ -18,6 +18,7 @@ from mcp_ops.lab.kubernetes.owned import (
 from mcp_ops.lab.kubernetes.world import World
 
 REVISION_LABEL: Final = "controller-revision-hash"
+_LONGEST_SLOT: Final = 10
 SLOT_LABEL: Final = "apps.kubernetes.io/pod-index"
 
 
@@ -43,6 +44,13 @@ def _revision(pod: Obj) -> str:
     return str(pod["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
 
 
+def _slot(pod: Obj) -> int:
+    """The place of a pod in its set; its name tells it where a client took the label away."""
+    text = (pod["metadata"].get("labels") or {}).get(SLOT_LABEL, "")
+    text = text if text.isdecimal() else pod["metadata"]["name"].rpartition("-")[2]
+    return int(text) if text.isdecimal() and len(text) < _LONGEST_SLOT else -1
+
+
 def sync_stateful(world: World) -> None:
     """One step of every StatefulSet and DaemonSet."""
     owned = pods_by_owner(world)
@@ -54,7 +62,7 @@ def sync_stateful(world: World) -> None:
 def _sync(world: World, kind: Kind, workload: Obj, pods: list[Obj]) -> None:
     name = workload["metadata"]["name"]
     revision = f"{name}-{template_hash(workload['spec']['template'])}"
-    slots = {int(pod["metadata"]["labels"][SLOT_LABEL]): pod for pod in pods}
+    slots = {_slot(pod): pod for pod in pods if _slot(pod) >= 0}
     state = _State(revision=revision, pods=slots)
     wanted = workload["spec"]["replicas"] if kind is STATEFUL_SET else len(NODES)
     _step(world, kind, workload, state, wanted)
@@ -88,16 +96,10 @@ def _step(world: World, kind: Kind, workload: Obj, state: _State, wanted: int) -
 def _fill(world: World, kind: Kind, workload: Obj, state: _State, slot: int) -> None:
     name = workload["metadata"]["name"]
     pod_name = f"{name}-{slot if kind is STATEFUL_SET else random_suffix()}"
-    if any(pod["metadata"]["name"] == pod_name for pod in _terminating(world, workload)):
+    if world.store.get(POD, workload["metadata"]["namespace"], pod_name) is not None:
         return
     labels = {REVISION_LABEL: state.revision, SLOT_LABEL: str(slot)}
     state.pods[slot] = create_pod(world, kind, workload, pod_name, labels)
-
-
-def _terminating(world: World, workload: Obj) -> list[Obj]:
-    """The pods whose name is still taken."""
-    found = world.store.all(POD, workload["metadata"]["namespace"])
-    return [pod for pod in found if "deletionTimestamp" in pod["metadata"]]
 
 
 def _tell_stateful(world: World, workload: Obj, state: _State) -> None:

@@ -22,6 +22,7 @@ _NAME_RULE: Final = (
     "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used "
     "for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
+LARGEST: Final = 2**31 - 1
 _STRATEGIES: Final = ("Recreate", "RollingUpdate")
 
 
@@ -53,8 +54,18 @@ def check_shape(kind: Kind, obj: Any) -> None:
         ("spec.template.spec", dict),
         ("spec.template.spec.containers", list),
         ("spec.containers", list),
+        ("status", dict),
+        ("status.replicas", int),
+        ("status.updatedReplicas", int),
+        ("status.readyReplicas", int),
+        ("status.availableReplicas", int),
+        ("status.observedGeneration", int),
+        ("count", int),
     ):
         _check_type(kind, obj, path, expected)
+    for owner in _at(obj, "metadata.ownerReferences") or []:
+        if not isinstance(owner, dict) or not isinstance(owner.get("uid"), str):
+            raise _undecodable(kind, "an owner into Go struct field ObjectMeta.ownerReferences")
     for field in ("labels", "annotations"):
         _check_texts(kind, _at(obj, f"metadata.{field}"), field)
         _check_texts(kind, _at(obj, f"spec.template.metadata.{field}"), field)
@@ -75,7 +86,8 @@ def _undecodable(kind: Kind, why: str) -> Exception:
 
 def _check_type(kind: Kind, obj: Obj, path: str, expected: type) -> None:
     value = _at(obj, path)
-    if value is None or type(value) is expected:
+    too_large = isinstance(value, int) and abs(value) > LARGEST
+    if value is None or (type(value) is expected and not too_large):
         return
     raise _undecodable(kind, f"{type(value).__name__} into Go struct field {kind.name}.{path}")
 
@@ -171,8 +183,8 @@ def _strategy_causes(kind: Kind, spec: Obj) -> list[Cause]:
 
 def _is_count(value: Any) -> bool:
     if type(value) is int:
-        return value >= 0
-    return isinstance(value, str) and re.fullmatch(r"[0-9]+%", value) is not None
+        return 0 <= value <= LARGEST
+    return isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}%", value) is not None
 
 
 def _container_causes(spec: Obj, path: str) -> list[Cause]:
@@ -189,7 +201,8 @@ def _container_causes(spec: Obj, path: str) -> list[Cause]:
         elif name in seen:
             why = f'Duplicate value: "{name}"'
             causes.append(_cause(f"{where}.name", why, "FieldValueDuplicate"))
-        if isinstance(container, dict) and not container.get("image"):
+        image = container.get("image") if isinstance(container, dict) else None
+        if not isinstance(image, str) or not image:
             causes.append(_required(f"{where}.image"))
         seen.add(str(name))
     return causes

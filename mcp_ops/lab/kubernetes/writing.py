@@ -62,6 +62,7 @@ def create(world: World, call: Call) -> Obj:
     name = meta.get("name")
     if not isinstance(name, str) or not name:
         raise bad_request("name or generateName is required")
+    obj.pop("status", None)
     apply_defaults(kind, obj)
     if kind in WORKLOADS:
         obj["status"] = {}
@@ -167,11 +168,20 @@ def _decoded(call: Call, document: Any) -> Obj:
             f'{kind.name} in version "v1" cannot be handled as a {kind.name}: '
             f"strict decoding error: {listed}"
         )
-    obj = copy.deepcopy(obj)
+    obj = {key: _without_nulls(value) for key, value in obj.items() if value is not None}
     obj.update(apiVersion=kind.api_version, kind=kind.name)
     if obj.get("metadata") is None:
         obj["metadata"] = {}
     return obj
+
+
+def _without_nulls(value: Any) -> Any:
+    """A copy in which a field that is null is a field that is not there, as in typed decoding."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value
 
 
 def _scaled(kind: Kind, current: Obj, wanted: Any) -> Obj:
@@ -218,6 +228,7 @@ def _merge_fixed(current: Obj, new: Obj, sub: str) -> None:
             new["metadata"][key] = copy.deepcopy(current["metadata"][key])
     if sub == "status":
         new["metadata"] = copy.deepcopy(current["metadata"])
+        _keep_controlled(current, new)
         kept: tuple[str, ...] = ("spec",)
     else:
         kept = ("status",)
@@ -228,6 +239,15 @@ def _merge_fixed(current: Obj, new: Obj, sub: str) -> None:
     for key in ("labels", "annotations", "finalizers", "ownerReferences"):
         if not new["metadata"].get(key):
             new["metadata"].pop(key, None)
+
+
+def _keep_controlled(current: Obj, new: Obj) -> None:
+    """The controllers alone say how pods are; they would set a client's word right at once."""
+    status = new.setdefault("status", {})
+    for key in ("conditions", "containerStatuses"):
+        status.pop(key, None)
+        if key in current.get("status", {}):
+            status[key] = copy.deepcopy(current["status"][key])
 
 
 def delete(world: World, call: Call) -> Obj:
