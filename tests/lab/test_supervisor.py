@@ -41,14 +41,17 @@ class Bench:
     lab: Lab
     app: App
 
-    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """What the tool answers, or its error under `error`."""
+    async def call(self, tool: str, who: str = "test", **arguments: Any) -> dict[str, Any]:
+        """What the tool answers, or its error under `error`.
+
+        Answers are remembered for each caller in a restrictive mode: another `who` reads anew.
+        """
 
         async def yes(question: Question) -> Any:
             return "accept"
 
         caller = Caller(
-            principal="operator:test",
+            principal=f"operator:{who}",
             scopes=OPERATOR_SCOPES,
             channel="cli",
             client="tests",
@@ -107,10 +110,10 @@ async def test_quota_faults_replace_each_other_and_mend(tmp_path: Path) -> None:
         assert 85 <= daily(usage) < 86
         assert usage["guard"]["mode"] == "restrictive"
         await it.lab.break_fault("quota-critical", "crm")
-        assert 93 <= daily(await it.call("check_api_usage", target="crm")) < 94
+        assert 93 <= daily(await it.call("check_api_usage", who="second", target="crm")) < 94
         assert [each["name"] for each in it.lab.status()["faults"]] == ["quota-critical"]
         await it.lab.mend_fault("quota-critical")
-        usage = await it.call("check_api_usage", target="crm")
+        usage = await it.call("check_api_usage", who="third", target="crm")
         assert daily(usage) < 13
         assert usage["guard"]["mode"] == "normal"
 
@@ -141,7 +144,7 @@ async def test_a_revoked_grant_needs_a_person_and_the_callback_page_hands_the_co
         assert refused["error"]["code"] == "reauthorization_required"
         begun = await it.call("begin_oauth_authorization", target="sso", reason="authorize again")
         async with httpx2.AsyncClient(follow_redirects=True, trust_env=False) as browser:
-            page = await browser.post(begun["authorization_url"], data={"login": SUBJECT})
+            page = await browser.post(begun["url"], data={"login": SUBJECT})
         assert "This is a lab" in page.text
         given = parse_qs(urlsplit(str(page.url)).query)
         code, state = given["code"][0], given["state"][0]
