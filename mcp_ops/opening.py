@@ -135,6 +135,7 @@ class OpenTargets:
                         with anyio.move_on_after(_CLOSE_S):
                             await stack.aclose()
             finally:
+                self._wanted.close()
                 closed.set()
 
         tasks.start_soon(own)
