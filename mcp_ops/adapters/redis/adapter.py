@@ -73,6 +73,7 @@ class RedisAdapter(Adapter):
 
     kind: ClassVar[str] = "redis"
     title: ClassVar[str] = "Redis dead-letter queue"
+    extra: ClassVar[str] = "redis"
     Settings = RedisSettings
 
     def __init__(self, settings: RedisSettings, wiring: Wiring, connection: Connection) -> None:
