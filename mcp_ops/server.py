@@ -60,7 +60,7 @@ class Published:
             if "target" in properties:
                 extra = ["all"] if properties["target"].get("default") == "all" else []
                 properties["target"] = {**properties["target"], "enum": [*self.targets, *extra]}
-                if properties["target"].get("default") == "":
+                if "target" not in schema.get("required", []) and not extra:
                     properties["target"]["enum"] = [*self.targets, ""]
             return {**schema, "properties": properties}
         target: dict[str, Any] = {
