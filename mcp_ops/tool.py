@@ -119,6 +119,11 @@ class Tool:
         """The name of the object that a call acts on; empty for the target as a whole."""
         return str(getattr(arguments, self.object_field)) if self.object_field else ""
 
+    def default_of(self, argument: str) -> Any:
+        """The default of an argument; None for one that is required or that there is not."""
+        field = self.arguments.model_fields.get(argument)
+        return field.get_default() if field is not None and not field.is_required() else None
+
     def annotations(self) -> dict[str, bool]:
         """The four hints of the protocol, computed from the effect."""
         return {
