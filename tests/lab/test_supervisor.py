@@ -125,6 +125,8 @@ async def test_expired_tokens_are_seen_at_both_targets_and_a_refresh_heals(tmp_p
         for target in ("crm", "sso"):
             token = await it.call("check_oauth_token", target=target)
             assert token["valid"] is False
+            step = token["next_steps"][0]
+            assert (step["tool"], step["arguments"]) == ("refresh_oauth_token", {"target": target})
         refreshed = await it.call("refresh_oauth_token", target="crm", reason="it has expired")
         assert refreshed["outcome"] == "verified"
         assert (await it.call("check_oauth_token", target="crm"))["valid"] is True
@@ -192,6 +194,19 @@ async def test_dead_letters_flood_the_queue_and_a_retry_runs_at_the_coordinator(
         assert retried["retried"] == 1
         executed = it.lab.effects("coordinator")
         assert [each["effect"] for each in executed] == ["tool-executed"]
+
+
+async def test_the_undo_of_a_discard_can_be_called_as_it_stands(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        chosen = [i["id"] for i in (await it.call("list_deadletters", target="orders"))["items"]]
+        discarded = await it.call(
+            "discard_deadletters", target="orders", ids=chosen[:2], reason="nobody needs them"
+        )
+        assert discarded["discarded"] == 2
+        undo = discarded["undo"]
+        restored = await it.call(undo["tool"], **undo["arguments"], reason="somebody does")
+        assert restored["outcome"] == "verified"
+        assert (await it.call("get_deadletter_stats", target="orders"))["total"] == 6
 
 
 async def test_what_is_down_refuses_connections_and_comes_back_with_its_data(
