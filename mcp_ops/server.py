@@ -26,7 +26,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.record import Frame, verdict_of
-from mcp_ops.ports import Ledger
+from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool

@@ -23,7 +23,7 @@ from mcp_ops.commands.session import (
     open_app,
 )
 from mcp_ops.errors import OpsError, the_error
-from mcp_ops.ports import AuditQuery
+from mcp_ops.records import AuditQuery
 from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment

@@ -18,7 +18,7 @@ from mcp_ops.call import Answer, Ask, Caller, Question
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
 from mcp_ops.errors import OpsError, the_error
-from mcp_ops.ports import Approvals, Ledger
+from mcp_ops.records import Approvals, Ledger
 from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment

@@ -25,7 +25,7 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.policy import covers
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.guard.usage import UsageWatch
-from mcp_ops.ports import FailedOperation, Ledger
+from mcp_ops.records import FailedOperation, Ledger
 from mcp_ops.tool import Tool
 
 PROBE_AGE_S = 10.0

@@ -44,17 +44,8 @@ from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
-from mcp_ops.ports import (
-    OWN_TARGET,
-    Admission,
-    AdmitRequest,
-    Approvals,
-    CircuitPolicy,
-    FailedOperations,
-    HotStore,
-    Ledger,
-    Mode,
-)
+from mcp_ops.ports import OWN_TARGET, Admission, AdmitRequest, CircuitPolicy, HotStore, Mode
+from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
