@@ -69,10 +69,14 @@ def tame(text: str, limit: int = 2_000) -> str:
     `limit` is in characters; a cut is visible as an ellipsis with the number of characters lost.
     """
     head = text[: limit * 2 + 64]
-    clean = _UNSAFE.sub("", _ANSI.sub("", head))
+    clean = _bare(head)
     if len(clean) <= limit and len(head) == len(text):
         return clean
     return f"{clean[:limit]}…[{len(text) - min(limit, len(clean))} characters cut]"
+
+
+def _bare(text: str) -> str:
+    return _UNSAFE.sub("", _ANSI.sub("", text))
 
 
 def quoted(value: Any, limit: int) -> str:
@@ -134,7 +138,15 @@ class Redactor:
         )
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
+        """The text without secrets, also those that colours or invisible characters cut in two:
+        who reads the text later may not see, or have taken out, what parts them."""
+        if _UNSAFE.search(text):
+            bare = _bare(text)
+            if (masked := self._masked(bare)) != bare:
+                return masked
+        return self._masked(text)
+
+    def _masked(self, text: str) -> str:
         if self._known is not None:
             text = self._known.sub(MASK, text)
         for pattern in _PATTERNS:
