@@ -191,7 +191,8 @@ class EmbeddedQueue(Adapter):
         ids = list(dict.fromkeys(item_ids))
         gone = set(await self._operations.discard(ids, export_id, until)) if ids else set()
         moves = [
-            Move(id=i, done=i in gone, why="" if i in gone else await self._why_kept(i)) for i in ids
+            Move(id=i, done=i in gone, why="" if i in gone else await self._why_kept(i))
+            for i in ids
         ]
         return Discarded(moves=moves, restorable_until=until)
 
