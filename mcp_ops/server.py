@@ -9,6 +9,7 @@ answer    success, failure or question; only an unknown tool is a protocol error
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -243,7 +244,8 @@ def _success(data: dict[str, Any]) -> Reply:
 
 
 def _seconds(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+    # A limit that never admits says infinity, which JSON cannot carry.
+    return round(value, 1) if value is not None and math.isfinite(value) else None
 
 
 def _input_required(question: Question) -> types.InputRequiredResult:

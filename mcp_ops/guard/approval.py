@@ -59,6 +59,18 @@ class Approver:
                 return consent
         return await self._approve(call, decision)
 
+    def asks_nobody(self, call: Call, decision: Decision, *, confirm_fallback: str) -> bool:
+        """Whether consent needs no question: then there is nothing to check before asking."""
+        if call.approved_by or decision.require == "none":
+            return True
+        caller = call.caller
+        asked = caller.answered is not None or caller.asks_by_result or caller.ask is not None
+        return (
+            decision.require == "confirm"
+            and not asked
+            and _client_asserts(call, fallback=confirm_fallback)
+        )
+
     async def redeem(self, consent: Consent, call: Call, decision: Decision) -> None:
         """Use the answer, once; raises `Refused` when it was used or changed meanwhile."""
         if not consent.approval:
@@ -85,8 +97,7 @@ class Approver:
             raise NeedsAnswer(_question(await self._mint("confirm", call, decision)))
         if caller.ask is not None:
             return await self._ask_now(call, decision)
-        can_assert = caller.client_confirms and fallback == "client"
-        if can_assert and call.effect is not Effect.DESTROY:
+        if _client_asserts(call, fallback=fallback):
             return Consent(how="confirm", record="confirm, client-asserted")
         return None
 
@@ -209,14 +220,9 @@ class Approver:
         return minted
 
     async def _not_denied(self, call: Call) -> None:
-        for kind in ("confirm", "approve"):
-            found = await self._approvals.find(
-                principal=call.caller.principal, digest=call.digest, kind=kind
-            )
-            if found is not None and found.state == "denied":
-                since = self._clock.now() - (found.decided_at or found.created_at)
-                if since < DENIED_FOR_S:
-                    raise self._denied(found)
+        found = await self._approvals.denied(principal=call.caller.principal, digest=call.digest)
+        if found is not None:
+            raise self._denied(found)
 
     def _denied(self, approval: Approval) -> Refused:
         since = self._clock.now() - (approval.decided_at or self._clock.now())
@@ -227,6 +233,12 @@ class Approver:
             retry_after_s=max(0.0, DENIED_FOR_S - since),
             details={"approval_id": approval.id},
         )
+
+
+def _client_asserts(call: Call, *, fallback: str) -> bool:
+    """Whether the client's own permission dialog counts as a yes: never for a destroy."""
+    allowed = call.caller.client_confirms and fallback == "client"
+    return allowed and call.effect is not Effect.DESTROY
 
 
 def _decides_here(call: Call) -> bool:

@@ -131,7 +131,8 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
-            await self._look(plan)
+            if not self._asks_nobody(plan):
+                await self._look(plan)
             consent = await self._consent(plan)
             return await self._writes.run(
                 call, frame, lambda running: self._write(plan, consent, frame, running)
@@ -309,6 +310,11 @@ class Guard:
         """All checks, before anyone is asked and without taking anything."""
         looking = replace(plan, request=replace(plan.request, take=False))
         self._refuse(looking, await self.hot.admit(looking.request))
+
+    def _asks_nobody(self, plan: Plan) -> bool:
+        return self._approver.asks_nobody(
+            plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
+        )
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":
