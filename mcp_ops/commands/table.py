@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mcp_ops.capabilities.base import WriteResult
 from mcp_ops.capabilities.deadletters import DeadLetterQueue
 from mcp_ops.tool import Tool, is_port
 
@@ -47,10 +48,7 @@ _TITLES = {
 }
 
 # Named in the introduction.
-_COMMON = frozenset(
-    "target observed_at next_steps cached_age_s outcome evidence replayed audit_id undo plan "
-    "operation_id problem".split()
-)
+_COMMON = frozenset(WriteResult.model_fields)
 
 
 def first_sentence(description: str) -> str:
