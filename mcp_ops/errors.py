@@ -57,6 +57,7 @@ class OpsError(Exception):
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.details = details or {}
+        self.blamed = ""  # the target whose circuit was told: a failing link is not counted twice
 
 
 class InvalidInput(OpsError):
@@ -277,3 +278,10 @@ class DeadlineExceeded(Failed):
     """The guard's deadline passed while the system was being asked; it may have acted."""
 
     code = "timeout"
+
+
+def the_error(exc: BaseException) -> OpsError | None:
+    """The expected error in an exception, also when task groups have wrapped it alone."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc if isinstance(exc, OpsError) else None

@@ -60,7 +60,7 @@ class Published:
             if "target" in properties:
                 extra = ["all"] if properties["target"].get("default") == "all" else []
                 properties["target"] = {**properties["target"], "enum": [*self.targets, *extra]}
-                if properties["target"].get("default") == "":
+                if "target" not in schema.get("required", []) and not extra:
                     properties["target"]["enum"] = [*self.targets, ""]
             return {**schema, "properties": properties}
         target: dict[str, Any] = {
@@ -172,13 +172,16 @@ class OpsServer:
             **({"details": error.details} if error.details else {}),
         }
         if isinstance(error, Upstream) and error.said:
-            body["upstream_message_untrusted"] = tame(error.said, 300)
+            # Redacted before it is cut: half a secret is no secret to the redactor.
+            body["upstream_message_untrusted"] = tame(self._redactor.text(error.said), 300)
         text = orjson.dumps({"error": self._redactor.value(body)}).decode()
         return Reply(text=text, structured=None, is_error=True)
 
     async def _on_list_tools(
-        self, _ctx: ServerRequestContext[Any, Any], _params: types.PaginatedRequestParams | None
+        self, _ctx: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
+        if params is not None and params.cursor:
+            raise MCPError(code=types.INVALID_PARAMS, message="There is one page of tools only.")
         return types.ListToolsResult(tools=self._listed)
 
     async def _on_call_tool(

@@ -119,6 +119,11 @@ class Tool:
         """The name of the object that a call acts on; empty for the target as a whole."""
         return str(getattr(arguments, self.object_field)) if self.object_field else ""
 
+    def default_of(self, argument: str) -> Any:
+        """The default of an argument; None for one that is required or that there is not."""
+        field = self.arguments.model_fields.get(argument)
+        return field.get_default() if field is not None and not field.is_required() else None
+
     def annotations(self) -> dict[str, bool]:
         """The four hints of the protocol, computed from the effect."""
         return {
@@ -136,11 +141,11 @@ def schemas_of(tool: Tool) -> ToolSchemas:
 
 
 WRITE_FIELDS: dict[str, Any] = {
-    "reason": (str, Field(description="Why, for the audit.", min_length=3, max_length=500)),
+    "reason": (str, Field(description="Why.", min_length=3, max_length=500)),
     "dry_run": (bool, Field(default=False, description="Only plan.")),
     "idempotency_key": (
         str,
-        Field(default="", description="New key to repeat on purpose.", max_length=128),
+        Field(default="", description="New to repeat.", max_length=128),
     ),
 }
 

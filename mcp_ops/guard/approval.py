@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import anyio
 
-from mcp_ops.call import Answer, Call, NeedsAnswer, Question, new_id, shown_arguments
+from mcp_ops.call import Answer, Ask, Call, NeedsAnswer, Question, new_id, shown_arguments
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import RefusalCode, Refused
@@ -53,7 +53,8 @@ class Approver:
         if decision.require == "none":
             return Consent(how="none", record=decision.rule)
         await self._not_denied(call)
-        if decision.require == "confirm":
+        # A yes from the client is no proof of a person: it never suffices for a destroy.
+        if decision.require == "confirm" and call.effect is not Effect.DESTROY:
             consent = await self._confirm(call, decision, confirm_fallback)
             if consent is not None:
                 return consent
@@ -78,7 +79,7 @@ class Approver:
         used = await self._approvals.redeem(
             consent.approval,
             principal=call.caller.principal,
-            digest=call.digest,
+            digest=call.binding,
             policy=decision.version,
             at=self._clock.now(),
         )
@@ -93,10 +94,13 @@ class Approver:
         caller = call.caller
         if caller.answered is not None:
             return await self._redeem_answer(call, caller.answered)
-        if caller.asks_by_result:
-            raise NeedsAnswer(_question(await self._mint("confirm", call, decision)))
-        if caller.ask is not None:
-            return await self._ask_now(call, decision)
+        if caller.asks_by_result or caller.ask is not None:
+            approval = await self._mint("confirm", call, decision)
+            if approval.state == "approved":  # said yes to, and then stopped before it was used
+                return _confirmed(approval)
+            if caller.asks_by_result:
+                raise NeedsAnswer(_question(approval))
+            return await self._ask_now(caller.ask, approval)
         if _client_asserts(call, fallback=fallback):
             return Consent(how="confirm", record="confirm, client-asserted")
         return None
@@ -108,7 +112,7 @@ class Approver:
             approval is None
             or approval.kind != "confirm"
             or approval.principal != call.caller.principal
-            or approval.digest != call.digest
+            or approval.digest != call.binding
         ):
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
@@ -117,14 +121,10 @@ class Approver:
             )
         return await self._decide(approval, answer)
 
-    async def _ask_now(self, call: Call, decision: Decision) -> Consent | None:
-        ask = call.caller.ask
-        if ask is None:
-            return None
-        approval = await self._mint("confirm", call, decision)
+    async def _ask_now(self, ask: Ask | None, approval: Approval) -> Consent:
         answer: Answer | None = None
         with anyio.move_on_after(ASK_WAIT_S):
-            answer = await ask(_question(approval))
+            answer = await ask(_question(approval)) if ask else None
         if answer is None:
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
@@ -144,6 +144,9 @@ class Approver:
             at=self._clock.now(),
         )
         if decided is None:
+            now = await self._approvals.get(approval.id)
+            if accepted and now is not None and now.state == "approved":
+                return _confirmed(now)  # the same yes, sent again before it was used
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
                 "The question was answered before, or has expired.",
@@ -151,7 +154,7 @@ class Approver:
             )
         if not accepted:
             raise self._denied(decided)
-        return Consent(how="confirm", record=f"confirm {approval.id}", approval=approval.id)
+        return _confirmed(decided)
 
     async def _approve(self, call: Call, decision: Decision) -> Consent:
         approval = await self._mint("approve", call, decision)
@@ -199,7 +202,7 @@ class Approver:
             principal=call.caller.principal,
             tool=call.tool.name,
             target=call.target or call.about,
-            digest=call.digest,
+            digest=call.binding,
             policy=decision.version,
             message=_message(call, shown),
             arguments=shown,
@@ -220,7 +223,7 @@ class Approver:
         return minted
 
     async def _not_denied(self, call: Call) -> None:
-        found = await self._approvals.denied(principal=call.caller.principal, digest=call.digest)
+        found = await self._approvals.denied(principal=call.caller.principal, digest=call.binding)
         if found is not None:
             raise self._denied(found)
 
@@ -244,6 +247,10 @@ def _client_asserts(call: Call, *, fallback: str) -> bool:
 def _decides_here(call: Call) -> bool:
     caller = call.caller
     return caller.channel == "cli" and caller.ask is not None and "ops:approve" in caller.scopes
+
+
+def _confirmed(approval: Approval) -> Consent:
+    return Consent(how="confirm", record=f"confirm {approval.id}", approval=approval.id)
 
 
 def _question(approval: Approval) -> Question:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import anyio
+
 from mcp_ops.call import Call, Caller, digest_of, new_id, parse
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.deadletters import OperationAnswer
@@ -26,7 +28,21 @@ from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.ports import FailedOperation, Ledger
 from mcp_ops.tool import Tool
 
+PROBE_AGE_S = 10.0
 SERVER = Caller(principal="server:mcp-ops", scopes=frozenset({"ops:read"}), channel="cli")
+
+
+def _without_questions(caller: Caller) -> Caller:
+    """The caller as an item's rerun sees it. The client was asked about the retry as a whole; it
+    cannot be asked within it, and what needs more than that yes waits for a person's approval."""
+    asks = caller.ask is not None or caller.asks_by_result
+    return replace(
+        caller,
+        ask=None,
+        asks_by_result=False,
+        answered=None,
+        client_confirms=caller.client_confirms and not asks,
+    )
 
 
 class UsageOf:
@@ -60,13 +76,20 @@ class Inside:
         self._ledger = ledger
         self._usage = usage
         self._health = health
+        self._probing = anyio.Lock()
+        self._probed: tuple[float, ServerHealth] | None = None
 
     def usage_of(self, call: Call) -> UsageOf:
         """What check_api_usage gets."""
         return UsageOf(self._usage, call.target)
 
     async def read_usage(self, target: str) -> None:
-        """Run check_api_usage by timer; raises what the guard or the target says."""
+        """Run check_api_usage by timer; raises what the guard or the target says.
+
+        A target that is not configured any more keeps its mode in the file and is not asked.
+        """
+        if target not in self._guard.targets.names():
+            return
         tool = self._tools["check_api_usage"]
         frame = self._frame(tool.name)
         call = parse(tool, {}, caller=SERVER, call_id=frame.call_id, targets=(target,))
@@ -82,9 +105,14 @@ class Inside:
             return await self._health.components()
 
     async def health(self, control: GuardControl) -> ServerHealth:
-        """The whole health, for the HTTP probe."""
-        async with self._as_server("get_health"):
-            return await control.health()
+        """The whole health, for the HTTP probe: asked anew at most every ten seconds, so that a
+        stranger who probes cannot make us call the targets more often."""
+        async with self._probing:
+            now = self._guard.clock.monotonic()
+            if self._probed is None or now - self._probed[0] > PROBE_AGE_S:
+                async with self._as_server("get_health"):
+                    self._probed = (now, await control.health())
+            return self._probed[1]
 
     async def rerun(self, item: FailedOperation) -> OperationAnswer:
         """Run a failed write again as its own tool, for the principal of the current call.
@@ -94,8 +122,8 @@ class Inside:
         """
         passage = current.get()
         tool = self._tools.get(item.operation)
-        if tool is None:
-            return OperationAnswer(success=False, error="There is no such tool any more.")
+        if tool is None or item.target not in self._guard.targets.names():
+            return OperationAnswer(success=False, error="Its tool or target is not here any more.")
         frame = Frame(
             call_id=new_id(),
             tool=tool.name,
@@ -125,7 +153,7 @@ class Inside:
         call = parse(
             tool,
             raw,
-            caller=passage.call.caller,
+            caller=_without_questions(passage.call.caller),
             call_id=call_id,
             targets=(item.target,),
             parent=passage.call.id,
