@@ -29,7 +29,7 @@ from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
 from mcp_ops.catalog import ALL_TOOLS, capabilities, publish
-from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.clock import Clock, SystemClock, rfc3339
 from mcp_ops.errors import ConfigurationError, Internal, OpsError
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
@@ -227,7 +227,7 @@ async def _serve_http(app: App, stop: anyio.Event) -> None:
         except OpsError as error:
             return 503, {"status": "unhealthy", "problem": error.message}
         body = found.model_dump(mode="json", exclude_none=True)
-        return 200, {"status": found.overall, **body}
+        return 200, {"status": found.overall, **body, "observed_at": rfc3339(app.parts.clock.now())}
 
     settings = app.settings.server
     application = http_app(
