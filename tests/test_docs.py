@@ -97,7 +97,7 @@ def test_every_link_to_a_file_leads_to_it(page: Path) -> None:
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_in_the_documents_is_one(page: str, line: str) -> None:
-    program, *arguments = shlex.split(line)
+    program, *arguments = shlex.split(line, comments=True)
     if program == "make":
         targets = re.findall(r"^([a-z]+):", text_of(REPOSITORY / "Makefile"), re.MULTILINE)
         assert [word for word in arguments if "=" not in word and word not in targets] == []
