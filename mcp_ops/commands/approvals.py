@@ -18,7 +18,7 @@ from mcp_ops.commands.session import (
     with_app,
 )
 from mcp_ops.errors import NotFound, OpsError, RefusalCode, Refused
-from mcp_ops.ports import Approval, Entry, EntryKind
+from mcp_ops.records import Approval, Entry, EntryKind
 from mcp_ops.redact import tame
 
 TYPED_CHARACTERS = 4

@@ -17,8 +17,8 @@ import typer
 from mcp_ops.call import Answer, Ask, Caller, Question
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
-from mcp_ops.errors import OpsError
-from mcp_ops.ports import Approvals, Ledger
+from mcp_ops.errors import OpsError, the_error
+from mcp_ops.records import Approvals, Ledger
 from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
@@ -99,13 +99,6 @@ def with_app(
             raise
         code = fail(error, as_json=as_json)
     raise typer.Exit(code)
-
-
-def the_error(exc: BaseException) -> OpsError | None:
-    """The expected error in an exception, also when a task group has wrapped it alone."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc if isinstance(exc, OpsError) else None
 
 
 def operator(*, yes: bool = False, progress: Progress | None = None) -> Caller:

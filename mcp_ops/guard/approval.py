@@ -18,7 +18,7 @@ from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.policy import Decision
-from mcp_ops.ports import Approval, Approvals
+from mcp_ops.records import Approval, Approvals
 from mcp_ops.redact import Redactor
 
 DENIED_FOR_S = 600.0

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from mcp_ops.call import Call, Caller
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError
-from mcp_ops.ports import Ledger
+from mcp_ops.records import Ledger
 
 LEASE_S = 15.0
 _RENEW_S = 5.0

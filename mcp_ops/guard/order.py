@@ -29,6 +29,7 @@ from mcp_ops.guard.bulkhead import Bulkheads
 from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
 from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import (
+    CHECKS_OF_STATE,
     RATE_FACTORS,
     RESTRICTED_ITEMS,
     effective,
@@ -43,17 +44,8 @@ from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
-from mcp_ops.ports import (
-    OWN_TARGET,
-    Admission,
-    AdmitRequest,
-    Approvals,
-    CircuitPolicy,
-    FailedOperations,
-    HotStore,
-    Ledger,
-    Mode,
-)
+from mcp_ops.ports import OWN_TARGET, Admission, AdmitRequest, CircuitPolicy, HotStore, Mode
+from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
@@ -368,6 +360,8 @@ class Guard:
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
         if plan.info is None or not plan.info.metered:
+            return None
+        if plan.call.tool.capability in CHECKS_OF_STATE:
             return None
         if effective(admission.modes, plan.info.name) is not Mode.RESTRICTIVE:
             return None

@@ -10,7 +10,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import OpsError, Refused
 from mcp_ops.guard import telemetry
 from mcp_ops.guard.settle import clean
-from mcp_ops.ports import Entry, EntryKind, Ledger, Verdict
+from mcp_ops.records import Entry, EntryKind, Ledger, Verdict
 from mcp_ops.redact import Redactor, tame
 
 

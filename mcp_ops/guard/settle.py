@@ -12,7 +12,7 @@ from mcp_ops.redact import Redactor
 
 _CUTS = 200
 _CUT = {"cut": "too large"}
-_MARGIN = 256  # room for what is added after this: audit id, replayed
+_MARGIN = 640  # room for what is added after this: audit id, replayed, targets of next steps
 
 
 class TooLarge(Exception):

@@ -22,7 +22,7 @@ from mcp_ops.errors import (
 )
 from mcp_ops.guard.operations import LEASE_S, Operations, Running
 from mcp_ops.guard.record import Frame, verdict_of
-from mcp_ops.ports import Entry, FailedOperation, FailedOperations, Ledger, Operation
+from mcp_ops.records import Entry, FailedOperation, FailedOperations, Ledger, Operation
 from mcp_ops.redact import Redactor
 
 _log = logging.getLogger("mcp_ops.guard")

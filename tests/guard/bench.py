@@ -28,7 +28,8 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets
-from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, AuditQuery, Entry, Mode, ModeEntry, ModeSource
+from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry, ModeSource
+from mcp_ops.records import AuditQuery, Entry
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Published, Reply
 from mcp_ops.settings import GuardSettings, LimitSettings, PolicyRule
