@@ -115,10 +115,10 @@ class Operations:
             raise running.error
         return running.result
 
-    async def keep_leases(self) -> None:
+    async def keep_leases(self, every_s: float = _RENEW_S) -> None:
         """Renew the leases of what runs, for as long as the server does."""
         while True:
-            await anyio.sleep(_RENEW_S)
+            await anyio.sleep(every_s)
             for running in list(self._by_id.values()):
                 if running.began:
                     await self._renew(running)
