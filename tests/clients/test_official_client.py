@@ -1,0 +1,26 @@
+"""The official Python client runs every tool, over every transport, in both eras."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_ops.catalog import ALL_TOOLS
+from tests.clients.live import LiveLab, Place
+from tests.clients.official import ERAS, MODERN, TRANSPORTS, Person, connected
+from tests.clients.sweep import Sweep
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_every_tool_does_its_work(
+    transport: str, era: str, lab: LiveLab, place: Place
+) -> None:
+    person = Person()
+    async with connected(place, transport, era, person=person) as talk:
+        listed = (await talk.client.list_tools()).tools
+        schemas = {each.name: each.output_schema or {} for each in listed}
+        assert all(schemas.values())
+        sweep = Sweep(call=talk.call, place=place, schemas=schemas)
+        await sweep.everything(lab)
+    assert set(sweep.answers) == set(schemas) == set(ALL_TOOLS)
+    print(sweep.approved, len(person.asked))
