@@ -23,7 +23,7 @@ from mcp_ops.ports import OWN_TARGET
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Published
 from mcp_ops.settings_file import load_settings, process_environment
-from mcp_ops.tool import Write, tool
+from mcp_ops.tool import Write, schemas_of, tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.transport_stdio import serve_stdio
 
@@ -59,7 +59,8 @@ async def main(transport: str, config: Path) -> None:
         server = OpsServer(
             guard=app.guard,
             tools={
-                each.name: Published(tool=each, targets=(OWN_TARGET,)) for each in (look, touch)
+                each.name: Published(tool=each, targets=(OWN_TARGET,), schemas=schemas_of(each))
+                for each in (look, touch)
             },
             ledger=app.stores.ledger,
             redactor=Redactor(),

@@ -81,14 +81,18 @@ class App:
 
 @asynccontextmanager
 async def open_app(
-    settings: Settings, *, environ: Mapping[str, str], clock: Clock | None = None
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    redactor: Redactor | None = None,
 ) -> AsyncIterator[App]:
     """Everything, opened; leaving waits for running writes, then closes in reverse.
 
     Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
     """
     clock = clock or SystemClock()
-    redactor = Redactor()
+    redactor = redactor or Redactor()
     for key in settings.server.keys:
         redactor.add(key.key.get_secret_value())
     async with AsyncExitStack() as stack:
@@ -192,12 +196,13 @@ async def open_app(
 
 async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
     """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0."""
-    log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"))
+    redactor = Redactor()  # the logs' and the app's: what one learns the other hides
+    log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"), redactor)
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             tasks.start_soon(_stop_on_signals, stop)
-        async with open_app(settings, environ=environ) as app:
+        async with open_app(settings, environ=environ, redactor=redactor) as app:
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 

@@ -92,6 +92,11 @@ class Call:
         return Effect.READ if self.dry_run else self.tool.effect
 
     @property
+    def binding(self) -> str:
+        """What a person's answer is for: a yes to a plan is none to the write itself."""
+        return f"plan:{self.digest}" if self.dry_run else self.digest
+
+    @property
     def operation_key(self) -> str:
         """Under which key the write runs at most once."""
         if self.idempotency_key:
@@ -122,8 +127,10 @@ def parse(
         raise invalid_arguments(error, tool) from None
     values = dict(arguments)
     about = str(values.get("target", "")) if tool.own else ""
-    if about and about not in (*targets, "all"):
-        raise _no_target(targets)
+    # "all" is a word only of tools that take it by default.
+    every = ("all",) if tool.default_of("target") == "all" else ()
+    if about and about not in (*targets, *every):
+        raise _no_target((*targets, *every))
     return Call(
         id=call_id,
         tool=tool,

@@ -9,10 +9,9 @@ from types import ModuleType
 from mcp_ops.capabilities.base import Capability
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import OWN_TARGET
-from mcp_ops.schema import ToolSchemas, shipped_schemas
 from mcp_ops.server import Published
 from mcp_ops.settings import ToolSettings
-from mcp_ops.tool import Tool
+from mcp_ops.tool import Tool, schemas_of
 from mcp_ops.tools import deadletters, deployments, guard, tokens, usage
 
 _MODULES: tuple[ModuleType, ...] = (guard, usage, tokens, deadletters, deployments)
@@ -46,18 +45,13 @@ def publish(infos: list[TargetInfo], settings: ToolSettings) -> dict[str, Publis
             if (info.name != OWN_TARGET if tool.own else tool.capability in info.capabilities)
         )
         if names or (tool.own and not _needs_target(tool)):
-            published[tool.name] = Published(tool=tool, targets=names, schemas=_schemas(tool))
+            published[tool.name] = Published(tool=tool, targets=names, schemas=schemas_of(tool))
     return published
 
 
 def _needs_target(tool: Tool) -> bool:
     target = tool.arguments.model_fields.get("target")
     return target is not None and target.is_required()
-
-
-def _schemas(tool: Tool) -> ToolSchemas:
-    shipped = shipped_schemas().get(tool.name)
-    return shipped or ToolSchemas(input=dict(tool.input_schema), output=dict(tool.output_schema))
 
 
 def _chosen(name: str, settings: ToolSettings) -> bool:

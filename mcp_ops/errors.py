@@ -57,6 +57,7 @@ class OpsError(Exception):
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.details = details or {}
+        self.blamed = ""  # the target whose circuit was told: a failing link is not counted twice
 
 
 class InvalidInput(OpsError):

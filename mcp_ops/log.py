@@ -21,13 +21,13 @@ class _Lines(logging.Formatter):
             "at": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": tame(record.getMessage(), _LINE),
+            "message": tame(_redactor.text(record.getMessage()), _LINE),
         }
         call = getattr(record, "call", None) or getattr(record, "call_id", None)
         if call:
             line["call"] = call
         if record.exc_info:
-            line["exception"] = tame(self.formatException(record.exc_info), _LINE)
+            line["exception"] = tame(_redactor.text(self.formatException(record.exc_info)), _LINE)
         return orjson.dumps(_redactor.value(line)).decode()
 
 

@@ -110,9 +110,14 @@ class OpenTargets:
         if not opening.done.is_set():
             await opening.done.wait()
         if opening.error is not None:
-            self._openings.pop(name, None)  # the next call tries again
+            self._forget(name, opening)
             raise opening.error
         return opening.adapter
+
+    def _forget(self, name: str, opening: _Opening) -> None:
+        """The next call tries again; what another call began meanwhile stays."""
+        if self._openings.get(name) is opening:
+            del self._openings[name]
 
     @asynccontextmanager
     async def serving(self, tasks: TaskGroup) -> AsyncIterator[None]:
@@ -122,12 +127,15 @@ class OpenTargets:
         async def own() -> None:
             try:
                 with anyio.CancelScope(shield=True):
-                    async with AsyncExitStack() as stack:
+                    async with self._wanted, AsyncExitStack() as stack:
                         async for name in self._wanted:
-                            await self._open(stack, name)
+                            opening = self._openings.get(name)
+                            if opening is not None and not opening.done.is_set():
+                                await self._open(stack, name, opening)
                         with anyio.move_on_after(_CLOSE_S):
                             await stack.aclose()
             finally:
+                self._wanted.close()
                 closed.set()
 
         tasks.start_soon(own)
@@ -139,8 +147,7 @@ class OpenTargets:
                 with anyio.move_on_after(_CLOSE_S + 1):
                     await closed.wait()
 
-    async def _open(self, stack: AsyncExitStack, name: str) -> None:
-        opening = self._openings[name]
+    async def _open(self, stack: AsyncExitStack, name: str, opening: _Opening) -> None:
         try:
             with anyio.fail_after(_OPEN_S):
                 opening.adapter = await self._enter(stack, name)
@@ -167,11 +174,11 @@ class OpenTargets:
         linked = configured.info.links.get("secrets")
         secrets = None
         if linked is not None:
-            if linked not in self._openings:
-                self._openings[linked] = _Opening()
-                await self._open(stack, linked)
-            opening = self._openings[linked]
+            opening = self._openings.setdefault(linked, _Opening())
+            if not opening.done.is_set():  # not asked for yet, or queued behind this one
+                await self._open(stack, linked, opening)
             if opening.error is not None:
+                self._forget(linked, opening)
                 raise opening.error
             secrets = opening.adapter
         wiring = configured.wiring(secrets)

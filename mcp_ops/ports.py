@@ -430,8 +430,8 @@ class Approvals(Protocol):
         """One question; expired ones say so."""
         ...
 
-    async def find(self, *, principal: str, digest: str, kind: str) -> Approval | None:
-        """The newest question for this call that is pending, approved or denied."""
+    async def denied(self, *, principal: str, digest: str) -> Approval | None:
+        """The question about this call, of either kind, that was denied a short time ago."""
         ...
 
     async def recent(self, limit: int) -> list[Approval]:

@@ -9,6 +9,7 @@ answer    success, failure or question; only an unknown tool is a protocol error
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -171,13 +172,16 @@ class OpsServer:
             **({"details": error.details} if error.details else {}),
         }
         if isinstance(error, Upstream) and error.said:
-            body["upstream_message_untrusted"] = tame(error.said, 300)
+            # Redacted before it is cut: half a secret is no secret to the redactor.
+            body["upstream_message_untrusted"] = tame(self._redactor.text(error.said), 300)
         text = orjson.dumps({"error": self._redactor.value(body)}).decode()
         return Reply(text=text, structured=None, is_error=True)
 
     async def _on_list_tools(
-        self, _ctx: ServerRequestContext[Any, Any], _params: types.PaginatedRequestParams | None
+        self, _ctx: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
+        if params is not None and params.cursor:
+            raise MCPError(code=types.INVALID_PARAMS, message="There is one page of tools only.")
         return types.ListToolsResult(tools=self._listed)
 
     async def _on_call_tool(
@@ -243,7 +247,8 @@ def _success(data: dict[str, Any]) -> Reply:
 
 
 def _seconds(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+    # A limit that never admits says infinity, which JSON cannot carry.
+    return round(value, 1) if value is not None and math.isfinite(value) else None
 
 
 def _input_required(question: Question) -> types.InputRequiredResult:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
 from mcp_ops.params import ObjectName, Sensitive
 from mcp_ops.ports import Port
-from mcp_ops.schema import input_schema, output_schema
+from mcp_ops.schema import ToolSchemas, input_schema, output_schema, shipped_schemas
 
 C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
@@ -119,6 +119,11 @@ class Tool:
         """The name of the object that a call acts on; empty for the target as a whole."""
         return str(getattr(arguments, self.object_field)) if self.object_field else ""
 
+    def default_of(self, argument: str) -> Any:
+        """The default of an argument; None for one that is required or that there is not."""
+        field = self.arguments.model_fields.get(argument)
+        return field.get_default() if field is not None and not field.is_required() else None
+
     def annotations(self) -> dict[str, bool]:
         """The four hints of the protocol, computed from the effect."""
         return {
@@ -127,6 +132,12 @@ class Tool:
             "idempotentHint": self.effect is Effect.READ or self.idempotent,
             "openWorldHint": not self.own,
         }
+
+
+def schemas_of(tool: Tool) -> ToolSchemas:
+    """A tool's schemas: those that the package ships, else computed."""
+    shipped = shipped_schemas().get(tool.name)
+    return shipped or ToolSchemas(input=dict(tool.input_schema), output=dict(tool.output_schema))
 
 
 WRITE_FIELDS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -12,13 +13,15 @@ import anyio
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect, Result
-from mcp_ops.errors import DeadlineExceeded, Health, OpsError
+from mcp_ops.errors import DeadlineExceeded, Health, OpsError, StoreUnavailable
 from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
 from mcp_ops.tool import WRITE_FIELDS, Write
+
+_log = logging.getLogger("mcp_ops.guard")
 
 T = TypeVar("T")
 SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitable[Any]]
@@ -109,14 +112,23 @@ class Actor:
                 hint="Look at the target's state before trying again.",
             ) from None
         except OpsError as failure:
-            health, error = failure.health, f"{failure.code}: {failure.message}"
+            if failure.blamed in ("", target):
+                failure.blamed = target
+                health, error = failure.health, f"{failure.code}: {failure.message}"
             raise
         finally:
             if target and target != OWN_TARGET:
-                with anyio.CancelScope(shield=True):
-                    await self._hot.record(
-                        target, health, error=error, probe=probe, policy=self._circuit
-                    )
+                await self._tell(target, health, error, probe=probe)
+
+    async def _tell(self, target: str, health: Health, error: str, *, probe: bool) -> None:
+        """Tell the circuit. A store that fails now must not hide how the call itself ended."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._hot.record(
+                    target, health, error=error, probe=probe, policy=self._circuit
+                )
+            except StoreUnavailable as unavailable:
+                _log.error("the circuit of %s was not told: %s", target, unavailable.message)
 
     async def view(self, info: TargetInfo, capability: type, effect: Effect, frame: Frame) -> View:
         """A capability of a target, for one call."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import anyio
 
-from mcp_ops.call import Answer, Call, NeedsAnswer, Question, new_id, shown_arguments
+from mcp_ops.call import Answer, Ask, Call, NeedsAnswer, Question, new_id, shown_arguments
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import RefusalCode, Refused
@@ -53,11 +53,24 @@ class Approver:
         if decision.require == "none":
             return Consent(how="none", record=decision.rule)
         await self._not_denied(call)
-        if decision.require == "confirm":
+        # A yes from the client is no proof of a person: it never suffices for a destroy.
+        if decision.require == "confirm" and call.effect is not Effect.DESTROY:
             consent = await self._confirm(call, decision, confirm_fallback)
             if consent is not None:
                 return consent
         return await self._approve(call, decision)
+
+    def asks_nobody(self, call: Call, decision: Decision, *, confirm_fallback: str) -> bool:
+        """Whether consent needs no question: then there is nothing to check before asking."""
+        if call.approved_by or decision.require == "none":
+            return True
+        caller = call.caller
+        asked = caller.answered is not None or caller.asks_by_result or caller.ask is not None
+        return (
+            decision.require == "confirm"
+            and not asked
+            and _client_asserts(call, fallback=confirm_fallback)
+        )
 
     async def redeem(self, consent: Consent, call: Call, decision: Decision) -> None:
         """Use the answer, once; raises `Refused` when it was used or changed meanwhile."""
@@ -66,7 +79,7 @@ class Approver:
         used = await self._approvals.redeem(
             consent.approval,
             principal=call.caller.principal,
-            digest=call.digest,
+            digest=call.binding,
             policy=decision.version,
             at=self._clock.now(),
         )
@@ -81,12 +94,14 @@ class Approver:
         caller = call.caller
         if caller.answered is not None:
             return await self._redeem_answer(call, caller.answered)
-        if caller.asks_by_result:
-            raise NeedsAnswer(_question(await self._mint("confirm", call, decision)))
-        if caller.ask is not None:
-            return await self._ask_now(call, decision)
-        can_assert = caller.client_confirms and fallback == "client"
-        if can_assert and call.effect is not Effect.DESTROY:
+        if caller.asks_by_result or caller.ask is not None:
+            approval = await self._mint("confirm", call, decision)
+            if approval.state == "approved":  # said yes to, and then stopped before it was used
+                return _confirmed(approval)
+            if caller.asks_by_result:
+                raise NeedsAnswer(_question(approval))
+            return await self._ask_now(caller.ask, approval)
+        if _client_asserts(call, fallback=fallback):
             return Consent(how="confirm", record="confirm, client-asserted")
         return None
 
@@ -97,7 +112,7 @@ class Approver:
             approval is None
             or approval.kind != "confirm"
             or approval.principal != call.caller.principal
-            or approval.digest != call.digest
+            or approval.digest != call.binding
         ):
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
@@ -106,14 +121,10 @@ class Approver:
             )
         return await self._decide(approval, answer)
 
-    async def _ask_now(self, call: Call, decision: Decision) -> Consent | None:
-        ask = call.caller.ask
-        if ask is None:
-            return None
-        approval = await self._mint("confirm", call, decision)
+    async def _ask_now(self, ask: Ask | None, approval: Approval) -> Consent:
         answer: Answer | None = None
         with anyio.move_on_after(ASK_WAIT_S):
-            answer = await ask(_question(approval))
+            answer = await ask(_question(approval)) if ask else None
         if answer is None:
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
@@ -133,6 +144,9 @@ class Approver:
             at=self._clock.now(),
         )
         if decided is None:
+            now = await self._approvals.get(approval.id)
+            if accepted and now is not None and now.state == "approved":
+                return _confirmed(now)  # the same yes, sent again before it was used
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
                 "The question was answered before, or has expired.",
@@ -140,7 +154,7 @@ class Approver:
             )
         if not accepted:
             raise self._denied(decided)
-        return Consent(how="confirm", record=f"confirm {approval.id}", approval=approval.id)
+        return _confirmed(decided)
 
     async def _approve(self, call: Call, decision: Decision) -> Consent:
         approval = await self._mint("approve", call, decision)
@@ -188,7 +202,7 @@ class Approver:
             principal=call.caller.principal,
             tool=call.tool.name,
             target=call.target or call.about,
-            digest=call.digest,
+            digest=call.binding,
             policy=decision.version,
             message=_message(call, shown),
             arguments=shown,
@@ -209,14 +223,9 @@ class Approver:
         return minted
 
     async def _not_denied(self, call: Call) -> None:
-        for kind in ("confirm", "approve"):
-            found = await self._approvals.find(
-                principal=call.caller.principal, digest=call.digest, kind=kind
-            )
-            if found is not None and found.state == "denied":
-                since = self._clock.now() - (found.decided_at or found.created_at)
-                if since < DENIED_FOR_S:
-                    raise self._denied(found)
+        found = await self._approvals.denied(principal=call.caller.principal, digest=call.binding)
+        if found is not None:
+            raise self._denied(found)
 
     def _denied(self, approval: Approval) -> Refused:
         since = self._clock.now() - (approval.decided_at or self._clock.now())
@@ -229,9 +238,19 @@ class Approver:
         )
 
 
+def _client_asserts(call: Call, *, fallback: str) -> bool:
+    """Whether the client's own permission dialog counts as a yes: never for a destroy."""
+    allowed = call.caller.client_confirms and fallback == "client"
+    return allowed and call.effect is not Effect.DESTROY
+
+
 def _decides_here(call: Call) -> bool:
     caller = call.caller
     return caller.channel == "cli" and caller.ask is not None and "ops:approve" in caller.scopes
+
+
+def _confirmed(approval: Approval) -> Consent:
+    return Consent(how="confirm", record=f"confirm {approval.id}", approval=approval.id)
 
 
 def _question(approval: Approval) -> Question:

@@ -24,9 +24,10 @@ from mcp_ops.capabilities.guard import (
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import Conflict, InvalidInput, NotFound, RefusalCode, Refused
 from mcp_ops.guard import shown
+from mcp_ops.guard.act import current
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
 from mcp_ops.guard.limits import destroys_budget, principal_rate, target_rate, writes_budget
-from mcp_ops.guard.modes import at_least_as_strict, effective
+from mcp_ops.guard.modes import at_least_as_strict, effective, loosens
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.ports import (
@@ -151,12 +152,23 @@ class Control:
         it lifts what is stricter in its scope, except the environment's floor."""
         hot = self._p.guard.hot
         scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
-        source: ModeSource = "operator" if "ops:admin" in self._caller.scopes else "agent"
-        for entry in await hot.modes():
+        operator = "ops:admin" in self._caller.scopes
+        source: ModeSource = "operator" if operator else "agent"
+        entries = await hot.modes()
+        if not operator and loosens(mode, scope, entries) and not _allowed_by_a_person():
+            raise Refused(
+                RefusalCode.APPROVAL_REQUIRED,
+                "The mode was changed at this moment; what was asked is looser than it is now.",
+                hint="Look at get_guard_status and call again.",
+            )
+        for entry in entries:
             in_scope = entry.scope == scope or (scope == ALL_TARGETS and mode is Mode.NORMAL)
             if in_scope and entry.mode is not mode and at_least_as_strict(entry.mode, mode):
                 await self.clear_mode(entry)
         now = self._p.clock.now()
+        ends = now + minutes * 60 if minutes else None
+        if not operator:
+            ends = _not_before(ends, mode, scope, entries)
         if mode is Mode.NORMAL:
             await hot.clear_modes(scope, frozenset({source}))
         else:
@@ -168,7 +180,7 @@ class Control:
                     reason=reason,
                     author=self._caller.principal,
                     since=now,
-                    expires_at=now + minutes * 60 if minutes else None,
+                    expires_at=ends,
                 )
             )
         await self._changed("set_guard_mode", scope, reason, {"mode": mode.value})
@@ -352,6 +364,25 @@ class Control:
                 evidence=evidence,
             )
         )
+
+
+def _allowed_by_a_person() -> bool:
+    passage = current.get(None)
+    return passage is not None and (
+        passage.consent.how == "approve" or passage.consent.record == "shadow"
+    )
+
+
+def _not_before(
+    ends: float | None, mode: Mode, scope: str, entries: tuple[ModeEntry, ...]
+) -> float | None:
+    """An agent's stricter mode holds at least as long as the one whose place it takes: a short
+    lockdown must not end a long restriction."""
+    for entry in entries:
+        mine = entry.scope == scope and entry.source == "agent"
+        if mine and at_least_as_strict(mode, entry.mode) and ends is not None:
+            return None if entry.expires_at is None else max(ends, entry.expires_at)
+    return ends
 
 
 def _isolated_by_operator(circuit: CircuitState) -> bool:

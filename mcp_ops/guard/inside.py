@@ -29,6 +29,19 @@ from mcp_ops.tool import Tool
 SERVER = Caller(principal="server:mcp-ops", scopes=frozenset({"ops:read"}), channel="cli")
 
 
+def _without_questions(caller: Caller) -> Caller:
+    """The caller as an item's rerun sees it. The client was asked about the retry as a whole; it
+    cannot be asked within it, and what needs more than that yes waits for a person's approval."""
+    asks = caller.ask is not None or caller.asks_by_result
+    return replace(
+        caller,
+        ask=None,
+        asks_by_result=False,
+        answered=None,
+        client_confirms=caller.client_confirms and not asks,
+    )
+
+
 class UsageOf:
     """The `UsageGuard` of one call: readings are of its target."""
 
@@ -66,7 +79,12 @@ class Inside:
         return UsageOf(self._usage, call.target)
 
     async def read_usage(self, target: str) -> None:
-        """Run check_api_usage by timer; raises what the guard or the target says."""
+        """Run check_api_usage by timer; raises what the guard or the target says.
+
+        A target that is not configured any more keeps its mode in the file and is not asked.
+        """
+        if target not in self._guard.targets.names():
+            return
         tool = self._tools["check_api_usage"]
         frame = self._frame(tool.name)
         call = parse(tool, {}, caller=SERVER, call_id=frame.call_id, targets=(target,))
@@ -94,8 +112,8 @@ class Inside:
         """
         passage = current.get()
         tool = self._tools.get(item.operation)
-        if tool is None:
-            return OperationAnswer(success=False, error="There is no such tool any more.")
+        if tool is None or item.target not in self._guard.targets.names():
+            return OperationAnswer(success=False, error="Its tool or target is not here any more.")
         frame = Frame(
             call_id=new_id(),
             tool=tool.name,
@@ -125,7 +143,7 @@ class Inside:
         call = parse(
             tool,
             raw,
-            caller=passage.call.caller,
+            caller=_without_questions(passage.call.caller),
             call_id=call_id,
             targets=(item.target,),
             parent=passage.call.id,

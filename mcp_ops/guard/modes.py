@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
-from mcp_ops.capabilities.tokens import TokenIssuer
+from mcp_ops.capabilities.tokens import SecretStore, TokenIssuer
 from mcp_ops.capabilities.usage import ApiUsageSource
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
@@ -37,7 +37,8 @@ _AT_LEAST: Mapping[Mode, frozenset[Mode]] = {
 }
 
 _ALL = frozenset(Mode)
-_CRITICAL_CHECKS = (ApiUsageSource, TokenIssuer)
+# A token check reads the linked store, and a refresh does so before it repairs anything.
+_CRITICAL_CHECKS = (ApiUsageSource, TokenIssuer, SecretStore)
 _READ = frozenset({Mode.NORMAL, Mode.RESTRICTIVE, Mode.READ_ONLY})
 _BULK_METERED = frozenset({Mode.NORMAL, Mode.READ_ONLY})
 _WRITE = frozenset({Mode.NORMAL, Mode.RESTRICTIVE})
@@ -92,12 +93,12 @@ def is_tightening(call: Call, entries: Iterable[ModeEntry]) -> bool:
     """Whether a call on the guard can only make it stricter: nobody is asked, no mode stops it."""
     if call.tool.name == "isolate_target":
         return True
-    return call.tool.name == "set_guard_mode" and not _loosens(call, entries)
+    return call.tool.name == "set_guard_mode" and not _asks_looser(call, entries)
 
 
 def is_loosening(call: Call, entries: Iterable[ModeEntry]) -> bool:
     """Whether a call on the guard makes it looser somewhere: a person decides."""
-    return call.tool.name == "set_guard_mode" and _loosens(call, entries)
+    return call.tool.name == "set_guard_mode" and _asks_looser(call, entries)
 
 
 def at_least_as_strict(mode: Mode, other: Mode) -> bool:
@@ -105,9 +106,13 @@ def at_least_as_strict(mode: Mode, other: Mode) -> bool:
     return other in _AT_LEAST[mode]
 
 
-def _loosens(call: Call, entries: Iterable[ModeEntry]) -> bool:
+def _asks_looser(call: Call, entries: Iterable[ModeEntry]) -> bool:
     asked = Mode(call.arguments.mode)  # type: ignore[attr-defined]
-    scope = call.about or ALL_TARGETS
+    return loosens(asked, call.about or ALL_TARGETS, entries)
+
+
+def loosens(asked: Mode, scope: str, entries: Iterable[ModeEntry]) -> bool:
+    """Whether an agent's mode for a scope would let pass what an entry of it refuses now."""
     for entry in entries:
         lifted = entry.scope == scope or (scope == ALL_TARGETS and asked is Mode.NORMAL)
         if not lifted or at_least_as_strict(asked, entry.mode):

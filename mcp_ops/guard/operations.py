@@ -41,7 +41,12 @@ class Running:
     def progress(self, done: int, total: int, message: str) -> None:
         """Say how far the write is; cheap, keeps only the newest."""
         self.at = (done, total, message)
-        self.moved.set()
+        self.move()
+
+    def move(self) -> None:
+        """Wake all who wait; the next step has an event of its own."""
+        moved, self.moved = self.moved, anyio.Event()
+        moved.set()
 
     def shown(self) -> str:
         """How far it is, in words."""
@@ -58,7 +63,6 @@ class Operations:
         self._clock = clock
         self._running: dict[str, Running] = {}
         self._by_id: dict[str, Running] = {}
-        self._closing = False
 
     def find(self, key: str) -> Running | None:
         """The write that runs under a key here."""
@@ -91,18 +95,18 @@ class Operations:
             self._running.pop(running.key, None)
             self._by_id.pop(running.id, None)
             running.done.set()
-            running.moved.set()
+            running.move()
 
     async def wait(self, running: Running, caller: Caller, seconds: float) -> dict[str, Any] | None:
         """The write's answer, or None when it is not done after `seconds`. Reports progress."""
+        told = (0, 0, "")
         with anyio.move_on_after(seconds):
             while not running.done.is_set():
-                await running.moved.wait()
-                if running.done.is_set():
-                    break
-                running.moved = anyio.Event()
-                if caller.progress is not None:
-                    await caller.progress(*running.at)
+                if caller.progress is None or running.at == told:
+                    await running.moved.wait()
+                else:
+                    told = running.at
+                    await caller.progress(*told)
         if not running.done.is_set():
             return None
         if running.error is not None:

@@ -12,7 +12,7 @@ settle    outcome to the circuit, evidence to the ledger, the answer redacted an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ import anyio
 from mcp_ops.call import Call, new_id
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock
-from mcp_ops.errors import Refused
+from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
@@ -131,7 +131,8 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
-            await self._look(plan)
+            if not self._asks_nobody(plan):
+                await self._look(plan)
             consent = await self._consent(plan)
             return await self._writes.run(
                 call, frame, lambda running: self._write(plan, consent, frame, running)
@@ -151,9 +152,11 @@ class Guard:
             frame.close("ok", code="cached")
             return cached
         async with self._passage(plan, consent, frame, admission):
-            data: dict[str, Any] = await self._reads.share(
-                call, lambda: self._ask(plan, frame, admission)
-            )
+            await self._approver.redeem(consent, call, plan.decision)
+            if admission.probe:  # one attempt of its own: it is the circuit's question
+                data = await self._ask(plan, frame, admission)
+            else:
+                data = await self._reads.share(call, lambda: self._ask(plan, frame, admission))
         if plan.info is not None and plan.info.metered:
             self._reads.remember(call, data)
         frame.close("ok")
@@ -166,7 +169,8 @@ class Guard:
             deadline = self.settings.limits.bulk_timeout_s
         deadline = min(deadline, call.tool.timeout_s)
         ends = self.clock.monotonic() + deadline
-        for again in (True, False):
+        asked_again = 0
+        while True:
 
             async def attempt(asked: Call = call) -> Any:
                 left = max(0.05, ends - self.clock.monotonic())
@@ -174,7 +178,8 @@ class Guard:
                     asked, frame, deadline_s=left, running=None, probe=admission.probe
                 )
 
-            result = await self._reads.retry(plan.request.target, attempt)
+            retry = self._once if admission.probe else self._reads.retry
+            result = await retry(plan.request.target, attempt)
             try:
                 return settle.settle(
                     result,
@@ -182,11 +187,15 @@ class Guard:
                     at=self.clock.now(),
                     redactor=self.redactor,
                     limit_bytes=self.settings.limits.result_bytes,
-                    ask_again=again and "limit" in call.tool.arguments.model_fields,
+                    ask_again="limit" in call.tool.arguments.model_fields,
                 )
             except settle.TooLarge as page:
-                call = _with_limit(call, page.fitting)
-        raise AssertionError("the second page is always cut to fit")
+                asked_again += 1
+                call = _with_limit(call, page.fitting if asked_again < _PAGES else 1)
+
+    @staticmethod
+    async def _once(_target: str, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        return await attempt()
 
     async def _write(
         self, plan: Plan, consent: Consent, frame: Frame, running: Running
@@ -196,6 +205,7 @@ class Guard:
         self._refuse(plan, admission)
         async with self._passage(plan, consent, frame, admission):
             await self._approver.redeem(consent, call, plan.decision)
+            self._reads.forget(call.target)
             began = frame.began(policy=plan.decision.rule, approval=consent.record)
             holder = await self._writes.begin(call, began, running)
             if holder is not None:
@@ -227,6 +237,8 @@ class Guard:
         """One action of the current call on a further target: that target's modes, limits and
         circuit apply; approval, budgets and the record are the call's own."""
         passage = current.get()
+        if _RANK[effect] > _RANK[passage.call.effect]:
+            raise Internal(f"A {passage.call.effect} may not {effect} on {target}.")
         info = self.targets.info(target)
         parent = passage.call
         call = replace(
@@ -300,8 +312,10 @@ class Guard:
         refusal = check(situation)
         if refusal is None:
             return
-        if self.settings.enforcement == "shadow":
-            self.shadow_refusals += 1
+        # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
+        trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
+        if self.settings.enforcement == "shadow" and trial:
+            self.shadow_refusals += plan.request.take  # the look before it counts nothing
             return
         raise refusal
 
@@ -309,6 +323,11 @@ class Guard:
         """All checks, before anyone is asked and without taking anything."""
         looking = replace(plan, request=replace(plan.request, take=False))
         self._refuse(looking, await self.hot.admit(looking.request))
+
+    def _asks_nobody(self, plan: Plan) -> bool:
+        return self._approver.asks_nobody(
+            plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
+        )
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":
@@ -330,17 +349,21 @@ class Guard:
 
     @asynccontextmanager
     async def _taken(self, plan: Plan, admission: Admission) -> AsyncIterator[None]:
-        """A place at the target; what was admitted comes back on a late refusal."""
-        if plan.info is None or plan.info.name == OWN_TARGET:
-            yield
-            return
-        partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
+        """A place at the target; what was admitted comes back on a late refusal, and on a
+        cancellation that comes before the place."""
+        place: AbstractAsyncContextManager[None] = nullcontext()
+        if plan.info is not None and plan.info.name != OWN_TARGET:
+            partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
+            place = partition.slot(self.settings.limits.bulkhead_wait_s)
+        arrived = False
         try:
-            async with partition.slot(self.settings.limits.bulkhead_wait_s):
+            async with place:
+                arrived = True
                 yield
-        except Refused:
-            with anyio.CancelScope(shield=True):
-                await self.hot.give_back(plan.request, admission)
+        except BaseException as ended:
+            if not arrived or isinstance(ended, Refused | StoreUnavailable):
+                with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
+                    await self.hot.give_back(plan.request, admission)
             raise
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
@@ -350,6 +373,10 @@ class Guard:
             return None
         found = self._reads.recall(plan.call)
         return None if found is None else {**found[1], "cached_age_s": round(found[0], 1)}
+
+
+_PAGES = 3  # a page that is too large is asked for again so often; then item by item
+_RANK = {Effect.READ: 0, Effect.WRITE: 1, Effect.DESTROY: 2}
 
 
 def _within(call: Call, mode: Mode) -> Call:

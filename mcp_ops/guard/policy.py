@@ -41,6 +41,9 @@ class Decision:
     version: str
 
 
+_REMEMBERED = 1_000
+
+
 class Policy:
     """The operator's rules, then those of the built-in profile; the first that matches wins."""
 
@@ -48,6 +51,7 @@ class Policy:
         self._rules = tuple(rules)
         self._profile = profile
         body = repr((self._rules, profile, PROFILES)).encode()
+        self._decided: dict[tuple[str, ...], Decision] = {}
         self.version = hashlib.sha256(body).hexdigest()[:12]
 
     def profile_for(self, channel: Channel) -> Profile:
@@ -60,6 +64,24 @@ class Policy:
         """The decision for a call; what no rule matches needs an approval."""
         profile = self.profile_for(call.caller.channel)
         environment = info.environment if info else "prod"
+        # Everything that a rule can look at: the same call is decided once.
+        facts = (
+            call.tool.name,
+            call.effect.value,
+            call.target or call.about,
+            environment,
+            call.caller.principal,
+            profile,
+        )
+        decision = self._decided.get(facts)
+        if decision is None:
+            decision = self._first_match(call, environment, profile)
+            if len(self._decided) >= _REMEMBERED:
+                self._decided.clear()
+            self._decided[facts] = decision
+        return decision
+
+    def _first_match(self, call: Call, environment: str, profile: Profile) -> Decision:
         for source, rules in (("policy", self._rules), (profile, PROFILES[profile])):
             for number, rule in enumerate(rules, start=1):
                 if _matches(rule, call, environment):

@@ -55,7 +55,7 @@ class Reads:
         self._jitter = jitter
         self._flights: dict[tuple[str, str], _Flight] = {}
         self._credit: dict[str, float] = {}
-        self._cache: OrderedDict[tuple[str, str], tuple[float, Any]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str, str], tuple[float, Any]] = OrderedDict()
 
     async def share(self, call: Call, body: Body) -> Any:
         """Run `body`, or wait for the same read that runs already."""
@@ -113,15 +113,22 @@ class Reads:
 
     def remember(self, call: Call, data: Any) -> None:
         """Keep an answer for the restrictive mode, where cached answers are allowed."""
-        key = (call.caller.principal, call.digest)
+        if call.tool.ports:  # a reading that feeds the guard, or depends on the moment
+            return
+        key = (call.target, call.caller.principal, call.digest)
         self._cache[key] = (self._clock.monotonic(), data)
         self._cache.move_to_end(key)
         if len(self._cache) > CACHE_ITEMS:
             self._cache.popitem(last=False)
 
+    def forget(self, target: str) -> None:
+        """A write changed the target: what was read before it says nothing any more."""
+        for key in [key for key in self._cache if key[0] == target]:
+            del self._cache[key]
+
     def recall(self, call: Call) -> tuple[float, Any] | None:
         """An answer of at most a minute ago to the same principal, with its age in seconds."""
-        found = self._cache.get((call.caller.principal, call.digest))
+        found = self._cache.get((call.target, call.caller.principal, call.digest))
         if found is None:
             return None
         age = self._clock.monotonic() - found[0]

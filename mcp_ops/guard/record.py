@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from mcp_ops.call import Call, Caller, shown_arguments
 from mcp_ops.clock import Clock
 from mcp_ops.errors import OpsError, Refused
 from mcp_ops.guard import telemetry
+from mcp_ops.guard.settle import clean
 from mcp_ops.ports import Entry, EntryKind, Ledger, Verdict
 from mcp_ops.redact import Redactor, tame
 
@@ -21,11 +21,15 @@ class Frame:
     """
 
     __slots__ = (
+        "_call",
+        "_caller",
         "_clock",
-        "_entry",
         "_ledger",
+        "_policy",
         "_redactor",
         "_started",
+        "_tool",
+        "approval",
         "call_id",
         "closed",
         "detached",
@@ -46,17 +50,11 @@ class Frame:
         self._redactor = redactor
         self._clock = clock
         self._started = clock.monotonic()
-        self._entry = Entry(
-            kind=EntryKind.ENDED,
-            call_id=call_id,
-            at=clock.now(),
-            tool=tame(tool, 64),
-            principal=caller.principal,
-            client=tame(caller.client, 100),
-            channel=caller.channel,
-            era=caller.era,
-            trace_id=caller.trace_id,
-        )
+        self._tool = tool
+        self._caller = caller
+        self._call: Call | None = None
+        self._policy = ""
+        self.approval = ""
         self.call_id = call_id
         self.upstream_calls = 0
         self.closed = False
@@ -64,17 +62,7 @@ class Frame:
 
     def know(self, call: Call) -> None:
         """Add what parsing found out."""
-        self._entry = dataclasses.replace(
-            self._entry,
-            target=call.target or call.about,
-            object=call.object,
-            effect=call.tool.effect.value,
-            dry_run=call.dry_run,
-            digest=call.digest,
-            arguments=shown_arguments(call),
-            reason=call.reason,
-            parent=call.parent,
-        )
+        self._call = call
 
     def reached(self) -> None:
         """Count a call that reached a target."""
@@ -82,8 +70,8 @@ class Frame:
 
     def began(self, *, policy: str, approval: str) -> Entry:
         """The line that says that a write is about to run."""
-        self._entry = dataclasses.replace(self._entry, policy=policy, approval=approval)
-        return self._clean(dataclasses.replace(self._entry, kind=EntryKind.BEGAN))
+        self._policy, self.approval = policy, approval
+        return self._entry(EntryKind.BEGAN, {})
 
     def ended(
         self,
@@ -96,38 +84,62 @@ class Frame:
         """The closing line; the caller writes it durably. Closes the frame."""
         self.closed = True
         seconds = self._clock.monotonic() - self._started
+        entry = self._entry(
+            EntryKind.ENDED,
+            evidence or {},
+            verdict=verdict,
+            code=code,
+            outcome=outcome,
+            upstream_calls=self.upstream_calls,
+            duration_ms=round(seconds * 1000, 3),
+        )
         telemetry.ended(
-            tool=self._entry.tool,
-            target=self._entry.target,
+            tool=entry.tool,
+            target=entry.target,
             verdict=verdict,
             code=code,
             seconds=seconds,
             upstream_calls=self.upstream_calls,
         )
-        return self._clean(
-            dataclasses.replace(
-                self._entry,
-                at=self._clock.now(),
-                verdict=verdict,
-                code=code,
-                outcome=outcome,
-                evidence=evidence or {},
-                upstream_calls=self.upstream_calls,
-                duration_ms=round(seconds * 1000, 3),
-            )
-        )
+        return entry
 
     def close(self, verdict: Verdict, *, code: str = "", outcome: str = "") -> None:
         """Close with a line that is written in the next batch; a closed frame stays as it is."""
         if not self.closed:
             self._ledger.note(self.ended(verdict, code=code, outcome=outcome))
 
-    def _clean(self, entry: Entry) -> Entry:
-        return dataclasses.replace(
-            entry,
-            arguments=self._redactor.value(dict(entry.arguments)),
-            reason=self._redactor.text(entry.reason),
-            evidence=self._redactor.value(dict(entry.evidence)),
+    def _entry(self, kind: EntryKind, evidence: Mapping[str, Any], **end: Any) -> Entry:
+        call, caller = self._call, self._caller
+        known: dict[str, Any] = {}
+        if call is not None:
+            said = {
+                "arguments": shown_arguments(call),
+                "reason": call.reason,
+                "evidence": dict(evidence),
+            }
+            known = {
+                **clean(said, self._redactor),
+                "target": call.target or call.about,
+                "object": call.object,
+                "effect": call.tool.effect.value,
+                "dry_run": call.dry_run,
+                "digest": call.digest,
+                "parent": call.parent,
+            }
+        return Entry(
+            kind=kind,
+            call_id=self.call_id,
+            at=self._clock.now(),
+            tool=tame(self._tool, 64),
+            principal=caller.principal,
+            client=tame(caller.client, 100),
+            channel=caller.channel,
+            era=caller.era,
+            trace_id=caller.trace_id,
+            policy=self._policy,
+            approval=self.approval,
+            **known,
+            **end,
         )
 
 

@@ -10,6 +10,7 @@ from mcp_ops.capabilities.base import Result
 from mcp_ops.clock import rfc3339
 from mcp_ops.redact import Redactor
 
+_CUT = {"cut": "too large"}
 _MARGIN = 256  # room for what is added after this: audit id, replayed
 
 
@@ -65,7 +66,7 @@ def _cut(data: dict[str, Any], limit: int) -> dict[str, Any]:
     for _ in range(200):
         over = _size(data) - limit
         if over <= 0:
-            break
+            return data
         holder, key = _longest(data)
         value = holder[key]
         if isinstance(value, str):
@@ -76,6 +77,17 @@ def _cut(data: dict[str, Any], limit: int) -> dict[str, Any]:
             del value[max(0, len(value) - max(1, over // each)) :]
         if "truncated" in data:
             data["truncated"] = True
+    return _without_open_objects(data, limit)
+
+
+def _without_open_objects(data: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Very many small values: the largest open object (evidence, answer) goes as a whole."""
+    while _size(data) > limit:
+        open_ones = [key for key, value in data.items() if isinstance(value, dict)]
+        largest = max(open_ones, key=lambda key: _size(data[key]), default="")
+        if not largest or data[largest] == _CUT:
+            break
+        data[largest] = dict(_CUT)
     return data
 
 

@@ -11,7 +11,15 @@ import orjson
 
 from mcp_ops.call import Call
 from mcp_ops.clock import Clock, rfc3339
-from mcp_ops.errors import Failed, Internal, OpsError, RefusalCode, Refused, Upstream
+from mcp_ops.errors import (
+    Failed,
+    Internal,
+    OpsError,
+    RefusalCode,
+    Refused,
+    StoreUnavailable,
+    Upstream,
+)
 from mcp_ops.guard.operations import LEASE_S, Operations, Running
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.ports import Entry, FailedOperation, FailedOperations, Ledger, Operation
@@ -145,8 +153,16 @@ class Writes:
             outcome=outcome,
             evidence=data.get("evidence", {}),
         )
-        await self._ledger.end(entry, self._done(call, outcome, data), keep=True)
+        await self._ended(entry, self._done(call, outcome, data))
         return data
+
+    async def _ended(self, entry: Entry, operation: Operation) -> None:
+        """Make the end durable. If the store takes it not, the write has still been sent."""
+        try:
+            await self._ledger.end(entry, operation, keep=True)
+        except StoreUnavailable as error:
+            error.executed = "unknown"
+            raise
 
     async def _failed_write(
         self, call: Call, frame: Frame, running: Running, error: OpsError
@@ -157,9 +173,10 @@ class Writes:
             raise error
         if error.executed == "unknown" and isinstance(error, Upstream):
             return await self._end_unknown(call, frame, running, error.code, error.message)
-        entry = frame.ended(verdict_of(error), code=error.code, outcome="failed")
         unknown = error.executed == "unknown"
-        operation = self._done(call, "unknown" if unknown else "failed", _lost(call, self._clock))
+        outcome = "unknown" if unknown else "failed"
+        entry = frame.ended(verdict_of(error), code=error.code, outcome=outcome)
+        operation = self._done(call, outcome, _lost(call, self._clock))
         await self._ledger.end(entry, operation, keep=unknown)
         if isinstance(error, Failed):
             await self._keep_for_later(call, error)
@@ -171,9 +188,9 @@ class Writes:
         if not running.began:
             frame.close("error", code=code)
             return {}
-        data = _lost(call, self._clock, why=why)
+        data = _lost(call, self._clock, why=self._redactor.text(why))
         entry = frame.ended("unknown", code=code, outcome="unknown")
-        await self._ledger.end(entry, self._done(call, "unknown", data), keep=True)
+        await self._ended(entry, self._done(call, "unknown", data))
         return data
 
     def _done(self, call: Call, outcome: str, data: dict[str, Any]) -> Operation:

@@ -61,6 +61,11 @@ class McpServer:
         """Whether it runs."""
         return "up" if self._child is not None else "down"
 
+    def kill(self) -> None:
+        """End it at once."""
+        if self._child is not None:
+            self._child.kill()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start it, and stop it at the end; raises `Unreachable` when it does not come up."""

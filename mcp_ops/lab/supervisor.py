@@ -210,28 +210,31 @@ def run_lab(directory: Path, serve: bool, port: int) -> int:
 async def _run(directory: Path, serve: bool, port: int) -> int:
     if serve:
         port = chosen_port(port)
+    ended: list[int] = []
+    hurry: list[Callable[[], None]] = []
     async with anyio.create_task_group() as tasks:
         # From the first moment: Ctrl-C while something starts must stop what has started.
-        stopping = anyio.Event()
         inner = anyio.CancelScope()
-        ended: list[int] = []
-        await tasks.start(_on_signals, stopping, inner)
+        await tasks.start(_on_signals, inner, hurry)
         with inner:
-            ended.append(await _until_stopped(directory, serve, port, stopping))
-        _say("Stopped; nothing is left running." if not any(ended) else "Stopped.")
+            ended.append(await _until_stopped(directory, serve, port, hurry))
+        _say("Stopped; nothing is left running.")
         tasks.cancel_scope.cancel()
     return ended[0] if ended else 0
 
 
-async def _until_stopped(directory: Path, serve: bool, port: int, stopping: anyio.Event) -> int:
+async def _until_stopped(
+    directory: Path, serve: bool, port: int, hurry: list[Callable[[], None]]
+) -> int:
     _say(f"Starting the lab in {directory} ...")
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(running_lab(directory, say=_say))
         server = None
         if serve:
             server = McpServer(config=lab.config, port=port, keep_open=(lab.place.lock,), say=_say)
-            await stack.enter_async_context(server.running())
+            hurry.append(server.kill)
             lab.server = server
+            await stack.enter_async_context(server.running())
         sys.stdout.write(greeting(lab.config, server.url if server else "", directory))
         sys.stdout.flush()
         return await (server.supervised() if server else _forever())
@@ -243,21 +246,21 @@ async def _forever() -> int:
 
 
 async def _on_signals(
-    stopping: anyio.Event,
     inner: anyio.CancelScope,
+    hurry: list[Callable[[], None]],
     *,
     task_status: anyio.abc.TaskStatus[None],
 ) -> None:
-    """The first signal stops everything; further ones change nothing, and say so."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    """The first signal stops everything; a second one does not wait for running writes."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for _ in signals:
-            if stopping.is_set():
-                _say("Still stopping; a moment.")
+            if not inner.cancel_called:
+                _say("Stopping the lab; writes that run are finished first ...")
+                inner.cancel()
                 continue
-            stopping.set()
-            _say("Stopping the lab ...")
-            inner.cancel()
+            for kill in hurry:
+                kill()
 
 
 def _say(text: str) -> None:

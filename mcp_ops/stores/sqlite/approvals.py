@@ -97,13 +97,18 @@ class Approvals:
         """One question; expired ones say so."""
         return await self._database.read(lambda connection: self._get(connection, approval_id))
 
-    async def find(self, *, principal: str, digest: str, kind: str) -> Approval | None:
-        """The newest question for this call that is pending, approved or lately denied."""
+    async def denied(self, *, principal: str, digest: str) -> Approval | None:
+        """The question about this call, of either kind, that was lately denied."""
 
         def job(connection: sqlite3.Connection) -> Approval | None:
-            return next(iter(self._standing(connection, principal, digest, kind)), None)
+            row = connection.execute(
+                f"{_SELECT} WHERE principal = ? AND digest = ? AND state = 'denied' "
+                "AND decided_at > ? ORDER BY number DESC LIMIT 1",
+                (principal, digest, self._now() - self._denied_s),
+            ).fetchone()
+            return None if row is None else self._shown(row)
 
-        return await self._database.read(job)
+        return self._database.read_now(job)
 
     async def recent(self, limit: int) -> list[Approval]:
         """Pending ones first, then the newest."""

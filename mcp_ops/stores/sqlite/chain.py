@@ -138,15 +138,17 @@ def _columns(entry: Entry) -> tuple[Any, ...]:
 
 
 def _encode_odd(body: dict[str, Any]) -> bytes:
-    for shown in (body, {**body, "arguments": {}, "evidence": {"unreadable": True}}):
-        try:
-            text = json.dumps(
-                shown, ensure_ascii=False, skipkeys=True, default=_plain, separators=(",", ":")
-            )
-        except (ValueError, RecursionError):  # it contains itself: a line without it beats no line
-            continue
-        return text.encode("utf-8", "replace")
-    raise AssertionError("an entry without its mappings is plain text and numbers")
+    try:
+        text = _dump(body)
+    except (ValueError, RecursionError):  # it contains itself: a line without it beats no line
+        text = _dump({**body, "arguments": {}, "evidence": {"unreadable": True}})
+    return text.encode("utf-8", "replace")
+
+
+def _dump(body: dict[str, Any]) -> str:
+    return json.dumps(
+        body, ensure_ascii=False, skipkeys=True, default=_plain, separators=(",", ":")
+    )
 
 
 def _plain(value: object) -> Any:

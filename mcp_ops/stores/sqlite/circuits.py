@@ -26,8 +26,9 @@ class Circuit:
 
     def seen(self, now: float) -> CircuitState:
         """The state as it is to be understood now: a lost probe does not probe any more."""
-        probing = self.probe_until is not None and self.probe_until > now
-        return replace(self.state, probing=probing)
+        if self.probe_until is None:
+            return self.state
+        return replace(self.state, probing=self.probe_until > now)
 
 
 Change = Callable[[Circuit], Circuit]

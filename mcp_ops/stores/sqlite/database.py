@@ -49,6 +49,7 @@ _REASONS = {
 class _Waiting:
     job: Job[Any]
     future: asyncio.Future[Any]
+    durable: bool
     result: Any = None
     error: Exception | None = None
 
@@ -63,7 +64,9 @@ class Database:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._limiter = anyio.CapacityLimiter(_READERS)
         self._readers: list[sqlite3.Connection] = []
+        self._own: sqlite3.Connection | None = None
         self._closing = False
+        self._durable = True
         self._thread = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
         self.time = StoreTime(clock)
 
@@ -85,26 +88,41 @@ class Database:
             with anyio.CancelScope(shield=True):
                 await database._close()
 
-    def submit(self, job: Job[T]) -> asyncio.Future[T]:
+    def submit(self, job: Job[T], *, durable: bool = True) -> asyncio.Future[T]:
         """Queue a job; the future is done when it is durable. Cancelling it cancels no job.
 
-        Jobs run in the order in which they were submitted.
+        Jobs run in the order in which they were submitted. One that is not `durable` survives
+        the process's death but, where no durable one follows, not the machine's: no wait for the
+        disk.
         """
         if self._closing:
             raise _unavailable("it is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Waiting(job, future))
+        self._queue.put(_Waiting(job, future, durable))
         return future
 
-    async def write(self, job: Job[T]) -> T:
+    async def write(self, job: Job[T], *, durable: bool = True) -> T:
         """Run a job in a transaction and answer when it is durable. Raises `StoreUnavailable`."""
-        return await self.submit(job)
+        return await self.submit(job, durable=durable)
 
     async def read(self, job: Job[T]) -> T:
         """Run a job on a read connection in a worker thread. Raises `StoreUnavailable`."""
         if self._closing:
             raise _unavailable("it is closed")
         return await anyio.to_thread.run_sync(self._read, job, limiter=self._limiter)
+
+    def read_now(self, job: Job[T]) -> T:
+        """Look up a few rows by key, at once, on the event loop's own connection.
+
+        In WAL mode a reader waits for nobody, and rows this fresh are in memory: some 20 µs,
+        where a worker thread costs ten times that. Raises `StoreUnavailable`.
+        """
+        if self._closing:
+            raise _unavailable("it is closed")
+        if self._own is None:
+            self._own = self.reader()
+        with translated():
+            return job(self._own)
 
     def reader(self) -> sqlite3.Connection:
         """A read connection of the caller's own, to use in one worker thread at a time."""
@@ -123,7 +141,8 @@ class Database:
         self._closing = True
         self._queue.put(None)
         await anyio.to_thread.run_sync(self._thread.join)
-        for connection in (*self._readers, self._connection):
+        own = () if self._own is None else (self._own,)
+        for connection in (*self._readers, *own, self._connection):
             connection.close()
 
     def _write_all(self) -> None:
@@ -146,7 +165,10 @@ class Database:
         try:
             with translated():
                 connection.execute("BEGIN IMMEDIATE")
-                self.time.follow(connection)
+                while self.time.follow(connection):
+                    connection.execute("COMMIT")
+                    self.time.arrive()
+                    connection.execute("BEGIN IMMEDIATE")
                 for waiting in batch:
                     _run(connection, waiting)
                 connection.execute("COMMIT")
@@ -156,6 +178,12 @@ class Database:
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    def _set_durable(self, durable: bool) -> None:
+        if durable is not self._durable:
+            mode = "FULL" if durable else "NORMAL"
+            self._connection.execute(f"PRAGMA synchronous = {mode}")
+            self._durable = durable
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -152,12 +152,12 @@ class FailedOperations:
 
     def _shown(self, row: sqlite3.Row) -> FailedOperation:
         values: dict[str, Any] = dict(row)
-        held = values.pop("held_until")
+        held, place = values.pop("held_until"), values.pop("place")
         return FailedOperation(
             **{
                 **values,
                 "arguments": json.loads(values["arguments"]),
-                "resolved": values.pop("place") == "resolved",
+                "resolved": place == "resolved",
                 "holder": values["holder"] if held is not None and held > self._now() else "",
             }
         )

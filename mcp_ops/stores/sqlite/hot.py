@@ -98,6 +98,7 @@ class HotStore:
     async def admit(self, request: AdmitRequest) -> Admission:
         """Look at everything and, if asked and allowed, take it: atomically.
 
+        Budgets and `allowed` of rates are as they were looked at, before the charge.
         Raises `StoreUnavailable` when the file can't be written or has not been readable for
         five seconds: a lockdown may be in it.
         """
@@ -126,7 +127,7 @@ class HotStore:
         with anyio.CancelScope(shield=True):
             if request.budgets:
                 await self._database.write(
-                    lambda c: budgets.give_back(c, request.budgets, request.call_id)
+                    lambda c: budgets.give_back(c, request.budgets, request.call_id), durable=False
                 )
             if admission.probe:
                 await self._change(request.target, lambda c: circuits.untouched(c, probe=True))
@@ -208,7 +209,7 @@ class HotStore:
         return await self._database.read(lambda c: budgets.look(c, requests, self._time.now()))
 
     def _look(self, request: AdmitRequest) -> _Look:
-        at, monotonic = self._time.now(), self._time.monotonic()
+        at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
         applying = modes.concerning(entries, request.target, at)
         factor = modes.factor(applying, request)
@@ -227,7 +228,8 @@ class HotStore:
         marks = self._charge(request, look)
         granted = False
         try:
-            taken = await self._database.write(lambda c: self._take(c, request))
+            # The intent's own commit follows before the target is touched, and makes this last.
+            taken = await self._database.write(lambda c: self._take(c, request), durable=False)
             granted = taken.granted
         finally:
             if not granted:
@@ -258,7 +260,6 @@ class HotStore:
         probe = granted and decision == "probe"
         if granted and request.budgets:
             budgets.take(connection, request.budgets, request.call_id, now)
-            states = budgets.look(connection, request.budgets, now)
         if probe:
             circuit = circuits.start_probe(circuit, now)
             circuits.save(connection, circuit)
@@ -289,7 +290,7 @@ class HotStore:
                 circuits.save(connection, after)
             return after
 
-        return self._adopt(await self._database.write(job))
+        return self._adopt(await self._database.write(job, durable=False))
 
     def _adopt(self, circuit: Circuit) -> CircuitState:
         self._snapshot.adopt(circuit)

@@ -188,7 +188,7 @@ class Ledger:
         return await self._database.write(job)
 
     async def _current(self, look: Job[Operation | None]) -> Operation | None:
-        found = await self._database.read(look)
+        found = self._database.read_now(look)
         if found is not None and operations.lost(found, self._database.time.now()):
             await self.recover()
             found = await self._database.read(look)
@@ -222,7 +222,7 @@ class Ledger:
             self._writing = lines = tuple(self._noted)
             self._noted.clear()
             self._flushing = self._database.submit(
-                lambda connection: chain.append(connection, self._key, lines)
+                lambda connection: chain.append(connection, self._key, lines), durable=False
             )
             self._flushing.add_done_callback(self._flushed)
         return self._flushing

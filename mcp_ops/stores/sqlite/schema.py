@@ -22,12 +22,8 @@ _MIGRATIONS: tuple[str, ...] = (
         body BLOB NOT NULL, prev_hash BLOB NOT NULL, hash BLOB NOT NULL, tag BLOB NOT NULL
     ) STRICT;
     CREATE INDEX entries_at ON entries (at);
-    CREATE INDEX entries_tool ON entries (tool);
-    CREATE INDEX entries_principal ON entries (principal);
-    CREATE INDEX entries_target ON entries (target);
-    CREATE INDEX entries_verdict ON entries (verdict);
     CREATE INDEX entries_call ON entries (call_id);
-    CREATE INDEX entries_trace ON entries (trace_id);
+    CREATE INDEX entries_trace ON entries (trace_id) WHERE trace_id != '';
     CREATE TABLE anchor (
         id INTEGER PRIMARY KEY CHECK (id = 1), seq INTEGER NOT NULL, count INTEGER NOT NULL,
         hash BLOB NOT NULL, mac BLOB NOT NULL

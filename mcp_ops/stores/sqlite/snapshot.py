@@ -17,7 +17,7 @@ from mcp_ops.stores.sqlite.database import Database, translated
 
 _MOST_MISSES = 10
 
-_Content = tuple[int, tuple[ModeEntry, ...], dict[str, Circuit]]
+_Content = tuple[int, float, tuple[ModeEntry, ...], dict[str, Circuit]]
 
 
 class Snapshot:
@@ -30,6 +30,7 @@ class Snapshot:
         self._modes: tuple[ModeEntry, ...] = ()
         self._circuits: dict[str, Circuit] = {}
         self._version = -1
+        self._offset = database.time.offset
         self._adopted = 0
         self._misses = 0
 
@@ -42,6 +43,10 @@ class Snapshot:
             yield
         finally:
             self._reader.close()
+
+    def now(self) -> float:
+        """Unix seconds on the offset that the times in memory belong to."""
+        return self._database.time.monotonic() + self._offset
 
     @property
     def modes(self) -> tuple[ModeEntry, ...]:
@@ -64,6 +69,7 @@ class Snapshot:
     def adopt_modes(self, entries: tuple[ModeEntry, ...]) -> None:
         """Take what an own write found in the file."""
         self._modes = entries
+        self._offset = self._database.time.offset
         self._adopted += 1
 
     def adopt(self, circuit: Circuit) -> None:
@@ -88,7 +94,7 @@ class Snapshot:
         if content is None or adopted != self._adopted:
             return []
         before = self._circuits
-        self._version, self._modes, self._circuits = content
+        self._version, self._offset, self._modes, self._circuits = content
         return [c for target, c in self._circuits.items() if before.get(target) != c]
 
     def _load(self) -> _Content | None:
@@ -100,6 +106,7 @@ class Snapshot:
                 return None
             connection.execute("BEGIN")
             try:
-                return version, modes.load(connection), circuits.load_all(connection)
+                offset = float(connection.execute("SELECT offset FROM clock").fetchone()[0])
+                return version, offset, modes.load(connection), circuits.load_all(connection)
             finally:
                 connection.execute("ROLLBACK")

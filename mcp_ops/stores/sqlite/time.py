@@ -22,7 +22,7 @@ class StoreTime:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._offset = clock.now() - clock.monotonic()
+        self._offset = self._next = clock.now() - clock.monotonic()
 
     def now(self) -> float:
         """Unix seconds of the store."""
@@ -33,32 +33,42 @@ class StoreTime:
         return self._clock.monotonic()
 
     @property
+    def offset(self) -> float:
+        """What the store's time is ahead of the monotonic clock."""
+        return self._offset
+
+    @property
     def jumped(self) -> bool:
         """Whether the wall clock left the store's time; the next write follows it."""
         return abs(self._clock.now() - self.now()) > _JUMP_S
 
-    def follow(self, connection: sqlite3.Connection) -> None:
-        """Take the file's offset, moved to the wall clock if that jumped. Within a write."""
+    def follow(self, connection: sqlite3.Connection) -> bool:
+        """Look for the file's offset within a write, and move it to the wall clock if that jumped.
+
+        True if the file's times were moved: commit, call `arrive`, and only then go on. Never is
+        a time of the file compared with a time that does not belong to it and would free it.
+        """
         monotonic = self._clock.monotonic()
         offset = self._clock.now() - monotonic
         row = connection.execute("SELECT offset, monotonic FROM clock").fetchone()
-        if row is None:
-            self._keep(connection, offset, monotonic)
-            return
         # A monotonic clock behind its last reading began anew: the machine was restarted, and
         # the wall clock is all there is to go by.
-        if abs(offset - row["offset"]) > _JUMP_S or monotonic < row["monotonic"]:
-            if monotonic >= row["monotonic"]:
-                _shift(connection, offset - row["offset"], offset + monotonic)
-            self._keep(connection, offset, monotonic)
-            return
-        self._offset = row["offset"]
-        if monotonic - row["monotonic"] > _KEEP_S:
-            self._keep(connection, self._offset, monotonic)
-
-    def _keep(self, connection: sqlite3.Connection, offset: float, monotonic: float) -> None:
+        restarted = row is None or monotonic < row["monotonic"]
+        if not restarted and abs(offset - row["offset"]) <= _JUMP_S:
+            self._offset = row["offset"]
+            if monotonic - row["monotonic"] > _KEEP_S:
+                connection.execute("UPDATE clock SET monotonic = ?", (monotonic,))
+            return False
+        if not restarted:
+            _shift(connection, offset - row["offset"], offset + monotonic)
         connection.execute("REPLACE INTO clock VALUES (1, ?, ?)", (offset, monotonic))
-        self._offset = offset
+        self._next = offset
+        self._offset = min(offset, self._offset)
+        return True
+
+    def arrive(self) -> None:
+        """The moved times are in the file: take the new offset."""
+        self._offset = self._next
 
 
 def _shift(connection: sqlite3.Connection, seconds: float, now: float) -> None:

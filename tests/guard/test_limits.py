@@ -1,0 +1,239 @@
+"""Rates, action budgets and places at a target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mcp_ops.guard.bulkhead import Bulkheads, Partition
+from mcp_ops.ports import Mode
+from mcp_ops.settings import GuardSettings, PolicyRule
+from tests.guard.bench import AGENT, OPEN, WHY, bench, shelf_target
+from tests.guard.shelf import World
+
+
+def limits(**values: object) -> GuardSettings:
+    return GuardSettings.model_validate({"limits": values})
+
+
+async def test_a_principals_rate_is_its_own_and_comes_back(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=limits(principal_per_minute=3)) as b:
+        for _ in range(3):
+            assert await b.code("look_at_item", name="x") == "ok"
+        refusal = await b.error("look_at_item", name="x")
+        assert refusal["code"] == "rate_limited"
+        assert refusal["retry_after_s"] == pytest.approx(20, abs=0.2)
+        assert refusal["details"]["per_minute"] == 3
+        other = replace(AGENT, principal="agent:other@host")
+        assert await b.code("look_at_item", other, name="x") == "ok"
+        b.clock.advance(20.1)
+        assert await b.code("look_at_item", name="x") == "ok"
+        assert await b.code("look_at_item", name="x") == "rate_limited"
+        assert len(b.world.asked) == 5
+
+
+async def test_a_metered_target_has_a_rate_that_modes_slow_down(tmp_path: Path) -> None:
+    infos = (shelf_target(metered=True),)
+    async with bench(tmp_path, settings=limits(metered_per_minute=8), infos=infos) as b:
+        await b.set_mode(Mode.RESTRICTIVE)
+        for number in range(8):
+            await b.code("look_at_item", name=f"x{number}")
+        refusal = await b.error("look_at_item", name="last")
+        assert refusal["details"] == {"limit": "calls to shelf", "per_minute": 2.0}
+        assert refusal["retry_after_s"] == pytest.approx(30, abs=0.5)
+
+
+async def test_an_object_takes_three_writes_in_half_an_hour(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=limits(principal_per_minute=1000)) as b:
+        for number in range(3):
+            await b.put(idempotency_key=f"k{number}")
+        refusal = await b.error("put_item", name="a", reason=WHY, idempotency_key="k4")
+        assert refusal["code"] == "budget_exhausted"
+        assert refusal["details"] == {"budget": "writes on a", "limit": 3, "used": 3}
+        assert refusal["retry_after_s"] == pytest.approx(1800, abs=2)
+        assert await b.code("put_item", name="b", reason=WHY) == "ok"
+        b.clock.advance(1801)
+        assert await b.code("put_item", name="a", reason=WHY, idempotency_key="k5") == "ok"
+
+
+async def test_destroys_have_a_budget_beside_that_of_writes(tmp_path: Path) -> None:
+    rules = (PolicyRule(require="none"),)
+    settings = limits(destroys_per_hour=2, writes_per_hour=3, principal_per_minute=1000)
+    async with bench(tmp_path, settings=settings, rules=rules) as b:
+        for number in range(2):
+            assert await b.code("drop_item", name=f"x{number}", reason=WHY) == "ok"
+        refusal = await b.error("drop_item", name="x3", reason=WHY)
+        assert refusal["details"]["budget"] == "destroys of this principal"
+        assert await b.code("put_item", name="y", reason=WHY) == "ok"
+        refusal = await b.error("put_item", name="z", reason=WHY)
+        assert refusal["details"]["budget"] == "writes of this principal"
+
+
+async def test_a_runaway_agent_reaches_the_cap_and_no_further(tmp_path: Path) -> None:
+    rules = (PolicyRule(require="none"),)
+    settings = limits(principal_per_minute=100_000, concurrent_per_target=1000)
+    async with bench(tmp_path, settings=settings, rules=rules) as b:
+        codes: list[str] = []
+
+        async def call(number: int) -> None:
+            codes.append(await b.code("drop_item", name=f"x{number}", reason=WHY))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(call, number)
+        assert codes.count("ok") == len(b.world.effects) == 5
+        assert codes.count("budget_exhausted") == 195
+        assert (await b.stores.ledger.verify()).ok
+
+
+async def test_a_full_target_makes_callers_wait_in_order_and_then_refuses(
+    tmp_path: Path,
+) -> None:
+    infos = (shelf_target(concurrent=1),)
+    settings = limits(bulkhead_wait_s=0.05, principal_per_minute=4)
+    async with bench(tmp_path, settings=settings, infos=infos) as b:
+        hold = b.world.hold()
+        first: list[str] = []
+
+        async def call() -> None:
+            first.append(await b.code("look_at_item", name="held"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            with anyio.fail_after(5):
+                await hold.arrived.wait()
+            refusal = await b.error("look_at_item", name="x")
+            assert refusal["code"] == "bulkhead_full"
+            assert refusal["details"] == {"max_concurrent": 1}
+            assert refusal["retry_after_s"] == 1
+            status = await b.ok("get_guard_status")
+            (place,) = status["bulkheads"]
+            assert place == {
+                "target": "shelf",
+                "active": 1,
+                "waiting": 0,
+                "max_concurrent": 1,
+                "timed_out": 1,
+            }
+            hold.released.set()
+        assert first == ["ok"]
+        # The refused call gave its unit back: of four a minute two are left.
+        assert [await b.code("look_at_item", name=f"{n}") for n in range(3)] == [
+            "ok",
+            "ok",
+            "rate_limited",
+        ]
+
+
+async def test_a_caller_who_is_cancelled_while_waiting_gives_back_what_was_taken(
+    tmp_path: Path,
+) -> None:
+    infos = (shelf_target(concurrent=1),)
+    async with bench(tmp_path, settings=limits(principal_per_minute=3), infos=infos) as b:
+        hold = b.world.hold()
+        scope = anyio.CancelScope()
+
+        async def waiting() -> None:
+            with scope:
+                await b.code("look_at_item", name="waits")
+
+        async def held() -> None:
+            await b.code("look_at_item", name="held")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(held)
+            with anyio.fail_after(5):
+                await hold.arrived.wait()
+            tasks.start_soon(waiting)
+            await anyio.wait_all_tasks_blocked()
+            partition = b.guard.bulkheads.all()[0]
+            assert len(partition.queue) == 1
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            assert len(partition.queue) == 0
+            hold.released.set()
+        assert partition.active == 0
+        assert [await b.code("look_at_item", name=f"{n}") for n in range(3)] == [
+            "ok",
+            "ok",
+            "rate_limited",
+        ]
+        assert ("failed", "cancelled") in await b.ends()
+
+
+async def test_places_are_handed_on_in_the_order_of_asking() -> None:
+    partition = Partition("shelf", 2)
+    order: list[int] = []
+    leave = [anyio.Event() for _ in range(5)]
+
+    async def visit(number: int) -> None:
+        async with partition.slot(5):
+            order.append(number)
+            await leave[number].wait()
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(visit, number)
+            await anyio.wait_all_tasks_blocked()
+        assert (order, len(partition.queue), partition.active) == ([0, 1], 3, 2)
+        for number in (1, 0, 2, 3, 4):
+            leave[number].set()
+            await anyio.wait_all_tasks_blocked()
+    assert order == [0, 1, 2, 3, 4]
+    assert partition.active == 0
+
+
+async def test_a_waiter_cancelled_at_its_turn_hands_the_place_on() -> None:
+    partition = Partition("shelf", 1)
+    got: list[str] = []
+    scope = anyio.CancelScope()
+
+    async def cancelled() -> None:
+        with scope:
+            async with partition.slot(5):
+                got.append("never")
+
+    async def third() -> None:
+        async with partition.slot(5):
+            got.append("third")
+
+    async with anyio.create_task_group() as tasks:
+        async with partition.slot(5):
+            tasks.start_soon(cancelled)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(third)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()  # and its turn comes before it runs again
+    assert got == ["third"]
+    assert partition.active == 0
+
+
+def test_a_target_has_one_partition() -> None:
+    bulkheads = Bulkheads()
+    assert bulkheads.of("a", 3) is bulkheads.of("a", 3)
+    assert [p.name for p in bulkheads.all()] == ["a"]
+
+
+async def test_the_status_shows_what_is_left(tmp_path: Path) -> None:
+    infos = (shelf_target(per_minute=7.0), shelf_target("depot"))
+    async with bench(tmp_path, infos=infos, worlds={"shelf": World()}) as b:
+        await b.put()
+        status = await b.ok("get_guard_status")
+        names = {limit["name"]: limit["per_minute"] for limit in status["limits"]}
+        assert names == {"calls of this principal": 10_000.0, "calls to shelf": 7.0}
+        budget = status["budgets"][0]
+        assert (budget["name"], budget["used"]) == ("writes of this principal", 1)
+        assert "frees_at" in budget
+        assert OPEN.limits.writes_per_hour == budget["limit"]
+
+
+async def test_a_used_up_limit_says_when_it_is_free(tmp_path: Path) -> None:
+    infos = (shelf_target(per_minute=1.0),)
+    async with bench(tmp_path, infos=infos) as b:
+        await b.ok("look_at_item", name="x")
+        status = await b.ok("get_guard_status")
+        shelf = next(limit for limit in status["limits"] if limit["name"] == "calls to shelf")
+        assert (shelf["remaining"], shelf["retry_after_s"]) == (0, 60.0)

@@ -1,0 +1,419 @@
+"""The lab as a whole: each fault is seen through a tool and mended, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import anyio.abc
+import httpx2
+import pytest
+
+from mcp_ops.app import App, open_app
+from mcp_ops.call import Caller, Question
+from mcp_ops.commands.session import OPERATOR_SCOPES
+from mcp_ops.errors import ConfigurationError, InvalidInput
+from mcp_ops.lab.place import hold
+from mcp_ops.lab.supervisor import SUBJECT, Lab, running_lab
+from mcp_ops.settings_file import load_settings
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "mcp_ops"]
+SLOW_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A lab and a server on it, in this process."""
+
+    lab: Lab
+    app: App
+
+    async def call(self, tool: str, who: str = "test", **arguments: Any) -> dict[str, Any]:
+        """What the tool answers, or its error under `error`.
+
+        Answers are remembered for each caller in a restrictive mode: another `who` reads anew.
+        """
+
+        async def yes(question: Question) -> Any:
+            return "accept"
+
+        caller = Caller(
+            principal=f"operator:{who}",
+            scopes=OPERATOR_SCOPES,
+            channel="cli",
+            client="tests",
+            ask=yes,
+            progress=None,
+        )
+        with anyio.fail_after(20):
+            reply = await self.app.call(tool, arguments, caller)
+        found: dict[str, Any] = json.loads(reply.text)
+        return found
+
+    async def wait_for(self, holds: Callable[[dict[str, Any]], bool], tool: str, **a: Any) -> None:
+        """Call a read until its answer is as it should be."""
+        with anyio.fail_after(10):
+            while not holds(await self.call(tool, **a)):
+                await anyio.sleep(0.05)
+
+    async def component(self, target: str) -> dict[str, Any]:
+        """What get_health says of a target."""
+        health = await self.call("get_health")
+        return next(each for each in health["components"] if each["name"] == target)
+
+
+@asynccontextmanager
+async def bench(directory: Path) -> AsyncIterator[Bench]:
+    async with running_lab(directory, settle_s=0.02, slow_s=SLOW_S) as lab:
+        settings = load_settings(lab.config, {}, {})
+        async with open_app(settings, environ={}) as app:
+            yield Bench(lab=lab, app=app)
+
+
+def daily(usage: dict[str, Any]) -> float:
+    by_name = {each["name"]: each["used_percent"] for each in usage["limits"]}
+    return float(by_name["DailyApiRequests"])
+
+
+async def test_a_new_lab_is_healthy_and_both_tokens_are_good(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        health = await it.call("get_health")
+        assert health["overall"] == "healthy"
+        names = [each["name"] for each in health["components"]]
+        assert sorted(names) == ["coordinator", "crm", "orders", "shop", "sso", "vault"]
+        for target in ("crm", "sso"):
+            token = await it.call("check_oauth_token", target=target)
+            assert token["valid"] is True
+            assert token["subject"] == SUBJECT
+            assert "problem" not in token
+        assert (await it.call("get_deadletter_stats", target="orders"))["total"] == 6
+        assert len(it.app.tools) == 25
+
+
+async def test_quota_faults_replace_each_other_and_mend(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        await it.lab.break_fault("quota")
+        usage = await it.call("check_api_usage", target="crm")
+        assert 85 <= daily(usage) < 86
+        assert usage["guard"]["mode"] == "restrictive"
+        await it.lab.break_fault("quota-critical", "crm")
+        assert 93 <= daily(await it.call("check_api_usage", who="second", target="crm")) < 94
+        assert [each["name"] for each in it.lab.status()["faults"]] == ["quota-critical"]
+        await it.lab.mend_fault("quota-critical")
+        usage = await it.call("check_api_usage", who="third", target="crm")
+        assert daily(usage) < 13
+        assert usage["guard"]["mode"] == "normal"
+
+
+async def test_expired_tokens_are_seen_at_both_targets_and_a_refresh_heals(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        await it.lab.break_fault("token-expired")
+        for target in ("crm", "sso"):
+            token = await it.call("check_oauth_token", target=target)
+            assert token["valid"] is False
+        refreshed = await it.call("refresh_oauth_token", target="crm", reason="it has expired")
+        assert refreshed["outcome"] == "verified"
+        assert (await it.call("check_oauth_token", target="crm"))["valid"] is True
+        assert (await it.call("check_oauth_token", target="sso"))["valid"] is False
+        await it.lab.mend_fault("token-expired")
+        assert (await it.call("check_oauth_token", target="sso"))["valid"] is True
+        # What was repaired through the tools was left alone.
+        crm = await it.call("check_oauth_token", target="crm")
+        assert crm["fingerprint"] == refreshed["fingerprint"]
+
+
+async def test_a_revoked_grant_needs_a_person_and_the_callback_page_hands_the_code_over(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as it:
+        await it.lab.break_fault("token-revoked")
+        refused = await it.call("refresh_oauth_token", target="sso", reason="try to refresh")
+        assert refused["error"]["code"] == "reauthorization_required"
+        begun = await it.call("begin_oauth_authorization", target="sso", reason="authorize again")
+        async with httpx2.AsyncClient(follow_redirects=True, trust_env=False) as browser:
+            page = await browser.post(begun["url"], data={"login": SUBJECT})
+        assert "This is a lab" in page.text
+        given = parse_qs(urlsplit(str(page.url)).query)
+        code, state = given["code"][0], given["state"][0]
+        assert code in page.text
+        assert state in page.text
+        done = await it.call(
+            "complete_oauth_authorization",
+            target="sso",
+            code=code,
+            state=state,
+            reason="authorize again",
+        )
+        assert done["outcome"] == "verified"
+        assert (await it.call("check_oauth_token", target="sso"))["valid"] is True
+        await it.lab.mend_fault("token-revoked")
+        assert (await it.call("check_oauth_token", target="crm"))["valid"] is True
+
+
+async def test_a_bad_release_is_seen_and_mended(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        await it.lab.break_fault("bad-release")
+        await it.wait_for(lambda d: d["problem"] != "none", "get_deployment", name="api")
+        await it.wait_for(lambda d: d["problem"] != "none", "get_deployment", name="worker")
+        assert any(each["effect"] == "fault.injected" for each in it.lab.effects("kubernetes"))
+        restarted = await it.call("restart_deployment", name="worker", reason="workers hang")
+        assert restarted["outcome"] == "verified"
+        await it.lab.mend_fault("bad-release")
+        await it.wait_for(lambda d: d["problem"] == "none", "get_deployment", name="api")
+
+
+async def test_dead_letters_flood_the_queue_and_a_retry_runs_at_the_coordinator(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as it:
+        await it.lab.break_fault("deadletters")
+        assert (await it.call("get_deadletter_stats", target="orders"))["total"] == 66
+        await it.lab.mend_fault("deadletters")
+        page = await it.call("list_deadletters", target="orders")
+        assert len(page["items"]) == 6
+        chosen = page["items"][0]["id"]
+        retried = await it.call(
+            "retry_deadletters", target="orders", ids=[chosen], reason="the cause is gone"
+        )
+        assert retried["retried"] == 1
+        executed = it.lab.effects("coordinator")
+        assert [each["effect"] for each in executed] == ["tool-executed"]
+
+
+async def test_what_is_down_refuses_connections_and_comes_back_with_its_data(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as it:
+        before = await it.call("list_deadletters", target="orders")
+        assert (await it.lab.break_fault("down")).at == "redis"
+        refused = await it.call("list_deadletters", target="orders")
+        assert refused["error"]["code"] == "unreachable"
+        with pytest.raises(InvalidInput, match="redis is down"):
+            await it.lab.break_fault("deadletters")
+        await it.lab.break_fault("down", "shop")
+        assert (await it.component("shop"))["status"] == "unhealthy"
+        states = {each["name"]: each["state"] for each in it.lab.status()["components"]}
+        assert (states["redis"], states["kubernetes"], states["oauth"]) == ("down", "down", "up")
+        assert len(await it.lab.mend_fault("all")) == 2
+        await it.call("reset_circuit", target="orders", reason="it is back")
+        after = await it.call("list_deadletters", target="orders")
+        assert [i["id"] for i in after["items"]] == [i["id"] for i in before["items"]]
+        assert (await it.component("shop"))["status"] == "healthy"
+
+
+@pytest.mark.parametrize(("at", "target", "least_ms"), [("", "crm", 300), ("orders", "orders", 1)])
+async def test_what_is_slow_answers_late(
+    at: str, target: str, least_ms: float, tmp_path: Path
+) -> None:
+    async with bench(tmp_path) as it:
+        await it.component(target)
+        await it.lab.break_fault("slow", at)
+        assert (await it.component(target))["latency_ms"] >= least_ms
+        assert "slow" in {each["state"] for each in it.lab.status()["components"]}
+        assert [each.fault for each in await it.lab.mend_fault("slow")] == ["slow"]
+        assert (await it.component(target))["status"] == "healthy"
+
+
+async def test_unknown_names_are_refused_with_a_suggestion(tmp_path: Path) -> None:
+    async with running_lab(tmp_path) as lab:
+        with pytest.raises(InvalidInput, match='Did you mean "quota"') as refused:
+            await lab.break_fault("qouta")
+        assert "bad-release" in refused.value.hint
+        with pytest.raises(InvalidInput, match='Did you mean "orders"'):
+            await lab.break_fault("down", "order")
+        with pytest.raises(InvalidInput, match="cannot have the fault"):
+            await lab.break_fault("quota", "shop")
+        with pytest.raises(InvalidInput, match="Several components") as several:
+            await lab.break_fault("unavailable")
+        assert "--at" in several.value.hint
+        with pytest.raises(InvalidInput, match="no fault of this name"):
+            await lab.mend_fault("qouta")
+        with pytest.raises(InvalidInput, match="No effect log"):
+            lab.effects("redis")
+        assert await lab.mend_fault("quota") == []
+
+
+async def test_a_second_lab_in_the_directory_is_refused(tmp_path: Path) -> None:
+    async with running_lab(tmp_path):
+        with pytest.raises(ConfigurationError, match=f"process {os.getpid()}") as refused:
+            async with running_lab(tmp_path):
+                raise AssertionError
+        assert "--directory" in refused.value.hint
+
+
+async def test_a_second_start_has_the_ports_and_tokens_of_the_first(tmp_path: Path) -> None:
+    async with running_lab(tmp_path) as lab:
+        first = lab.config.read_text(encoding="utf-8")
+        tokens = (tmp_path / "vault" / "sso-tokens.json").read_bytes()
+    async with running_lab(tmp_path) as lab:
+        assert lab.config.read_text(encoding="utf-8") == first
+        assert (tmp_path / "vault" / "sso-tokens.json").read_bytes() == tokens
+        secret = [p for p in tmp_path.rglob("*") if p.is_file() and "secret" in str(p)]
+        assert secret
+        assert all(p.stat().st_mode & 0o077 == 0 for p in secret)
+
+
+async def test_a_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
+    async with running_lab(tmp_path) as lab:
+        url = next(c["url"] for c in lab.status()["components"] if c["name"] == "oauth")
+    with socket.create_server(("127.0.0.1", urlsplit(url).port or 0)):
+        async with bench(tmp_path) as it:
+            assert url not in it.lab.config.read_text(encoding="utf-8")
+            assert (await it.call("check_oauth_token", target="sso"))["valid"] is True
+
+
+async def test_a_valkey_that_dies_is_started_again_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with running_lab(tmp_path, say=said.append) as lab:
+        pid = lab.status()["pids"]["valkey"]
+        os.kill(pid, signal.SIGKILL)
+        with anyio.fail_after(10):
+            while lab.status()["pids"]["valkey"] in (0, pid):
+                await anyio.sleep(0.02)
+    assert said == ["Valkey ended by itself; it is started again."]
+
+
+# The command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """`mcp-ops lab --serve` as a process of its own, with its own process group."""
+
+    process: anyio.abc.Process
+    directory: Path
+
+    async def ask(self, *words: str, code: int = 0) -> Any:
+        """What another `mcp-ops` answers in JSON, and that it ends with the code."""
+        with anyio.fail_after(30):
+            ended = await anyio.run_process(
+                [*COMMAND, *words, "--json"], check=False, cwd=ROOT, stdin=subprocess.DEVNULL
+            )
+        assert ended.returncode == code, ended.stderr.decode()
+        return json.loads(ended.stdout)
+
+    async def lab(self, *words: str, code: int = 0) -> Any:
+        """What `mcp-ops lab` with these words answers."""
+        return await self.ask("lab", *words, "--directory", str(self.directory), code=code)
+
+    async def call(self, *words: str) -> Any:
+        """What a tool answers through `mcp-ops call`."""
+        return await self.ask("call", *words, "--config", str(self.directory / "mcp-ops.toml"))
+
+
+async def read_until(stream: anyio.abc.ByteReceiveStream, text: str) -> str:
+    said = ""
+    with anyio.fail_after(30):
+        while text not in said:
+            said += (await stream.receive()).decode()
+    return said
+
+
+@asynccontextmanager
+async def started(directory: Path) -> AsyncIterator[tuple[Running, str]]:
+    process = await anyio.open_process(
+        [*COMMAND, "lab", "--directory", str(directory), "--serve", "--port", "0"],
+        cwd=ROOT,
+        # A real system of whoever runs the lab: its server must not get to see it.
+        env={**os.environ, "REDIS_URL": "redis://127.0.0.1:1/0"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = await read_until(process.stdout, "Ctrl-C stops everything")
+        yield Running(process=process, directory=directory), said
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
+
+
+async def gone(pids: dict[str, int], directory: Path) -> None:
+    """Wait until no such process is left, nor anything that was started by one."""
+    with anyio.fail_after(20):
+        for pid in pids.values():
+            while alive(pid):
+                await anyio.sleep(0.02)
+    with hold(directory):  # the watchdogs hold the directory until they end
+        pass
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_the_command_serves_breaks_mends_and_leaves_nothing_after_ctrl_c(
+    tmp_path: Path,
+) -> None:
+    async with started(tmp_path) as (it, said):
+        assert "This is a lab" in said
+        entry = json.loads(said[said.index("{") : said.rindex("}") + 1])
+        assert Path(entry["mcpServers"]["mcp-ops"]["command"]).is_absolute()
+        url = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert url is not None
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            health = await client.get(f"{url[0]}/health")
+        assert health.json()["status"] == "healthy"
+        assert "redis" not in {each["name"] for each in health.json()["components"]}
+
+        assert (await it.lab("break", "token-expired"))["broken"]["at"] == "oauth"
+        assert (await it.call("check_oauth_token", "target=crm"))["valid"] is False
+        assert (await it.lab("mend", "all"))["mended"][0]["name"] == "token-expired"
+        assert "error" in await it.lab("break", "tokenexpired", code=2)
+
+        first = await it.lab("status")
+        os.kill(first["pids"]["server"], signal.SIGKILL)
+        with anyio.fail_after(30):
+            while (now := await it.lab("status"))["pids"]["server"] in (0, first["pids"]["server"]):
+                await anyio.sleep(0.02)
+        assert all(alive(pid) for pid in now["pids"].values())
+        os.killpg(it.process.pid, signal.SIGINT)
+        os.killpg(it.process.pid, signal.SIGINT)
+        with anyio.fail_after(20):
+            assert await it.process.wait() == 0
+        await gone(now["pids"], tmp_path)
+        assert not (tmp_path / "lab.json").exists()
+        assert (await it.lab("status", code=4))["error"]["code"] == "configuration_error"
+
+
+async def test_a_killed_lab_leaves_nothing(tmp_path: Path) -> None:
+    async with started(tmp_path) as (it, _):
+        pids = (await it.lab("status"))["pids"]
+        assert set(pids) == {"lab", "valkey", "server"}
+        os.kill(pids["lab"], signal.SIGKILL)
+        await it.process.wait()
+        await gone(pids, tmp_path)
+
+
+async def test_a_taken_port_says_who_has_to_do_what_and_starts_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with anyio.fail_after(20):
+            ended = await anyio.run_process(
+                [*COMMAND, "lab", "--directory", str(tmp_path / "x"), "--serve", f"--port={port}"],
+                check=False,
+                cwd=ROOT,
+            )
+    assert ended.returncode == 4
+    assert f"Port {port}" in ended.stderr.decode()
+    assert f"--port {port + 1}" in ended.stderr.decode()
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,114 @@
+"""The backends that the contract of a store is held against, and processes that share one.
+
+A new backend adds a class here with the same two methods; all contract tests then run on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import Process
+
+from mcp_ops.clock import Clock
+from mcp_ops.ports import Approvals, FailedOperations, HotStore, Ledger
+from mcp_ops.stores.sqlite.embedded import open_stores
+
+ROOT = Path(__file__).parents[2]
+
+
+class Stores(Protocol):
+    """What every backend opens."""
+
+    @property
+    def hot(self) -> HotStore: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def approvals(self) -> Approvals: ...
+    @property
+    def failed(self) -> FailedOperations: ...
+
+
+class Backend(Protocol):
+    """One shared state; `open` is what one server process does."""
+
+    @property
+    def address(self) -> str:
+        """How a worker process opens the same state: `worker.py` takes it."""
+        ...
+
+    def open(self, clock: Clock, **options: Any) -> AbstractAsyncContextManager[Stores]: ...
+
+
+@dataclass(frozen=True)
+class Sqlite:
+    """The embedded store."""
+
+    address: str
+
+    def open(self, clock: Clock, **options: Any) -> AbstractAsyncContextManager[Stores]:
+        return open_stores(Path(self.address), clock, **options)
+
+
+BACKENDS = {"sqlite": lambda directory: Sqlite(str(directory / "state" / "ops.db"))}
+
+
+@asynccontextmanager
+async def worker(backend: Backend, *arguments: str) -> AsyncIterator[Process]:
+    """A process of its own on the same state; killed if it still runs on the way out."""
+    process = await start(backend, *arguments)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()
+
+
+async def start(backend: Backend, *arguments: str) -> Process:
+    return await anyio.open_process(
+        [sys.executable, "-m", "tests.stores.worker", backend.address, *arguments],
+        cwd=ROOT,
+        stderr=None,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+async def line(process: Process) -> Any:
+    """The next line of JSON that a worker prints."""
+    assert process.stdout is not None
+    buffer = b""
+    while not buffer.endswith(b"\n"):
+        buffer += await process.stdout.receive(1)
+    return json.loads(buffer)
+
+
+async def race(backend: Backend, count: int, *arguments: str) -> list[Any]:
+    """Start workers, let them go at the same moment, answer what each printed at its end."""
+    processes: list[Process] = []
+    try:
+        for number in range(count):
+            processes.append(await start(backend, arguments[0], str(number), *arguments[1:]))
+        for process in processes:
+            assert await line(process) == "ready"
+        await _go(processes)
+        return [await line(process) for process in processes]
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+            await process.aclose()
+
+
+async def _go(processes: Sequence[Process]) -> None:
+    for process in processes:
+        assert process.stdin is not None
+        await process.stdin.send(b"go\n")
