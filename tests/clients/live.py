@@ -64,7 +64,7 @@ class LiveLab:
         """The members of the coordinator's queue, as they are."""
         url = (self.lab.place.directory / "secrets" / "redis-url").read_text(encoding="utf-8")
         with Redis.from_url(url) as client:
-            return sorted(client.zrange(QUEUE_KEY, 0, -1))  # type: ignore[type-var,arg-type]
+            return sorted(client.zrange(QUEUE_KEY, 0, -1))
 
     def witnessed(self) -> dict[str, Any]:
         """Everything that a write could have changed."""

@@ -101,7 +101,7 @@ async def speaking(
     legacy = era != MODERN
     offered = _offering(streams, era) if legacy else streams
     async with Client(
-        offered,  # type: ignore[arg-type]
+        offered,
         mode="legacy" if legacy else era,
         elicitation_callback=person,
     ) as client:
