@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.install import Installed, install
 from tests.clients.live import LiveLab, Place, live_lab
 
 
@@ -28,3 +29,9 @@ def lab(shared_lab: LiveLab) -> LiveLab:
 def place(lab: LiveLab, tmp_path: Path) -> Place:
     """Where a server keeps its state."""
     return Place(config=lab.config, state=tmp_path / "state")
+
+
+@pytest.fixture(scope="session")
+def clients() -> Installed:
+    """The clients that have an installation of their own."""
+    return install()
