@@ -94,7 +94,8 @@ class Frame:
             duration_ms=round(seconds * 1000, 3),
         )
         telemetry.ended(
-            tool=entry.tool,
+            # A name that a client made up must not become a series of its own.
+            tool=entry.tool if self._call is not None else "unparsed",
             target=entry.target,
             verdict=verdict,
             code=code,
