@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What each part may import of the package, besides itself where it is a folder. From the top of
 # this table down: a part imports only what stands below it.
 _GROUND = {"errors", "redact", "version"}
-_LEAVES = _GROUND | {"ports", "clock", "params"}
+_LEAVES = _GROUND | {"ports", "records", "clock", "params"}
 _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
@@ -68,7 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     "log": _LEAVES,
     "clock": _GROUND | {"ports"},
     "ports": _GROUND,
-    "lab": set(),
+    "records": _GROUND | {"ports"},
+    "lab": _LEAVES | _SETTINGS | {"capabilities", "adapter", "adapters", "commands"},
     "schema": set(),
     "params": set(),
     "redact": set(),
@@ -165,16 +166,22 @@ def test_the_environment_is_read_in_the_settings_only(path: Path) -> None:
 
 @every_file
 def test_files_stay_under_400_lines(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @every_file
 def test_a_catch_all_says_why(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
-        if re.search(r"except (Base)?Exception\b|except:", line):
-            around = lines[number : number + 3]
-            assert any("#" in each for each in around), f"{ids(path)}:{number + 1} has no reason"
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = "" if node.type is None else ast.unparse(node.type)
+        place = f"{ids(path)}:{node.lineno}"
+        if caught == "Exception":
+            around = lines[node.lineno - 1 : node.lineno + 2]
+            assert any("#" in line for line in around), f"{place} has no reason"
+        if caught in ("", "BaseException"):  # a cancellation is never swallowed
+            assert any(isinstance(inner, ast.Raise) for inner in ast.walk(node)), place
 
 
 @every_file

@@ -14,7 +14,8 @@ from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.errors import ConnectionLost, NotFound, OpsError, Unreachable
 from mcp_ops.guard import shown
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
-from mcp_ops.ports import CircuitPhase, CircuitState, Entry, EntryKind, FailedOperation, Mode
+from mcp_ops.ports import CircuitPhase, CircuitState, Mode
+from mcp_ops.records import Entry, EntryKind, FailedOperation
 from mcp_ops.settings import GuardSettings, PolicyRule, UsageSettings
 from tests.guard.bench import (
     AGENT,

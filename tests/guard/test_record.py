@@ -14,7 +14,8 @@ import pytest
 from mcp_ops.call import Caller
 from mcp_ops.errors import Forbidden, UnknownTool, Unreachable
 from mcp_ops.log import to_stderr
-from mcp_ops.ports import AuditQuery, Mode
+from mcp_ops.ports import Mode
+from mcp_ops.records import AuditQuery
 from mcp_ops.settings import GuardSettings
 from tests.guard.bench import AGENT, WHY, Bench, answering, bench, modern
 from tests.guard.shelf import Item, World
