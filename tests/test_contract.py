@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # ships no types
 import mcp_types as types
 import orjson
 import pytest
@@ -63,7 +63,7 @@ async def listed(
     settings = Settings(state_dir=path, targets=targets, tools=ToolSettings(**tools))
     with anyio.fail_after(20):
         async with open_app(settings, environ=ENVIRON) as app:
-            async with Client(app.server.mcp, mode=mode) as client:  # type: ignore[arg-type]
+            async with Client(app.server.mcp, mode=mode) as client:
                 found = (await client.list_tools()).tools
             yield found
 

@@ -88,7 +88,7 @@ async def test_health_of_the_probe_passes_as_the_server_itself(tmp_path: Path) -
 
 
 def component(status: str) -> ComponentHealth:
-    return ComponentHealth(name="a", kind="k", status=status, latency_ms=1.0, age_s=0.0)  # type: ignore[arg-type]
+    return ComponentHealth(name="a", kind="k", status=status, latency_ms=1.0, age_s=0.0)
 
 
 def circuit(phase: CircuitPhase) -> CircuitState:
