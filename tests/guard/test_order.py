@@ -345,3 +345,16 @@ async def test_what_a_target_did_without_answering_is_unknown_and_no_refusal(
     async with bench(tmp_path) as b:
         b.world.after.append(ConnectionLost("The connection broke."))
         assert (await b.put())["outcome"] == "unknown"
+
+
+async def test_what_leads_on_names_the_target(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        found = await b.ok("mend_shelf", reason=WHY)
+        assert found["undo"] == {
+            "tool": "drop_item",
+            "arguments": {"target": "shelf", "name": "mended"},
+        }
+        assert [step["arguments"] for step in found["next_steps"]] == [
+            {"target": "shelf", "name": "mended"},
+            {},
+        ]
