@@ -36,10 +36,12 @@ from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.people import People
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.records import Approval
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings, TargetSettings
@@ -75,6 +77,18 @@ class App:
     def control(self, caller: Caller) -> Control:
         """The guard's controls in the hands of a caller."""
         return Control(self.parts, caller)
+
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Approve or deny a pending question in a caller's name."""
+        people = People(
+            approvals=self.stores.approvals,
+            ledger=self.stores.ledger,
+            policy=self.guard.policy,
+            clock=self.parts.clock,
+        )
+        return await people.decide(approval_id, caller, approved=approved, note=note)
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
