@@ -12,11 +12,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from mcp_ops.call import Call
-<<<<<<< HEAD
-from mcp_ops.errors import OpsError
-=======
 from mcp_ops.errors import OpsError, Refused
->>>>>>> guardtests
 
 _tracer = trace.get_tracer("mcp_ops.guard")
 _meter = metrics.get_meter("mcp_ops.guard")
@@ -50,13 +46,8 @@ def call_span(call: Call) -> Iterator[Span]:
             )
         try:
             yield span
-<<<<<<< HEAD
-        except OpsError as error:
-            span.set_attribute("mcp_ops.code", error.code)
-=======
         except OpsError as error:  # its record is closed after this span has ended
             _say(span, "refused" if isinstance(error, Refused) else "failed", error.code)
->>>>>>> guardtests
             raise
 
 
