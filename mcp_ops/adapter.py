@@ -45,12 +45,17 @@ class Wiring:
 
 
 class Adapter(ABC):
-    """One class per kind of system."""
+    """One class per kind of system.
+
+    `extra` is the extra of the package that brings the client library, `modules` what of it is
+    loaded, in a worker thread, before `open`.
+    """
 
     kind: ClassVar[str]
     title: ClassVar[str]
     metered: ClassVar[bool] = False
     extra: ClassVar[str] = ""
+    modules: ClassVar[tuple[str, ...]] = ()
     Settings: ClassVar[type[AdapterSettings]]
 
     @classmethod

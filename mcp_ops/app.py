@@ -14,10 +14,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.abc import TaskStatus
 
 from mcp_ops import log
 from mcp_ops.adapter import Wiring
@@ -27,17 +29,19 @@ from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
 from mcp_ops.catalog import ALL_TOOLS, capabilities, publish
-from mcp_ops.clock import Clock, SystemClock
-from mcp_ops.errors import Internal
+from mcp_ops.clock import Clock, SystemClock, rfc3339
+from mcp_ops.errors import ConfigurationError, Internal, OpsError
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.people import People
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.records import Approval
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings, TargetSettings
@@ -73,6 +77,18 @@ class App:
     def control(self, caller: Caller) -> Control:
         """The guard's controls in the hands of a caller."""
         return Control(self.parts, caller)
+
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Approve or deny a pending question in a caller's name."""
+        people = People(
+            approvals=self.stores.approvals,
+            ledger=self.stores.ledger,
+            policy=self.guard.policy,
+            clock=self.parts.clock,
+        )
+        return await people.decide(approval_id, caller, approved=approved, note=note)
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -201,7 +217,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
-            tasks.start_soon(_stop_on_signals, stop)
+            await tasks.start(_stop_on_signals, stop)
         async with open_app(settings, environ=environ, redactor=redactor) as app:
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
@@ -218,9 +234,14 @@ async def _serve_http(app: App, stop: anyio.Event) -> None:
     from mcp_ops.transport_http import http_app, serve_http
 
     async def health() -> tuple[int, dict[str, Any]]:
-        found = await app.inside.health(Control(app.parts, app.inside.caller))
+        # The code is about this server: a host that restarts it because a target is down would
+        # take away the tool that repairs the target.
+        try:
+            found = await app.inside.health(Control(app.parts, app.inside.caller))
+        except OpsError as error:
+            return 503, {"status": "unhealthy", "problem": error.message}
         body = found.model_dump(mode="json", exclude_none=True)
-        return (503 if found.overall == "unhealthy" else 200), {"status": found.overall, **body}
+        return 200, {"status": found.overall, **body, "observed_at": rfc3339(app.parts.clock.now())}
 
     settings = app.settings.server
     application = http_app(
@@ -234,8 +255,9 @@ def _say_ready(url: str) -> None:
     sys.stderr.flush()
 
 
-async def _stop_on_signals(stop: anyio.Event) -> None:
+async def _stop_on_signals(stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for _ in signals:
             stop.set()
             return
@@ -277,6 +299,11 @@ def _configured(
     known: frozenset[type],
 ) -> Configured:
     adapter = adapter_class(target.kind)
+    if adapter.extra and find_spec(adapter.extra) is None:
+        raise ConfigurationError(
+            f"The target {target.name} needs the library {adapter.extra}, which is not installed.",
+            hint=f"Install it: pip install 'mcp-ops[{adapter.extra}]'.",
+        )
     options = resolve_options(target, adapter.Settings, environ, settings.base, settings.source)
     redactor.add(*secrets_in(options))
 

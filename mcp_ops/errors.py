@@ -278,3 +278,10 @@ class DeadlineExceeded(Failed):
     """The guard's deadline passed while the system was being asked; it may have acted."""
 
     code = "timeout"
+
+
+def the_error(exc: BaseException) -> OpsError | None:
+    """The expected error in an exception, also when task groups have wrapped it alone."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc if isinstance(exc, OpsError) else None

@@ -59,6 +59,11 @@ def implements(adapter: type, capability: type) -> bool:
     return all(hasattr(adapter, name) for name in members)
 
 
+def _load(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        import_module(module)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
     """A target ready to be opened."""
@@ -181,5 +186,7 @@ class OpenTargets:
                 self._forget(linked, opening)
                 raise opening.error
             secrets = opening.adapter
+        # A client library takes up to a second to load: not on the event loop.
+        await anyio.to_thread.run_sync(_load, configured.adapter.modules)
         wiring = configured.wiring(secrets)
         return await stack.enter_async_context(configured.adapter.open(configured.settings, wiring))

@@ -15,29 +15,23 @@ class Sensitive:
     """Marks an argument that is a secret: never stored, shown or logged, only fingerprinted."""
 
 
-Limit = Annotated[int, Field(description="Items a page.", ge=1, le=200)]
-Cursor = Annotated[str, Field(description="next_cursor of the last page.", max_length=512)]
+Limit = Annotated[int, Field(description="Page size.", ge=1, le=200)]
+Cursor = Annotated[str, Field(description="Last next_cursor.", max_length=512)]
 Ids = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=200)]],
-    Field(description="Exactly these items.", max_length=200),
+    list[Annotated[str, Field(max_length=200)]],
+    Field(description="These items.", max_length=200),
 ]
-FailureType = Annotated[str, Field(description="Only this failure type.", max_length=100)]
-OperationName = Annotated[str, Field(description="Only this operation.", max_length=200)]
-Since = Annotated[
-    str, Field(description="Failed at or after, RFC 3339.", max_length=35, pattern=r"^$|^\d{4}-")
-]
-Until = Annotated[
-    str, Field(description="Failed before, RFC 3339.", max_length=35, pattern=r"^$|^\d{4}-")
-]
-TextFilter = Annotated[str, Field(description="Literal text inside.", max_length=200)]
-QueueName = Annotated[
-    str, Field(description="Queue, if not the default.", max_length=200), ObjectName()
-]
-MaxItems = Annotated[int, Field(description="At most this many.", ge=1, le=10_000)]
+FailureType = Annotated[str, Field(description="Exact.", max_length=100)]
+OperationName = Annotated[str, Field(description="Exact.", max_length=200)]
+Since = Annotated[str, Field(description="RFC 3339, from.", max_length=35)]
+Until = Annotated[str, Field(description="RFC 3339, before.", max_length=35)]
+TextFilter = Annotated[str, Field(description="Text inside.", max_length=200)]
+QueueName = Annotated[str, Field(description="Not the default.", max_length=200), ObjectName()]
+MaxItems = Annotated[int, Field(description="At most.", ge=1, le=10_000)]
 Minutes = Annotated[int, Field(description="Minutes; 0: until changed.", ge=0, le=10_080)]
 SinceMinutes = Annotated[int, Field(description="How far back.", ge=1, le=10_080)]
 ModeName = Literal["normal", "restrictive", "critical", "read_only", "lockdown"]
 TargetName = Annotated[
     str, Field(description="Which target.", min_length=1, max_length=63), ObjectName()
 ]
-TargetFilter = Annotated[str, Field(description="Only this target.", max_length=63)]
+TargetFilter = Annotated[str, Field(description="Exact.", max_length=63)]

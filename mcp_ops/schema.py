@@ -79,7 +79,7 @@ def _flatten(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 def _clean(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in node.items():
-        if key in ("$defs", "title") or (key == "default" and value is None):
+        if key in ("$defs", "title") or (key == "default" and _says_nothing(value)):
             continue
         if key == "const":
             out["enum"] = [value]
@@ -92,3 +92,8 @@ def _clean(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     if "properties" in out:
         out.setdefault("additionalProperties", False)
     return out
+
+
+def _says_nothing(default: Any) -> bool:
+    """What is absent is empty: a default that says so costs every model tokens on every turn."""
+    return default is None or default is False or default in ("", [])

@@ -26,7 +26,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.record import Frame, verdict_of
-from mcp_ops.ports import Ledger
+from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
@@ -60,7 +60,7 @@ class Published:
             if "target" in properties:
                 extra = ["all"] if properties["target"].get("default") == "all" else []
                 properties["target"] = {**properties["target"], "enum": [*self.targets, *extra]}
-                if properties["target"].get("default") == "":
+                if "target" not in schema.get("required", []) and not extra:
                     properties["target"]["enum"] = [*self.targets, ""]
             return {**schema, "properties": properties}
         target: dict[str, Any] = {
@@ -130,7 +130,7 @@ class OpsServer:
         )
         try:
             call = self._parse(name, raw, caller, frame)
-            return _success(await self._guard.run(call, frame))
+            return _success(self._aimed(await self._guard.run(call, frame)))
         except NeedsAnswer:
             frame.close("asked")
             raise
@@ -148,6 +148,23 @@ class OpsServer:
         finally:
             if not frame.detached:
                 frame.close("failed", code="cancelled")
+
+    def _aimed(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Name the target in what leads on: a tool knows its capability, not what it is called."""
+
+        def aim(step: dict[str, Any]) -> dict[str, Any]:
+            published = self._tools.get(step["tool"])
+            if published is None or published.tool.own or target not in published.targets:
+                return step
+            return {**step, "arguments": {"target": target, **step["arguments"]}}
+
+        target = data.get("target", "")
+        found = dict(data)
+        if steps := data.get("next_steps"):
+            found["next_steps"] = [aim(step) for step in steps]
+        if undo := data.get("undo"):
+            found["undo"] = aim(undo)
+        return found
 
     def _parse(self, name: str, raw: dict[str, Any], caller: Caller, frame: Frame) -> Call:
         published = self._tools.get(name)

@@ -36,6 +36,7 @@ TARGET_VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "SF_INSTANCE_URL": "instance_url",
             "SF_LOGIN_URL": "login_url",
+            "SF_REDIRECT_URI": "redirect_uri",
             "SF_ACCESS_TOKEN": "access_token",
             "SF_CLIENT_ID": "client_id",
             "SF_CLIENT_SECRET": "client_secret",

@@ -141,11 +141,11 @@ def schemas_of(tool: Tool) -> ToolSchemas:
 
 
 WRITE_FIELDS: dict[str, Any] = {
-    "reason": (str, Field(description="Why, for the audit.", min_length=3, max_length=500)),
+    "reason": (str, Field(description="Why.", min_length=3, max_length=500)),
     "dry_run": (bool, Field(default=False, description="Only plan.")),
     "idempotency_key": (
         str,
-        Field(default="", description="New key to repeat on purpose.", max_length=128),
+        Field(default="", description="New to repeat.", max_length=128),
     ),
 }
 

@@ -14,7 +14,7 @@ from mcp_ops.clock import rfc3339
 from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.output import say, show_json
 from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, with_app
-from mcp_ops.ports import AuditQuery, Entry, Ledger
+from mcp_ops.records import AuditQuery, Entry, Ledger
 from mcp_ops.redact import tame
 
 _FOLLOW_S = 1.0

@@ -21,10 +21,9 @@ from mcp_ops.commands.session import (
     JsonOption,
     RunningApp,
     open_app,
-    the_error,
 )
-from mcp_ops.errors import OpsError
-from mcp_ops.ports import AuditQuery
+from mcp_ops.errors import OpsError, the_error
+from mcp_ops.records import AuditQuery
 from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment

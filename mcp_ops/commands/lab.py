@@ -11,8 +11,8 @@ import typer
 
 from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.output import fail, say, show_json
-from mcp_ops.commands.session import JsonOption, the_error
-from mcp_ops.errors import ConfigurationError, OpsError
+from mcp_ops.commands.session import JsonOption
+from mcp_ops.errors import ConfigurationError, OpsError, the_error
 
 group = typer.Typer(help="The lab: stand-ins and real servers to try out on.")
 DirectoryOption = Annotated[

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from mcp_ops.commands.exits import Exit
-from mcp_ops.errors import OpsError
+from mcp_ops.errors import OpsError, the_error
+from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
 
 TRANSPORTS = ("stdio", "sse", "http")
@@ -71,12 +73,24 @@ def serve(options: ServeOptions) -> int:
         )
         for notice in settings.notices:
             _say(f"notice: {notice}")
-        code: int = anyio.run(import_module("mcp_ops.app").serve, settings, environ)
-    except OpsError as exc:
-        _say(f"{exc.message}\n{exc.hint}".rstrip())
-        return Exit.CONFIGURATION if exc.code == "configuration_error" else Exit.FAILED
+        return _run(settings, environ)
+    except (OpsError, BaseExceptionGroup) as exc:
+        error = the_error(exc)
+        if error is None:
+            raise
+        _say(f"{error.message}\n{error.hint}".rstrip())
+        return Exit.CONFIGURATION if error.code == "configuration_error" else Exit.FAILED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+
+
+def _run(settings: Settings, environ: Mapping[str, str]) -> int:
+    options: dict[str, Any] = {}
+    if settings.server.transport != "stdio":
+        # Only HTTP gains from uvloop, and only who serves it pays for the import.
+        options = {"loop_factory": import_module("mcp_ops.transport_http").fast_loop()}
+    serving = import_module("mcp_ops.app").serve
+    code: int = anyio.run(serving, settings, environ, backend_options=options)
     return code
 
 

@@ -17,8 +17,8 @@ import typer
 from mcp_ops.call import Answer, Ask, Caller, Question
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
-from mcp_ops.errors import OpsError
-from mcp_ops.ports import Approvals, Ledger
+from mcp_ops.errors import OpsError, the_error
+from mcp_ops.records import Approval, Approvals, Ledger
 from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
@@ -65,6 +65,12 @@ class RunningApp(Protocol):
         """One tool call, on the way that every call takes."""
         ...
 
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Approve or deny a pending question in a caller's name."""
+        ...
+
     async def check_targets(self) -> Sequence[ComponentHealth]:
         """Ask every target whether it answers."""
         ...
@@ -99,13 +105,6 @@ def with_app(
             raise
         code = fail(error, as_json=as_json)
     raise typer.Exit(code)
-
-
-def the_error(exc: BaseException) -> OpsError | None:
-    """The expected error in an exception, also when a task group has wrapped it alone."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc if isinstance(exc, OpsError) else None
 
 
 def operator(*, yes: bool = False, progress: Progress | None = None) -> Caller:

@@ -33,18 +33,13 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.ports import (
     ALL_TARGETS,
     OWN_TARGET,
-    Approvals,
-    AuditQuery,
     CircuitPhase,
     CircuitState,
-    Entry,
-    EntryKind,
-    Ledger,
     Mode,
     ModeEntry,
     ModeSource,
-    Operation,
 )
+from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

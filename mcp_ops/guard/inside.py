@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import anyio
+
 from mcp_ops.call import Call, Caller, digest_of, new_id, parse
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.deadletters import OperationAnswer
@@ -23,9 +25,10 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.policy import covers
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.guard.usage import UsageWatch
-from mcp_ops.ports import FailedOperation, Ledger
+from mcp_ops.records import FailedOperation, Ledger
 from mcp_ops.tool import Tool
 
+PROBE_AGE_S = 10.0
 SERVER = Caller(principal="server:mcp-ops", scopes=frozenset({"ops:read"}), channel="cli")
 
 
@@ -73,6 +76,8 @@ class Inside:
         self._ledger = ledger
         self._usage = usage
         self._health = health
+        self._probing = anyio.Lock()
+        self._probed: tuple[float, ServerHealth] | None = None
 
     def usage_of(self, call: Call) -> UsageOf:
         """What check_api_usage gets."""
@@ -100,9 +105,14 @@ class Inside:
             return await self._health.components()
 
     async def health(self, control: GuardControl) -> ServerHealth:
-        """The whole health, for the HTTP probe."""
-        async with self._as_server("get_health"):
-            return await control.health()
+        """The whole health, for the HTTP probe: asked anew at most every ten seconds, so that a
+        stranger who probes cannot make us call the targets more often."""
+        async with self._probing:
+            now = self._guard.clock.monotonic()
+            if self._probed is None or now - self._probed[0] > PROBE_AGE_S:
+                async with self._as_server("get_health"):
+                    self._probed = (now, await control.health())
+            return self._probed[1]
 
     async def rerun(self, item: FailedOperation) -> OperationAnswer:
         """Run a failed write again as its own tool, for the principal of the current call.

@@ -38,7 +38,7 @@ _AT_LEAST: Mapping[Mode, frozenset[Mode]] = {
 
 _ALL = frozenset(Mode)
 # A token check reads the linked store, and a refresh does so before it repairs anything.
-_CRITICAL_CHECKS = (ApiUsageSource, TokenIssuer, SecretStore)
+CHECKS_OF_STATE = (ApiUsageSource, TokenIssuer, SecretStore)
 _READ = frozenset({Mode.NORMAL, Mode.RESTRICTIVE, Mode.READ_ONLY})
 _BULK_METERED = frozenset({Mode.NORMAL, Mode.READ_ONLY})
 _WRITE = frozenset({Mode.NORMAL, Mode.RESTRICTIVE})
@@ -57,7 +57,7 @@ def modes_allowed(call: Call, info: TargetInfo | None, *, always: bool) -> froze
     if call.effect is Effect.READ:
         if call.tool.bulk and info is not None and info.metered:
             return _BULK_METERED
-        if call.tool.capability in _CRITICAL_CHECKS and not call.tool.bulk:
+        if call.tool.capability in CHECKS_OF_STATE and not call.tool.bulk:
             return _READ | {Mode.CRITICAL}
         return _READ
     if call.effect is Effect.WRITE and call.tool.recovery:

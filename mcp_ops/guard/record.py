@@ -10,7 +10,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import OpsError, Refused
 from mcp_ops.guard import telemetry
 from mcp_ops.guard.settle import clean
-from mcp_ops.ports import Entry, EntryKind, Ledger, Verdict
+from mcp_ops.records import Entry, EntryKind, Ledger, Verdict
 from mcp_ops.redact import Redactor, tame
 
 
@@ -94,7 +94,8 @@ class Frame:
             duration_ms=round(seconds * 1000, 3),
         )
         telemetry.ended(
-            tool=entry.tool,
+            # A name that a client made up must not become a series of its own.
+            tool=entry.tool if self._call is not None else "unparsed",
             target=entry.target,
             verdict=verdict,
             code=code,
@@ -115,12 +116,12 @@ class Frame:
             said = {
                 "arguments": shown_arguments(call),
                 "reason": call.reason,
+                "object": call.object,
                 "evidence": dict(evidence),
             }
             known = {
                 **clean(said, self._redactor),
                 "target": call.target or call.about,
-                "object": call.object,
                 "effect": call.tool.effect.value,
                 "dry_run": call.dry_run,
                 "digest": call.digest,

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from mcp_ops.capabilities.guard import ApprovalItem, AuditItem, CircuitInfo, ModeInfo
 from mcp_ops.clock import rfc3339
-from mcp_ops.ports import OWN_TARGET, Approval, CircuitState, Entry, ModeEntry
+from mcp_ops.ports import OWN_TARGET, CircuitState, ModeEntry
+from mcp_ops.records import Approval, Entry
 
 
 def mode_info(entry: ModeEntry) -> ModeInfo:

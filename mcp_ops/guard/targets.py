@@ -7,6 +7,7 @@ something. So a tool that is published as a read cannot write, whatever its code
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -64,9 +65,8 @@ class View:
         if _RANK[effect_of(self._capability, name)] > _RANK[self._effect]:
             raise Internal(f"A {self._effect} call may not use {name}: it changes the target.")
         member = getattr(self._adapter, name)
-        if not callable(member):
-            return member
-        self._count()
+        if inspect.iscoroutinefunction(member):
+            self._count()  # what is not awaited reaches no system
         return member
 
 

@@ -12,6 +12,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from mcp_ops.call import Call
+from mcp_ops.errors import OpsError
 
 _tracer = trace.get_tracer("mcp_ops.guard")
 _meter = metrics.get_meter("mcp_ops.guard")
@@ -43,7 +44,11 @@ def call_span(call: Call) -> Iterator[Span]:
                     "mcp_ops.principal": call.caller.principal,
                 }
             )
-        yield span
+        try:
+            yield span
+        except OpsError as error:
+            span.set_attribute("mcp_ops.code", error.code)
+            raise
 
 
 def ended(

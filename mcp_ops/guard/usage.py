@@ -12,7 +12,8 @@ from mcp_ops.capabilities.usage import GuardModeChange, UsageReading
 from mcp_ops.clock import Clock
 from mcp_ops.errors import OpsError
 from mcp_ops.guard.modes import effective, mode_for_usage
-from mcp_ops.ports import Entry, EntryKind, HotStore, Ledger, Mode, ModeEntry
+from mcp_ops.ports import HotStore, Mode, ModeEntry
+from mcp_ops.records import Entry, EntryKind, Ledger
 from mcp_ops.settings import UsageSettings
 
 _log = logging.getLogger("mcp_ops.guard")

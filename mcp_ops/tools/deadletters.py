@@ -45,8 +45,8 @@ ItemId = Annotated[str, Field(description="Item id.", min_length=1, max_length=2
 ExportId = Annotated[
     str, Field(description="export_id.", min_length=1, max_length=64, pattern=r"^[\w-]+$")
 ]
-Rate = Annotated[float, Field(description="Items a second.", ge=0.1, le=50)]
-Checkpoint = Annotated[str, Field(description="checkpoint of the last call.", max_length=512)]
+Rate = Annotated[float, Field(description="Items/s.", ge=0.1, le=50)]
+Checkpoint = Annotated[str, Field(description="To go on.", max_length=512)]
 
 _WORK_S = 50.0
 _CHUNK = 50

@@ -36,7 +36,7 @@ Verdict = Literal["", "ok", "refused", "invalid", "asked", "failed", "unknown", 
 TargetOrAll = Annotated[
     str, Field(description="A target, or all.", min_length=1, max_length=63), ObjectName()
 ]
-Word = Annotated[str, Field(max_length=100)]
+Word = Annotated[str, Field(description="Exact.", max_length=100)]
 
 
 @tool(effect=Effect.READ)
@@ -137,12 +137,12 @@ async def search_audit(
     tool: Word = "",
     target: TargetFilter = "",
     principal: Word = "",
-    outcome: Verdict = "",
+    outcome: Annotated[Verdict, Field(description="Verdict.")] = "",
     trace_id: Word = "",
     limit: Limit = 20,
     cursor: Cursor = "",
 ) -> AuditPage:
-    """Search the ledger of all calls, newest first: who did what, why, and how it ended."""
+    """Search the ledger of all calls, newest first."""
     return await guard.audit(
         since_minutes=since_minutes,
         tool=tool,

@@ -28,12 +28,14 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets
-from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, AuditQuery, Entry, Mode, ModeEntry, ModeSource
+from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry, ModeSource
+from mcp_ops.records import AuditQuery, Entry
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Published, Reply
 from mcp_ops.settings import GuardSettings, LimitSettings, PolicyRule
 from mcp_ops.stores.sqlite.embedded import Stores, open_stores
 from mcp_ops.tool import Tool, schemas_of
+from mcp_ops.transport import bind_caller, seal
 from tests.guard.shelf import SHELF_CAPABILITIES, SHELF_TOOLS, ShelfAdapter, World
 
 SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy"})
@@ -56,6 +58,7 @@ OPEN_LIMITS = LimitSettings(
 )
 OPEN = GuardSettings(limits=OPEN_LIMITS)
 WHY = "a test wants it"
+SEAL = b"a key of the tests, 32 bytes long"
 
 
 @dataclass
@@ -261,6 +264,7 @@ async def bench(
             version="0",
             user="host",
         )
+        seal(server.mcp, [SEAL], bind_caller("host"))
         await stack.enter_async_context(targets.serving(tasks))
         yield Bench(
             guard=guard,

@@ -26,6 +26,7 @@ from mcp_ops.capabilities.base import (
     destroys,
     writes,
 )
+from mcp_ops.capabilities.deadletters import DeadLetterStats
 from mcp_ops.capabilities.usage import ApiUsageSource, UsageReading
 from mcp_ops.params import Cursor, Limit, ObjectName, Sensitive
 from mcp_ops.tool import Linked, Tool, Write, tool
@@ -77,6 +78,7 @@ class World:
     evidence: dict[str, Any] = field(default_factory=dict)
     reading: UsageReading | None = None
     opened: int = 0
+    letters: int = 0
     opening: list[Plan] = field(default_factory=list)
 
     async def next(self, what: str) -> None:
@@ -165,6 +167,9 @@ class ShelfAdapter(Adapter):
         assert self.world.reading is not None
         return self.world.reading
 
+    async def stats(self) -> DeadLetterStats:
+        return DeadLetterStats(total=self.world.letters, examined=0, level="ok")
+
     @property
     def size(self) -> int:
         return len(self.world.items)
@@ -207,6 +212,8 @@ async def mend_shelf(shelf: Shelf, write: Write) -> ItemPut:
 async def drop_item(shelf: Shelf, name: Name, write: Write) -> ItemPut:
     """Drop an item for good."""
     if write.dry_run:
+        write.progress(1, 1, "planned")
+        assert not write.cancelled()
         return ItemPut(outcome="planned", plan=[f"Drop {name}."])
     return ItemPut(outcome="verified", name=name, evidence=await shelf.drop(name))
 

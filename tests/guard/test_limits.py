@@ -200,13 +200,12 @@ async def test_a_waiter_cancelled_at_its_turn_hands_the_place_on() -> None:
         async with partition.slot(5):
             got.append("third")
 
-    async with anyio.create_task_group() as tasks:
-        async with partition.slot(5):
-            tasks.start_soon(cancelled)
-            await anyio.wait_all_tasks_blocked()
-            tasks.start_soon(third)
-            await anyio.wait_all_tasks_blocked()
-            scope.cancel()  # and its turn comes before it runs again
+    async with anyio.create_task_group() as tasks, partition.slot(5):
+        tasks.start_soon(cancelled)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(third)
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()  # and its turn comes before it runs again
     assert got == ["third"]
     assert partition.active == 0
 

@@ -18,7 +18,8 @@ import anyio
 from anyio.abc import Process
 
 from mcp_ops.clock import Clock
-from mcp_ops.ports import Approvals, FailedOperations, HotStore, Ledger
+from mcp_ops.ports import HotStore
+from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.stores.sqlite.embedded import open_stores
 
 ROOT = Path(__file__).parents[2]

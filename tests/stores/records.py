@@ -5,18 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mcp_ops.clock import Clock
-from mcp_ops.ports import (
-    AdmitRequest,
-    Approval,
-    Budget,
-    Entry,
-    EntryKind,
-    FailedOperation,
-    Mode,
-    ModeEntry,
-    Operation,
-    Rate,
-)
+from mcp_ops.ports import AdmitRequest, Budget, Mode, ModeEntry, Rate
+from mcp_ops.records import Approval, Entry, EntryKind, FailedOperation, Operation
 
 ALL_MODES = frozenset(Mode)
 

@@ -7,7 +7,8 @@ import pytest
 
 from mcp_ops.clock import SystemClock
 from mcp_ops.errors import Health
-from mcp_ops.ports import AuditQuery, CircuitPolicy, Mode
+from mcp_ops.ports import CircuitPolicy, Mode
+from mcp_ops.records import AuditQuery
 from tests.stores import records
 from tests.stores.backends import Backend, line, race, worker
 from tests.stores.worker import ATTEMPTS

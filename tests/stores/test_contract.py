@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from mcp_ops.clock import ManualClock
-from mcp_ops.ports import AuditQuery, EntryKind, Spent
+from mcp_ops.records import AuditQuery, EntryKind, Spent
 from tests.stores import records
 from tests.stores.backends import Backend
 

@@ -15,7 +15,8 @@ import anyio.to_thread
 
 from mcp_ops.clock import SystemClock
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import EntryKind, Mode
+from mcp_ops.ports import Mode
+from mcp_ops.records import EntryKind
 from mcp_ops.stores.sqlite.embedded import Stores, open_stores
 from tests.stores import records
 

@@ -59,6 +59,10 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
     kind: ClassVar[str] = "kubernetes"
     title: ClassVar[str] = "Kubernetes"
     extra: ClassVar[str] = "kubernetes"
+    modules: ClassVar[tuple[str, ...]] = (
+        "kubernetes.aio.client.api_client",
+        "kubernetes.aio.config.kube_config",
+    )
     Settings: ClassVar[type[AdapterSettings]] = KubernetesSettings
 
     def __init__(self, api: Api, wiring: Wiring) -> None:

@@ -73,6 +73,8 @@ class RedisAdapter(Adapter):
 
     kind: ClassVar[str] = "redis"
     title: ClassVar[str] = "Redis dead-letter queue"
+    extra: ClassVar[str] = "redis"
+    modules: ClassVar[tuple[str, ...]] = ("redis.asyncio",)
     Settings = RedisSettings
 
     def __init__(self, settings: RedisSettings, wiring: Wiring, connection: Connection) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import replace
 from typing import Any
 
-from mcp_ops.ports import Approval
+from mcp_ops.records import Approval
 from mcp_ops.stores.sqlite.database import Database
 
 _FIELDS = (

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import Entry, EntryKind
+from mcp_ops.records import Entry, EntryKind
 
 _ALWAYS = frozenset({"kind", "call_id", "at", "tool", "duration_ms"})
 _FIELDS = tuple(f.name for f in fields(Entry) if f.name != "seq")

@@ -18,7 +18,7 @@ from typing import TypeVar
 import anyio
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import AuditQuery, Entry, Operation, Spent, Verification
+from mcp_ops.records import AuditQuery, Entry, Operation, Spent, Verification
 from mcp_ops.stores.sqlite import chain, operations
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.database import Database, Job

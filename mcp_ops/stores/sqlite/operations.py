@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, replace
 
-from mcp_ops.ports import Entry, EntryKind, Operation
+from mcp_ops.records import Entry, EntryKind, Operation
 
 _FIELDS = (
     "id, key, digest, principal, tool, target, state, started_at, lease_until, ended_at, "

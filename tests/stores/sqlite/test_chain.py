@@ -10,7 +10,7 @@ import pytest
 
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import AuditQuery, Verification
+from mcp_ops.records import AuditQuery, Verification
 from mcp_ops.stores.sqlite import chain
 from mcp_ops.stores.sqlite.embedded import open_stores
 from tests.stores import records

@@ -14,7 +14,8 @@ import pytest
 
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import AuditQuery, CircuitState
+from mcp_ops.ports import CircuitState
+from mcp_ops.records import AuditQuery
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Circuit
 from mcp_ops.stores.sqlite.database import Database
