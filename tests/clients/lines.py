@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import anyio
 import anyio.abc
@@ -44,6 +45,18 @@ class Lines:
                 if message.get("id") == number and "method" not in message:
                     return message
 
+    async def notified(self, method: str) -> None:
+        """Read until a notification."""
+        with anyio.fail_after(START_S):
+            while True:
+                line = await self._stdout.receive_until(b"\n", _LONGEST)
+                if json.loads(line).get("method") == method:
+                    return
+
+    async def stop_reading(self) -> None:
+        """Close our end of its output."""
+        await self._stdout.aclose()
+
     async def ask(self, method: str, **params: Any) -> dict[str, Any]:
         """Write a request and read its answer."""
         return await self.answer(await self.send(method, **params))
@@ -71,12 +84,19 @@ async def lines(place: Place) -> AsyncIterator[Lines]:
     """A running server; killed at the end if it still runs."""
     command = place.command("serve", "--transport", "stdio")
     with place.stderr.open("ab") as stderr:
-        process = await anyio.open_process(
-            command, env=place.environment, cwd=ROOT, stderr=stderr.fileno()
-        )
-        async with process:
-            try:
-                yield Lines(process)
-            finally:
-                if process.returncode is None:
-                    process.kill()
+        async with started(command, place.environment, ROOT, stderr) as server:
+            yield server
+
+
+@asynccontextmanager
+async def started(
+    command: list[str], environment: dict[str, str], folder: Path, stderr: IO[bytes]
+) -> AsyncIterator[Lines]:
+    """A process with exactly this environment."""
+    process = await anyio.open_process(command, env=environment, cwd=folder, stderr=stderr.fileno())
+    async with process:
+        try:
+            yield Lines(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
