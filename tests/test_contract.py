@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import jsonschema  # type: ignore[import-untyped]  # ships no types
+import jsonschema  # ships no types
 import mcp_types as types
 import orjson
 import pytest
