@@ -91,7 +91,7 @@ async def test_a_client_of_the_session_era_is_asked_within_the_call(tmp_path: Pa
         (question,) = asked
         assert question.kind == "confirm"
         assert "put_item (write) on shelf" in question.message
-        assert "name=x" in question.message
+        assert '"name": "x"' in question.message
         assert WHY in question.message
         assert "hunter2" not in question.message
         began = [e for e in await b.entries() if e.kind == "began"]
