@@ -138,7 +138,7 @@ async def test_a_person_is_asked_and_says_yes(tmp_path: Path, mode: str) -> None
         assert b.world.effects == ["put x"]
         began = [e for e in await b.entries() if e.kind == "began"]
         assert began[0].approval.startswith("confirm ")
-        assert began[0].principal == "agent:tester@host"
+        assert began[0].principal == "agent:host"
         assert began[0].client == "tester 1.2"
 
 
