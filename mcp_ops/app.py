@@ -121,13 +121,14 @@ async def open_app(
                 failed_s=settings.deadletters.retention_days * 86_400,
             )
         )
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        stack.callback(tasks.cancel_scope.cancel)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
-        operations = Operations(tasks, stores.ledger, clock)
+        # Before the task group, which would wrap what is wrong with the configuration.
         targets = _targets(settings, environ, clock, redactor, usage, lambda: queue)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        operations = Operations(tasks, stores.ledger, clock)
         inside_of: list[Inside] = []
 
         def make_port(port: type, call: Any) -> Any:

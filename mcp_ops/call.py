@@ -98,9 +98,11 @@ class Call:
 
     @property
     def operation_key(self) -> str:
-        """Under which key the write runs at most once."""
+        """Under which key the write runs at most once. Keys of ours, for the calls that a call
+        makes, are apart from those that a caller may choose."""
         if self.idempotency_key:
-            return f"{self.caller.principal}|key|{self.idempotency_key}"
+            kind = "retry" if self.parent else "key"
+            return f"{self.caller.principal}|{kind}|{self.idempotency_key}"
         return f"{self.caller.principal}|digest|{self.digest}"
 
 

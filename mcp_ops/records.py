@@ -229,7 +229,10 @@ class Approvals(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedOperation:
-    """A write of this server that failed without effect: an item of the embedded queue."""
+    """A write of this server that failed without effect: an item of the embedded queue.
+
+    `holder` stays when a hold runs out: nobody finished that retry, and it may have run.
+    """
 
     id: str
     operation: str

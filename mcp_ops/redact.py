@@ -8,6 +8,7 @@ or invisible characters, no lone surrogates, bounded length.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import OrderedDict
 from typing import Any
@@ -21,7 +22,7 @@ _MAX_DEPTH = 40
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _UNSAFE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
@@ -72,10 +73,29 @@ def tame(text: str, limit: int = 2_000) -> str:
     `limit` is in characters; a cut is visible as an ellipsis with the number of characters lost.
     """
     head = text[: limit * 2 + 64]
-    clean = _UNSAFE.sub("", _ANSI.sub("", head))
+    clean = _bare(head)
     if len(clean) <= limit and len(head) == len(text):
         return clean
     return f"{clean[:limit]}…[{len(text) - min(limit, len(clean))} characters cut]"
+
+
+def _bare(text: str) -> str:
+    return _UNSAFE.sub("", _ANSI.sub("", text))
+
+
+def quoted(value: Any, limit: int) -> str:
+    """A value as one line of JSON, for a sentence of ours that somebody else fills in.
+
+    It can begin no line of its own, and what is invisible stands there as its escape: a person
+    who decides sees what would run. `limit` is in characters; a cut is visible.
+    """
+    line = visible(json.dumps(value, ensure_ascii=False, default=str))
+    return line if len(line) <= limit else f"{line[:limit]}…[{len(line) - limit} characters cut]"
+
+
+def visible(text: str) -> str:
+    """JSON text in which control, bidirectional and invisible characters are escapes."""
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 # Every match of a pattern has one of these in it: what has none is not searched (a hot path).
@@ -122,7 +142,15 @@ class Redactor:
         )
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
+        """The text without secrets, also those that colours or invisible characters cut in two:
+        who reads the text later may not see, or have taken out, what parts them."""
+        if _UNSAFE.search(text):
+            bare = _bare(text)
+            if (masked := self._masked(bare)) != bare:
+                return masked
+        return self._masked(text)
+
+    def _masked(self, text: str) -> str:
         if self._known is not None:
             text = self._known.sub(MASK, text)
         for pattern in _PATTERNS:

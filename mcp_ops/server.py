@@ -223,7 +223,9 @@ class OpsServer:
         facts = caller_facts(ctx)
         http = facts.principal
         channel: Channel = "stdio" if http is None else "http"
-        local = f"agent:{facts.client or 'unknown'}@{self._user}"
+        # Not the client's name: budgets, limits, denials, keys and policies hang on the principal,
+        # and a client that chose it would be a new one with every call. It is in `client`.
+        local = f"agent:{self._user}"
 
         async def ask(question: Question) -> Answer | None:
             return await _elicit(ctx, question)

@@ -48,7 +48,9 @@ KEEP_ALIVE_S: Final = 75
 Health = Callable[[], Awaitable[tuple[int, dict[str, Any]]]]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
+# At DEBUG the first writes whole answers, and the others what clients send.
 _SESSION_LOGS = (
+    "sse_starlette.sse",
     "mcp.server.sse",
     "mcp.server.streamable_http",
     "mcp.server.streamable_http_manager",

@@ -225,7 +225,7 @@ def test_an_approval_is_shown_whole_and_harmless_for_the_terminal() -> None:
     )
     text = "\n".join(described(approval))
     assert "restart_deployment on shop" in text
-    assert '"name": "api"' in text
+    assert '"name": "api\\u202e"' in text  # what would run, not what it looks like
     assert "it hangs" in text
     assert "abcd1234" in text
     assert "\x1b" not in text

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import httpx2
-import jsonschema
+import jsonschema  # ships no types
 import mcp_types as types
 import orjson
 import pytest
@@ -35,13 +35,13 @@ class Person:
         self.asked: list[types.ElicitRequestFormParams] = []
 
     async def __call__(
-        self, _context: ClientRequestContext, params: types.ElicitRequestParams
+        self, context: ClientRequestContext, params: types.ElicitRequestParams
     ) -> types.ElicitResult | types.ErrorData:
         assert isinstance(params, types.ElicitRequestFormParams)
         self.asked.append(params)
         if self.action == "error":
             return types.ErrorData(code=types.INTERNAL_ERROR, message="no window")
-        return types.ElicitResult(action=self.action, content={})  # type: ignore[arg-type]
+        return types.ElicitResult(action=self.action, content={})
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def speaking(
     with anyio.fail_after(20):
         async with Client(
             b.server.mcp,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             elicitation_callback=person,
             client_info=types.Implementation(name=name, version="1.2"),
         ) as client:
@@ -343,7 +343,7 @@ async def remote(url: str, key: str, mode: str) -> AsyncIterator[Client]:
         httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=20) as http,
         Client(
             streamable_http_client(f"{url}/mcp", http_client=http),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
         ) as client,
     ):
         yield client
@@ -361,8 +361,8 @@ async def test_progress_of_a_write_reaches_the_client(tmp_path: Path, mode: str)
         heard: list[tuple[float, float | None, str | None]] = []
         told = anyio.Event()
 
-        async def progress(at: float, of: float | None, message: str | None) -> None:
-            heard.append((at, of, message))
+        async def progress(progress: float, total: float | None, message: str | None) -> None:
+            heard.append((progress, total, message))
             told.set()
 
         async with anyio.create_task_group() as tasks:

@@ -189,14 +189,17 @@ class EmbeddedQueue(Adapter):
         """Move items into an export for as long as the queue keeps items."""
         until = self._clock.now() + self._retention_s
         ids = list(dict.fromkeys(item_ids))
-        held = [i for i in ids if (r := await self._operations.get(i)) is not None and r.holder]
-        free = [item_id for item_id in ids if item_id not in held]
-        gone = set(await self._operations.discard(free, export_id, until)) if free else set()
-        moves = [Move(id=i, done=False, why="another retry holds it") for i in held]
-        for item_id in free:
-            why = "" if item_id in gone else "not in the queue any more"
-            moves.append(Move(id=item_id, done=item_id in gone, why=why))
+        gone = set(await self._operations.discard(ids, export_id, until)) if ids else set()
+        moves = [
+            Move(id=i, done=i in gone, why="" if i in gone else await self._why_kept(i))
+            for i in ids
+        ]
         return Discarded(moves=moves, restorable_until=until)
+
+    async def _why_kept(self, item_id: str) -> str:
+        record = await self._operations.get(item_id)
+        held = record is not None and not record.resolved and record.holder
+        return "another retry holds it" if held else "not in the queue any more"
 
     async def restore(self, export_id: str) -> list[Move]:
         """Put an export back; raises `NotFound`."""

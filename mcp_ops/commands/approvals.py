@@ -19,7 +19,7 @@ from mcp_ops.commands.session import (
 )
 from mcp_ops.errors import NotFound, OpsError, RefusalCode, Refused
 from mcp_ops.records import Approval
-from mcp_ops.redact import tame
+from mcp_ops.redact import quoted, tame, visible
 
 TYPED_CHARACTERS = 4
 
@@ -103,12 +103,13 @@ def deny(
 def described(approval: Approval) -> list[str]:
     """Everything that the approval is bound to, harmless for the terminal."""
     arguments = json.dumps(dict(approval.arguments), indent=2, ensure_ascii=False, default=str)
+    reason = quoted(approval.reason, 600) if approval.reason else "(none)"
     what = f"{approval.tool} on {approval.target or 'this server'}"
     return [
         f"{what}, asked by {tame(approval.principal, 200)} at {rfc3339(approval.created_at)}",
         tame(approval.message),
-        f"arguments: {tame(arguments, 20_000)}",
-        f"reason given: {tame(approval.reason, 500) or '(none)'}",
+        f"arguments: {tame(visible(arguments), 20_000)}",
+        f"reason given: {reason}",
         f"rule: {approval.policy}; expires {rfc3339(approval.expires_at)}; id {approval.id}",
     ]
 

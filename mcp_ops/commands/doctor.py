@@ -182,6 +182,7 @@ def _failure(check: str, error: OpsError) -> Finding:
 def _show(finding: Finding) -> None:
     colours = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
     word = typer.style(f"{finding.state:<4}", fg=colours[finding.state])
-    say(f"{word}  {finding.check}: {tame(finding.message, 8_000)}")
+    # Coloured, and so past `say`, which takes colours for harm.
+    typer.echo(f"{word}  {finding.check}: {tame(finding.message, 8_000)}")
     if finding.advice:
         say(f"      {tame(finding.advice)}")

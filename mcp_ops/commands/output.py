@@ -18,7 +18,7 @@ from anyio.lowlevel import current_token
 
 from mcp_ops.commands.exits import error_body, exit_of_error
 from mcp_ops.errors import OpsError
-from mcp_ops.redact import tame
+from mcp_ops.redact import tame, visible
 
 Advance = Callable[[float, float, str], None]
 
@@ -32,8 +32,8 @@ def use_utf8() -> None:
 
 
 def say(text: str = "") -> None:
-    """A line of the result."""
-    typer.echo(text)
+    """A line of the result; on a terminal made harmless for it, elsewhere as it is."""
+    typer.echo(tame(text, len(text)) if sys.stdout.isatty() else text)
 
 
 def warn(text: str) -> None:
@@ -43,7 +43,7 @@ def warn(text: str) -> None:
 
 def show_json(value: Any) -> None:
     """A value as JSON: coloured on a terminal, plain elsewhere."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = visible(json.dumps(value, indent=2, ensure_ascii=False))
     if not sys.stdout.isatty():
         say(text)
         return
@@ -62,7 +62,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(tame(cell)) for cell in row))
+        table.add_row(*(Text(tame(cell).replace("\n", " ")) for cell in row))
     if sys.stdout.isatty():
         Console().print(table)
         return

@@ -19,11 +19,14 @@ from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.policy import Decision
 from mcp_ops.records import Approval, Approvals
-from mcp_ops.redact import Redactor
+from mcp_ops.redact import Redactor, quoted
 
 DENIED_FOR_S = 600.0
 MAX_PENDING = 20
 ASK_WAIT_S = 50.0
+_SHOWN = 1_500  # characters of the arguments in a question
+_LEAST_SHOWN = 80
+_REASON_SHOWN = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,12 +266,14 @@ def _question(approval: Approval) -> Question:
 
 
 def _message(call: Call, shown: Mapping[str, Any]) -> str:
+    """The question in three lines. What the agent filled in is quoted: it cannot forge a line."""
     target = call.target or call.about or "this server"
-    arguments = ", ".join(
-        f"{name}={value}" for name, value in shown.items() if name not in ("reason", "dry_run")
-    )
+    given = {k: v for k, v in shown.items() if k not in ("reason", "dry_run")}
+    # Each has its share, so that a long one cannot push another out of sight.
+    share = max(_LEAST_SHOWN, _SHOWN // max(1, len(given)))
+    arguments = ", ".join(f'"{name}": {quoted(value, share)}' for name, value in given.items())
     return (
         f"Allow {call.tool.name} ({call.effect.value}) on {target}?\n"
-        f"Arguments: {arguments[:1500] or 'none'}\n"
-        f"Reason given by the agent: {shown.get('reason', '')}"
+        f"Arguments: {arguments or 'none'}\n"
+        f"Reason given by the agent: {quoted(shown.get('reason', ''), _REASON_SHOWN)}"
     )

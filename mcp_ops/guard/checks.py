@@ -19,6 +19,7 @@ from mcp_ops.guard.modes import applying
 from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import Admission, CircuitPhase, Mode, ModeEntry
+from mcp_ops.redact import quoted
 from mcp_ops.settings import GuardSettings
 
 
@@ -177,7 +178,8 @@ def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: st
     return Refused(
         code,
         f"{s.call.tool.name} is refused: {scope} is {entry.mode.value} since "
-        f"{rfc3339(entry.since)}{until} (by {entry.author}: {entry.reason}); {meaning}.",
+        f"{rfc3339(entry.since)}{until} (by {entry.author}: {quoted(entry.reason, 200)}); "
+        f"{meaning}.",
         hint=hint,
         retry_after_s=entry.expires_at - s.at if entry.expires_at else None,
         details={"mode": entry.mode.value, "source": entry.source},
@@ -221,7 +223,7 @@ def circuit(s: Situation) -> Refused | None:
         return Refused(
             RefusalCode.CIRCUIT_OPEN,
             f"{s.subject} was isolated by {state.by or 'the operator'} at "
-            f"{rfc3339(state.opened_at or s.at)}: {state.reason or 'no reason given'}.",
+            f"{rfc3339(state.opened_at or s.at)}: {quoted(state.reason, 200)}.",
             hint="Who isolated it can lift it; reset_circuit refuses an operator's isolation.",
             details={"circuit": "isolated"},
         )

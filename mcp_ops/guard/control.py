@@ -41,6 +41,9 @@ from mcp_ops.ports import (
 )
 from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
 
+_OPERATOR = "operator:"
+_LIFTS_ISOLATION = frozenset({"ops:admin", "ops:approve"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -204,11 +207,13 @@ class Control:
     async def reset_circuit(self, target: str, *, reason: str) -> CircuitInfo:
         """Close a circuit."""
         before = await self._circuit(target)
-        if _isolated_by_operator(before) and "ops:admin" not in self._caller.scopes:
+        # The second scope is what a command line without a terminal lacks: an agent may have one.
+        if _isolated_by_operator(before) and not self._caller.scopes >= _LIFTS_ISOLATION:
             raise Refused(
                 RefusalCode.PERMISSION_DENIED,
                 f"{target} was isolated by {before.by}; only an operator lifts that.",
-                hint="An operator runs: mcp-ops call reset_circuit target=… reason=…",
+                hint="An operator runs, at a terminal: "
+                "mcp-ops call reset_circuit target=… reason=…",
             )
         after = await self._set_circuit(
             CircuitState(target=target, by=self._caller.principal, reason=reason), before
@@ -227,7 +232,7 @@ class Control:
                 opened_at=before.opened_at or self._p.clock.now(),
                 retry_at=None,
                 probing=False,
-                by=before.by if keeps else self._caller.principal,
+                by=before.by if keeps else self._isolator(),
                 reason=before.reason if keeps else reason,
             ),
             before,
@@ -330,6 +335,13 @@ class Control:
             answer=orjson.loads(operation.answer) if operation.answer else {},
         )
 
+    def _isolator(self) -> str:
+        """Who isolates: an operator by whatever way is named as one, and only one lifts that."""
+        principal = self._caller.principal
+        if "ops:admin" not in self._caller.scopes or principal.startswith(_OPERATOR):
+            return principal
+        return f"{_OPERATOR}{principal}"
+
     async def _circuit(self, target: str) -> CircuitState:
         for state in await self._p.guard.hot.circuits():
             if state.target == target:
@@ -381,4 +393,4 @@ def _not_before(
 
 
 def _isolated_by_operator(circuit: CircuitState) -> bool:
-    return circuit.phase is CircuitPhase.ISOLATED and circuit.by.startswith("operator:")
+    return circuit.phase is CircuitPhase.ISOLATED and circuit.by.startswith(_OPERATOR)

@@ -30,6 +30,7 @@ from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
     RESTRICTED_ITEMS,
+    applying,
     effective,
 )
 from mcp_ops.guard.operations import Operations, Running
@@ -40,7 +41,14 @@ from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
-from mcp_ops.ports import OWN_TARGET, Admission, CircuitPolicy, HotStore, Mode
+from mcp_ops.ports import (
+    OWN_TARGET,
+    Admission,
+    CircuitPolicy,
+    HotStore,
+    Mode,
+    ModeEntry,
+)
 from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
@@ -147,7 +155,7 @@ class Guard:
         return data
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
-        call = _within(plan.call, effective(admission.modes, plan.request.target))
+        call = _within(plan.call, applying(admission.modes, plan.request.target))
         deadline = self.settings.limits.read_timeout_s
         if call.tool.bulk:
             deadline = self.settings.limits.bulk_timeout_s
@@ -351,10 +359,11 @@ _PAGES = 3  # a page that is too large is asked for again so often; then item by
 _RANK = {Effect.READ: 0, Effect.WRITE: 1, Effect.DESTROY: 2}
 
 
-def _within(call: Call, mode: Mode) -> Call:
-    """In a restrictive mode a list has at most 20 items."""
+def _within(call: Call, modes: tuple[ModeEntry, ...]) -> Call:
+    """In a restrictive mode a list has at most 20 items, whatever else is in force beside it."""
     asked = getattr(call.arguments, "limit", 0)
-    if mode is Mode.RESTRICTIVE and call.tool.bulk and asked > RESTRICTED_ITEMS:
+    restricted = any(entry.mode is Mode.RESTRICTIVE for entry in modes)
+    if restricted and call.tool.bulk and asked > RESTRICTED_ITEMS:
         return _with_limit(call, RESTRICTED_ITEMS)
     return call
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mcp_ops.call import Call, Caller, shown_arguments
 from mcp_ops.clock import Clock
-from mcp_ops.errors import OpsError, Refused
+from mcp_ops.errors import OpsError, Refused, UnknownTool
 from mcp_ops.guard import telemetry
 from mcp_ops.guard.settle import clean
 from mcp_ops.records import Entry, EntryKind, Ledger, Verdict
@@ -94,8 +94,8 @@ class Frame:
             duration_ms=round(seconds * 1000, 3),
         )
         telemetry.ended(
-            # A name that a client made up must not become a series of its own.
-            tool=entry.tool if self._call is not None else "unparsed",
+            # A name that a client made up is no dimension of a metric: there is no end of them.
+            tool=entry.tool if code != UnknownTool.code else "unknown",
             target=entry.target,
             verdict=verdict,
             code=code,

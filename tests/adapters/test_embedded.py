@@ -44,10 +44,13 @@ class Records:
 
     async def hold(self, item_id: str, holder: str, until: float) -> FailedOperation | None:
         item = self.items.get(item_id)
-        if item is None or (item.holder and self.until[item_id] > self._clock.now()):
+        if item is None or self._is_held(item):
             return None
         self.items[item_id], self.until[item_id] = replace(item, holder=holder), until
         return self.items[item_id]
+
+    def _is_held(self, item: FailedOperation) -> bool:
+        return bool(item.holder) and self.until[item.id] > self._clock.now()
 
     async def finish(self, item_id: str, *, resolved: bool, note: str, at: float) -> None:
         item = self.items.pop(item_id)
@@ -57,7 +60,8 @@ class Records:
             )
 
     async def discard(self, item_ids: list[str], export_id: str, keep_until: float) -> list[str]:
-        gone = [self.items.pop(i) for i in item_ids if i in self.items]
+        free = [i for i in item_ids if i in self.items and not self._is_held(self.items[i])]
+        gone = [self.items.pop(i) for i in free]
         self.exports[export_id] = gone
         return [item.id for item in gone]
 

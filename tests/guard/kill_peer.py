@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from mcp_ops.call import Question
+from mcp_ops.call import Answer, Question
 from mcp_ops.clock import ManualClock
 from tests.guard.bench import AGENT, WHY, bench
 from tests.guard.shelf import World
@@ -48,7 +48,7 @@ async def main(path: Path, boundary: str) -> None:
             die()
         clock.armed = boundary == "before_outcome"
 
-    async def ask(_question: Question) -> str:
+    async def ask(_question: Question) -> Answer:
         if boundary == "before_intent":
             die()
         return "accept"
@@ -56,7 +56,7 @@ async def main(path: Path, boundary: str) -> None:
     world.plans.append(before)
     world.after.append(after)
     async with bench(path, clock=clock, worlds={"shelf": world}) as b:
-        await b.ok("put_item", replace(AGENT, ask=ask), name="x", reason=WHY)  # type: ignore[arg-type]
+        await b.ok("put_item", replace(AGENT, ask=ask), name="x", reason=WHY)
         if boundary == "before_reply":
             die()
     raise AssertionError("still alive")

@@ -19,8 +19,10 @@ from mcp_ops.capabilities.base import (
     Capability,
     Effect,
     Model,
+    NextStep,
     Page,
     Result,
+    Undo,
     UntrustedText,
     WriteResult,
     destroys,
@@ -205,7 +207,15 @@ async def put_one(shelf: Shelf, name: Name, write: Write) -> ItemPut:
 @tool(effect=Effect.WRITE, recovery=True)
 async def mend_shelf(shelf: Shelf, write: Write) -> ItemPut:
     """Repair the shelf."""
-    return ItemPut(outcome="verified", evidence=await shelf.put("mended"))
+    return ItemPut(
+        outcome="verified",
+        evidence=await shelf.put("mended"),
+        undo=Undo(tool="drop_item", arguments={"name": "mended"}),
+        next_steps=[
+            NextStep(tool="look_at_item", arguments={"name": "mended"}, why="See it."),
+            NextStep(tool="get_health", why="See all."),
+        ],
+    )
 
 
 @tool(effect=Effect.DESTROY)

@@ -82,13 +82,15 @@ async def test_health_waits_for_nobody_longer_than_its_bound(tmp_path: Path) -> 
 async def test_health_of_the_probe_passes_as_the_server_itself(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         assert [c.status for c in await b.inside.components()] == ["healthy", "healthy"]
-        health = await b.inside.health(b.control())
+        for _ in range(3):
+            health = await b.inside.health(b.control())
         assert health.overall == "healthy"
+        assert b.world.asked == ["ping", "ping"]  # the answer of a moment ago is good enough
         assert await b.ends() == []  # a probe every second must not fill the ledger
 
 
 def component(status: str) -> ComponentHealth:
-    return ComponentHealth(name="a", kind="k", status=status, latency_ms=1.0, age_s=0.0)  # type: ignore[arg-type]
+    return ComponentHealth(name="a", kind="k", status=status, latency_ms=1.0, age_s=0.0)
 
 
 def circuit(phase: CircuitPhase) -> CircuitState:

@@ -125,7 +125,7 @@ async def test_a_refusal_by_a_mode_says_who_since_when_and_who_can_change_it(
         refusal = await b.error("look_at_item", name="x")
         assert says in refusal["hint"]
         assert "since 2027-01-15T08:00:00.000Z" in refusal["message"]
-        assert "(by test: a test)" in refusal["message"]
+        assert '(by test: "a test")' in refusal["message"]
         assert refusal["details"] == {"mode": "lockdown", "source": source}
         assert refusal["executed"] == "no"
         assert b.world.asked == []

@@ -11,7 +11,7 @@ import anyio
 import orjson
 import pytest
 
-from mcp_ops.call import Caller
+from mcp_ops.call import Answer, Caller
 from mcp_ops.errors import Forbidden, UnknownTool, Unreachable
 from mcp_ops.log import to_stderr
 from mcp_ops.ports import Mode
@@ -118,11 +118,11 @@ async def test_no_secret_leaves_by_any_way(tmp_path: Path, capsys: Any) -> None:
         to_stderr("DEBUG", b.redactor)
         asked: list[str] = []
 
-        async def ask(question: Any) -> str:
+        async def ask(question: Any) -> Answer:
             asked.append(question.message)
             return "accept"
 
-        async def reply(tool: str, caller: Caller = AGENT, **arguments: Any) -> None:
+        async def reply(tool: str, caller: Caller = AGENT, /, **arguments: Any) -> None:
             left.append((await b.reply(tool, caller, **arguments)).text)
 
         await reply("look_at_item", name=f"name {secret}"[:100])

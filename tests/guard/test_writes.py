@@ -11,6 +11,7 @@ import anyio
 import orjson
 import pytest
 
+from mcp_ops.call import Answer
 from mcp_ops.errors import (
     ConnectionLost,
     Internal,
@@ -205,7 +206,7 @@ async def test_a_call_that_was_asked_about_joins_the_same_write_that_began_meanw
         hold = b.world.hold()
         answered, asked = anyio.Event(), anyio.Event()
 
-        async def ask(_question: object) -> str:
+        async def ask(_question: object) -> Answer:
             asked.set()
             await answered.wait()
             return "accept"
@@ -213,7 +214,7 @@ async def test_a_call_that_was_asked_about_joins_the_same_write_that_began_meanw
         found: list[dict[str, Any]] = []
 
         async def slow() -> None:
-            found.append(await b.ok("put_item", replace(AGENT, ask=ask), **X))  # type: ignore[arg-type]
+            found.append(await b.ok("put_item", replace(AGENT, ask=ask), **X))
 
         async def quick() -> None:
             found.append(await b.ok("put_item", **X))

@@ -40,6 +40,9 @@ async def test_one_retry_holds_an_item_until_it_ends_or_expires(
         assert after.holder == ""
         assert await stores.failed.hold("f1", "other", clock.now() + 60) is not None
         clock.advance(60)
+        left = await stores.failed.get("f1")
+        assert left is not None
+        assert left.holder == "other"  # nobody finished it: what comes next has to know
         assert await stores.failed.hold("f1", "third", clock.now() + 60) is not None
         await stores.failed.finish("f1", resolved=True, note="", at=clock.now())
         resolved = await stores.failed.get("f1")

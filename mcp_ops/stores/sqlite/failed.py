@@ -152,13 +152,13 @@ class FailedOperations:
 
     def _shown(self, row: sqlite3.Row) -> FailedOperation:
         values: dict[str, Any] = dict(row)
-        held, place = values.pop("held_until"), values.pop("place")
+        values.pop("held_until")
+        place = values.pop("place")
         return FailedOperation(
             **{
                 **values,
                 "arguments": json.loads(values["arguments"]),
                 "resolved": place == "resolved",
-                "holder": values["holder"] if held is not None and held > self._now() else "",
             }
         )
 
