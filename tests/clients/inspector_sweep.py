@@ -1,7 +1,6 @@
 """The MCP Inspector runs every tool: minutes, so `make clients` runs it and `make test` does not.
 
-It offers elicitation of forms and accepts nothing by itself, so what needs a yes gets it from the
-operator.
+What needs a yes gets it from the operator.
 """
 
 from __future__ import annotations
