@@ -1,6 +1,7 @@
 # make setup   prepare .venv with locked dependencies
 # make run     the lab and the server on http://127.0.0.1:8000
 # make test    every check: format, lint, types, tests, schema snapshots
+# make clients every tool through the MCP Inspector, over every transport in both eras (minutes)
 # make schemas write the snapshots of the tools again
 # make bench   measure, and write docs/performance.md (long)
 # make lock    resolve the dependencies anew (needs uv)
@@ -13,7 +14,7 @@ PORT ?= 8000
 # Tests run side by side, one process a core.
 WORKERS ?= auto
 
-.PHONY: setup run test check schemas bench lock clean
+.PHONY: setup run test check clients schemas bench lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -42,6 +43,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/mcp-ops schemas --check
 
+clients: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) tests/clients tests/clients/inspector_sweep.py
+
 schemas: $(READY)
 	$(BIN)/mcp-ops schemas
 
@@ -51,6 +55,8 @@ bench: $(READY)
 lock:
 	uv pip compile pyproject.toml --extra all --group dev --generate-hashes --universal \
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements.lock
+	uv pip compile requirements-clients.in --generate-hashes --universal \
+	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements-clients.lock
 
 clean:
-	rm -rf $(VENV) .lab .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .clients .lab .mypy_cache .ruff_cache .pytest_cache

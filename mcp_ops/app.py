@@ -36,10 +36,12 @@ from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.people import People
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.records import Approval
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings, TargetSettings
@@ -76,6 +78,18 @@ class App:
         """The guard's controls in the hands of a caller."""
         return Control(self.parts, caller)
 
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Approve or deny a pending question in a caller's name."""
+        people = People(
+            approvals=self.stores.approvals,
+            ledger=self.stores.ledger,
+            policy=self.guard.policy,
+            clock=self.parts.clock,
+        )
+        return await people.decide(approval_id, caller, approved=approved, note=note)
+
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
         return await self.inside.components()
@@ -107,13 +121,14 @@ async def open_app(
                 failed_s=settings.deadletters.retention_days * 86_400,
             )
         )
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        stack.callback(tasks.cancel_scope.cancel)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
-        operations = Operations(tasks, stores.ledger, clock)
+        # Before the task group, which would wrap what is wrong with the configuration.
         targets = _targets(settings, environ, clock, redactor, usage, lambda: queue)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        operations = Operations(tasks, stores.ledger, clock)
         inside_of: list[Inside] = []
 
         def make_port(port: type, call: Any) -> Any:

@@ -187,6 +187,10 @@ class HotStore(Protocol):
         """Return what an admission took: the call did not reach the target."""
         ...
 
+    async def give_back_budgets(self, request: AdmitRequest) -> None:
+        """Return the budgets alone: the call reached the target, and nothing was executed."""
+        ...
+
     async def record(
         self, target: str, health: Health, *, error: str, probe: bool, policy: CircuitPolicy
     ) -> CircuitState:

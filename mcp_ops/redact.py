@@ -47,7 +47,11 @@ _PATTERNS: tuple[re.Pattern[str], ...] = (
     re.compile(
         r"(?P<keep>(?i:[\w-]{0,40}(?:password|passwd|secret|api[_-]?key|access[_-]?token"
         r"|refresh[_-]?token|id[_-]?token|auth[_-]?token|client[_-]?secret|private[_-]?key"
-        r"|session[_-]?id|credential))[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{4,}"
+        r"|credential))[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{4,}"
+    ),
+    # With a digit in it: "INVALID_SESSION_ID: Session expired" is no secret.
+    re.compile(
+        r"(?P<keep>(?i:session[_-]?id)[\"']?\s*[=:]\s*[\"']?)(?=[^\s\"']*\d)[^\s\"'&,;}]{8,}"
     ),
 )
 _SECRET_NAME = re.compile(

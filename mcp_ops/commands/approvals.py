@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mcp_ops.clock import Clock, SystemClock, rfc3339
+from mcp_ops.clock import rfc3339
 from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.output import ask_line, interactive, say, show_json, show_table, warn
 from mcp_ops.commands.session import (
@@ -18,7 +18,7 @@ from mcp_ops.commands.session import (
     with_app,
 )
 from mcp_ops.errors import NotFound, OpsError, RefusalCode, Refused
-from mcp_ops.records import Approval, Entry, EntryKind
+from mcp_ops.records import Approval
 from mcp_ops.redact import quoted, tame, visible
 
 TYPED_CHARACTERS = 4
@@ -79,9 +79,7 @@ def approve(
         if typed != approval.id[:TYPED_CHARACTERS]:
             warn("That is not the id: nothing was approved.")
             return Exit.APPROVAL
-        return await _decide(
-            app, approval, SystemClock(), approved=True, note=reason, as_json=as_json
-        )
+        return await _decide(app, approval, approved=True, note=reason, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
 
@@ -97,9 +95,7 @@ def deny(
 
     async def body(app: RunningApp) -> int:
         approval = await _pending(app, approval_id)
-        return await _decide(
-            app, approval, SystemClock(), approved=False, note=reason, as_json=as_json
-        )
+        return await _decide(app, approval, approved=False, note=reason, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
 
@@ -149,35 +145,13 @@ async def _pending(app: RunningApp, approval_id: str) -> Approval:
 async def _decide(
     app: RunningApp,
     approval: Approval,
-    clock: Clock,
     *,
     approved: bool,
     note: str,
     as_json: bool,
 ) -> int:
-    by, at = operator().principal, clock.now()
-    decided = await app.stores.approvals.decide(
-        approval.id, approved=approved, by=by, note=note, at=at
-    )
-    if decided is None:
-        raise _gone(await app.stores.approvals.get(approval.id) or approval)
+    decided = await app.decide(approval.id, operator(), approved=approved, note=note)
     word = "approved" if approved else "denied"
-    await app.stores.ledger.change(
-        Entry(
-            kind=EntryKind.CHANGED,
-            call_id=approval.id,
-            at=at,
-            tool=approval.tool,
-            target=approval.target,
-            principal=by,
-            channel="cli",
-            digest=approval.digest,
-            reason=note,
-            policy=approval.policy,
-            approval=approval.id,
-            outcome=word,
-        )
-    )
     if as_json:
         show_json(as_dict(decided))
     else:

@@ -18,7 +18,7 @@ from mcp_ops.call import Answer, Ask, Caller, Question
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
 from mcp_ops.errors import OpsError, the_error
-from mcp_ops.records import Approvals, Ledger
+from mcp_ops.records import Approval, Approvals, Ledger
 from mcp_ops.redact import tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
@@ -63,6 +63,12 @@ class RunningApp(Protocol):
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
+        ...
+
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Approve or deny a pending question in a caller's name."""
         ...
 
     async def check_targets(self) -> Sequence[ComponentHealth]:

@@ -13,6 +13,7 @@ from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.output import say, show_json, show_table
 from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, with_app
 from mcp_ops.commands.snapshots import compare, shipped, snapshot, write_snapshots
+from mcp_ops.commands.table import first_sentence, tables
 from mcp_ops.schema import SHIPPED
 from mcp_ops.tool import Tool
 
@@ -42,13 +43,6 @@ def tools(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     with_app(config, body, as_json=as_json)
 
 
-def first_sentence(description: str) -> str:
-    """What a tool does, on one line."""
-    text = " ".join(description.partition("\n\n")[0].split())
-    head, end, _ = text.partition(". ")
-    return head + end.strip()
-
-
 def _ship(every: Mapping[str, Tool], *, check: bool) -> list[str]:
     """Keep the package's own copy of the schemas, which makes a start fast, like the snapshots."""
     wanted = shipped(every)
@@ -57,6 +51,27 @@ def _ship(every: Mapping[str, Tool], *, check: bool) -> list[str]:
     if not check:
         SHIPPED.write_bytes(wanted)
     return [f"{SHIPPED.name}: the schemas that the package ships differ from the tools"]
+
+
+def _tell(every: Mapping[str, Tool], root: Path, *, check: bool) -> list[str]:
+    """Keep what the documents say about the tools like the snapshots."""
+    opening = import_module("mcp_ops.opening")
+
+    def kinds_of(capability: type) -> list[str]:
+        return sorted(
+            kind
+            for kind in opening.KINDS
+            if opening.implements(opening.adapter_class(kind), capability)
+        )
+
+    changes = []
+    for path, wanted in tables(every, kinds_of, root).items():
+        if path.exists() and path.read_bytes() == wanted:
+            continue
+        if not check:
+            path.write_bytes(wanted)
+        changes.append(f"{path.relative_to(root).as_posix()}: its table differs from the tools")
+    return changes
 
 
 def schemas(
@@ -74,8 +89,10 @@ def schemas(
     """
     every = import_module("mcp_ops.app").ALL_TOOLS
     changes = compare(every, directory) if check else write_snapshots(every, directory)
-    if directory.resolve() == (SHIPPED.parent.parent / "tool_schemas"):
+    root = SHIPPED.parent.parent
+    if directory.resolve() == root / "tool_schemas":
         changes += _ship(every, check=check)
+        changes += _tell(every, root, check=check)
     if as_json:
         show_json({"checked": check, "tools": len(every), "changes": changes})
     else:

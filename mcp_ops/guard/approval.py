@@ -161,7 +161,7 @@ class Approver:
 
     async def _approve(self, call: Call, decision: Decision) -> Consent:
         approval = await self._mint("approve", call, decision)
-        if approval.state == "pending" and _decides_here(call):
+        if approval.state == "pending" and _decides_here(call, decision):
             answer = await call.caller.ask(_question(approval)) if call.caller.ask else None
             if answer is not None:
                 approval = await self._decided_here(call, approval, answer)
@@ -247,7 +247,10 @@ def _client_asserts(call: Call, *, fallback: str) -> bool:
     return allowed and call.effect is not Effect.DESTROY
 
 
-def _decides_here(call: Call) -> bool:
+def _decides_here(call: Call, decision: Decision) -> bool:
+    """Whether the caller may say yes to itself: an operator at a terminal, under `solo` only."""
+    if decision.profile != "solo":
+        return False
     caller = call.caller
     return caller.channel == "cli" and caller.ask is not None and "ops:approve" in caller.scopes
 

@@ -37,12 +37,19 @@ class HealthCheck:
     """Asks all targets side by side, each through the guard as a sub-call."""
 
     def __init__(
-        self, *, targets: Targets, failed: FailedOperations, clock: Clock, sub_call: SubCall
+        self,
+        *,
+        targets: Targets,
+        failed: FailedOperations,
+        clock: Clock,
+        sub_call: SubCall,
+        ping_s: float = PING_S,
     ) -> None:
         self._targets = targets
         self._failed = failed
         self._clock = clock
         self._sub_call = sub_call
+        self._ping_s = ping_s
 
     async def components(self) -> list[ComponentHealth]:
         """The state of each target, in the configuration's order."""
@@ -63,10 +70,10 @@ class HealthCheck:
         problem = ""
         status: Status = "healthy"
         try:
-            with anyio.fail_after(PING_S):
+            with anyio.fail_after(self._ping_s):
                 await self._sub_call(name, Effect.READ, lambda it: it.ping(), Pingable)
         except TimeoutError:
-            status, problem = "unhealthy", f"no answer within {PING_S:g} s"
+            status, problem = "unhealthy", f"no answer within {self._ping_s:g} s"
         except Refused as refusal:
             status = "unhealthy" if refusal.code == "circuit_open" else "degraded"
             problem = refusal.message
@@ -88,7 +95,7 @@ class HealthCheck:
             if name == OWN_TARGET or DeadLetterQueue not in self._targets.info(name).capabilities:
                 continue
             try:
-                with anyio.fail_after(PING_S):
+                with anyio.fail_after(self._ping_s):
                     stats = await self._sub_call(
                         name, Effect.READ, lambda queue: queue.stats(), DeadLetterQueue
                     )

@@ -56,9 +56,12 @@ def budgets_of(call: Call, limits: LimitSettings, *, tightening: bool) -> tuple[
     if call.effect is Effect.READ or tightening:
         return ()
     target = call.target or call.about or OWN_TARGET
+    # Steps of one recovery follow each other on one object: each tool has its own budget there,
+    # so that a repair is not locked out half-way, and none can loop.
+    step = f"|{call.tool.name}" if call.tool.recovery else ""
     budgets = [
         Budget(
-            key=f"object|{target}|{call.object}",
+            key=f"object|{target}|{call.object}{step}",
             name=f"writes on {call.object or target}",
             limit=limits.writes_per_object,
             window_s=OBJECT_WINDOW_S,

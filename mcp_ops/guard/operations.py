@@ -6,6 +6,7 @@ its record. A lease says to other processes that it is alive; it is renewed for 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError
 from mcp_ops.records import Ledger
 
+_log = logging.getLogger("mcp_ops.guard")
 LEASE_S = 15.0
 _RENEW_S = 5.0
 
@@ -113,15 +115,21 @@ class Operations:
             raise running.error
         return running.result
 
-    async def keep_leases(self) -> None:
+    async def keep_leases(self, every_s: float = _RENEW_S) -> None:
         """Renew the leases of what runs, for as long as the server does."""
         while True:
-            await anyio.sleep(_RENEW_S)
+            await anyio.sleep(every_s)
             for running in list(self._by_id.values()):
                 if running.began:
-                    await self._ledger.renew(
-                        running.id, self._clock.now() + LEASE_S, running.shown()
-                    )
+                    await self._renew(running)
+
+    async def _renew(self, running: Running) -> None:
+        try:
+            lease = self._clock.now() + LEASE_S
+            await self._ledger.renew(running.id, lease, running.shown())
+        except OpsError as error:
+            # Not renewed, it may be given up as unknown: its end is then recorded as a correction.
+            _log.warning("the lease of %s was not renewed: %s", running.id, error.code)
 
     async def drain(self, seconds: float) -> int:
         """Wait for what runs to end; answers how many did not."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -21,25 +21,21 @@ import anyio
 from mcp_ops.call import Call, new_id
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock
-from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
+from mcp_ops.errors import Internal, OpsError, RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
 from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
-from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
-    RATE_FACTORS,
     RESTRICTED_ITEMS,
     applying,
     effective,
-    is_loosening,
-    is_tightening,
-    modes_allowed,
 )
 from mcp_ops.guard.operations import Operations, Running
-from mcp_ops.guard.policy import Decision, Policy
+from mcp_ops.guard.plan import Plan, Planner
+from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets
@@ -48,7 +44,6 @@ from mcp_ops.guard.writes import Writes
 from mcp_ops.ports import (
     OWN_TARGET,
     Admission,
-    AdmitRequest,
     CircuitPolicy,
     HotStore,
     Mode,
@@ -57,17 +52,6 @@ from mcp_ops.ports import (
 from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the guard is going to ask of the store and of people for one call."""
-
-    call: Call
-    info: TargetInfo | None
-    decision: Decision
-    request: AdmitRequest
-    tightening: bool
 
 
 class Guard:
@@ -102,6 +86,13 @@ class Guard:
             minimum_calls=settings.circuit.minimum_calls,
             window_s=settings.circuit.window_s,
             open_s=settings.circuit.open_s,
+        )
+        self._planner = Planner(
+            limits=settings.limits,
+            circuit=self.circuit_policy,
+            policy=self.policy,
+            targets=targets,
+            hot=hot,
         )
         self._approver = Approver(approvals, clock, redactor)
         self._reads = Reads(clock, attempts=settings.limits.read_attempts)
@@ -184,7 +175,7 @@ class Guard:
             try:
                 return settle.settle(
                     result,
-                    target=call.target or call.about,
+                    target=call.target or call.about or OWN_TARGET,
                     at=self.clock.now(),
                     redactor=self.redactor,
                     limit_bytes=self.settings.limits.result_bytes,
@@ -212,21 +203,33 @@ class Guard:
             if holder is not None:
                 await self.hot.give_back(plan.request, admission)
                 return holder
-            result = await self._actor.act(
-                call,
-                frame,
-                deadline_s=call.tool.timeout_s,
-                running=running,
-                probe=admission.probe,
-            )
+            async with self._budgets_back(plan):
+                result = await self._actor.act(
+                    call,
+                    frame,
+                    deadline_s=call.tool.timeout_s,
+                    running=running,
+                    probe=admission.probe,
+                )
         return settle.settle(
             result,
-            target=call.target or call.about,
+            target=call.target or call.about or OWN_TARGET,
             at=self.clock.now(),
             redactor=self.redactor,
             limit_bytes=self.settings.limits.result_bytes,
             ask_again=False,
         )
+
+    @asynccontextmanager
+    async def _budgets_back(self, plan: Plan) -> AsyncIterator[None]:
+        """A write of which nothing was executed is no use of its budgets."""
+        try:
+            yield
+        except OpsError as error:
+            if error.executed == "no":
+                with anyio.CancelScope(shield=True):
+                    await self.hot.give_back_budgets(plan.request)
+            raise
 
     async def sub_call(
         self,
@@ -265,33 +268,7 @@ class Guard:
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
     async def _plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
-        if info is None and call.target:
-            info = self.targets.info(call.target)
-        about = info or (self.targets.info(call.about) if call.about else None)
-        tightening = loosening = False
-        if call.tool.own and call.effect is not Effect.READ:
-            entries = await self.hot.modes()
-            tightening = is_tightening(call, entries)
-            loosening = is_loosening(call, entries)
-        decision = self.policy.decide(call, about)
-        if tightening:
-            decision = replace(decision, require="none", rule="tightening")
-        elif loosening and decision.require in ("none", "confirm"):
-            decision = replace(decision, require="approve", rule="loosening")
-        limits = self.settings.limits
-        request = AdmitRequest(
-            call_id=call.id,
-            target=call.target or call.about or OWN_TARGET,
-            principal=call.caller.principal,
-            take=True,
-            modes_allowed=modes_allowed(call, info, always=tightening or loosening),
-            rate_factors=RATE_FACTORS,
-            rates=() if tightening else rates_of(call, info, limits, sub=sub),
-            budgets=() if sub else budgets_of(call, limits, tightening=tightening),
-            use_circuit=bool(call.target) and call.target != OWN_TARGET and not call.tool.recovery,
-            circuit=self.circuit_policy,
-        )
-        plan = Plan(call=call, info=info, decision=decision, request=request, tightening=tightening)
+        plan = await self._planner.plan(call, info=info, sub=sub)
         self._refuse(plan)
         return plan
 

@@ -116,12 +116,12 @@ class Frame:
             said = {
                 "arguments": shown_arguments(call),
                 "reason": call.reason,
+                "object": call.object,
                 "evidence": dict(evidence),
             }
             known = {
                 **clean(said, self._redactor),
                 "target": call.target or call.about,
-                "object": call.object,
                 "effect": call.tool.effect.value,
                 "dry_run": call.dry_run,
                 "digest": call.digest,

@@ -10,6 +10,7 @@ from mcp_ops.capabilities.base import Result
 from mcp_ops.clock import rfc3339
 from mcp_ops.redact import Redactor
 
+_CUTS = 200
 _CUT = {"cut": "too large"}
 _MARGIN = 640  # room for what is added after this: audit id, replayed, targets of next steps
 
@@ -63,11 +64,13 @@ def _size(data: dict[str, Any]) -> int:
 
 
 def _cut(data: dict[str, Any], limit: int) -> dict[str, Any]:
-    for _ in range(200):
+    for _ in range(_CUTS):
         over = _size(data) - limit
         if over <= 0:
             return data
-        holder, key = _longest(data)
+        holder, key, length = _longest(data)
+        if length * _CUTS < over:  # a heap of small values: cutting them one by one is no use
+            break
         value = holder[key]
         if isinstance(value, str):
             keep = max(0, len(value) - over - 40)
@@ -91,8 +94,8 @@ def _without_open_objects(data: dict[str, Any], limit: int) -> dict[str, Any]:
     return data
 
 
-def _longest(node: Any) -> tuple[Any, Any]:
-    """The largest string or list anywhere in the data, by the place that holds it."""
+def _longest(node: Any) -> tuple[Any, Any, int]:
+    """The largest string or list anywhere in the data: the place that holds it, and its size."""
     best: tuple[int, Any, Any] = (0, {}, "")
     stack = [node]
     while stack:
@@ -108,7 +111,7 @@ def _longest(node: Any) -> tuple[Any, Any]:
                 stack.append(value)
             elif isinstance(value, dict):
                 stack.append(value)
-    return best[1], best[2]
+    return best[1], best[2], best[0]
 
 
 def _scrub(node: Any) -> Any:

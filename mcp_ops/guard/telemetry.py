@@ -12,6 +12,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from mcp_ops.call import Call
+from mcp_ops.errors import OpsError, Refused
 
 _tracer = trace.get_tracer("mcp_ops.guard")
 _meter = metrics.get_meter("mcp_ops.guard")
@@ -43,7 +44,11 @@ def call_span(call: Call) -> Iterator[Span]:
                     "mcp_ops.principal": call.caller.principal,
                 }
             )
-        yield span
+        try:
+            yield span
+        except OpsError as error:  # its record is closed after this span has ended
+            _say(span, "refused" if isinstance(error, Refused) else "failed", error.code)
+            raise
 
 
 def ended(
@@ -57,7 +62,10 @@ def ended(
         _upstream.add(upstream_calls, {"tool": tool, "target": target})
     if verdict == "refused":
         _refusals.add(1, {"code": code, "target": target})
-    span = trace.get_current_span()
+    _say(trace.get_current_span(), verdict, code)
+
+
+def _say(span: Span, verdict: str, code: str) -> None:
     if span.is_recording():
         span.set_attribute("mcp_ops.verdict", verdict)
         if code:

@@ -25,6 +25,7 @@ from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.records import Entry, FailedOperation, FailedOperations, Ledger, Operation
 from mcp_ops.redact import Redactor
 
+_REPLAYED = "This is the recorded answer; to run it again pass a new idempotency_key."
 _log = logging.getLogger("mcp_ops.guard")
 
 
@@ -233,7 +234,9 @@ class Writes:
             return {**self._handle(call, operation.id), "replayed": True}
         answer = orjson.loads(operation.answer) if operation.answer else {}
         known = answer or _lost(call, self._clock, audit_id=operation.id)
-        return {**known, "replayed": True}
+        # The same call is answered from the record, however the target changed meanwhile.
+        plan = known.get("plan") or [_REPLAYED]
+        return {**known, "plan": plan, "replayed": True}
 
     def _handle(self, call: Call, operation_id: str) -> dict[str, Any]:
         return {

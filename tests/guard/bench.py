@@ -35,6 +35,7 @@ from mcp_ops.server import OpsServer, Published, Reply
 from mcp_ops.settings import GuardSettings, LimitSettings, PolicyRule
 from mcp_ops.stores.sqlite.embedded import Stores, open_stores
 from mcp_ops.tool import Tool, schemas_of
+from mcp_ops.transport import bind_caller, seal
 from tests.guard.shelf import SHELF_CAPABILITIES, SHELF_TOOLS, ShelfAdapter, World
 
 SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy"})
@@ -57,6 +58,7 @@ OPEN_LIMITS = LimitSettings(
 )
 OPEN = GuardSettings(limits=OPEN_LIMITS)
 WHY = "a test wants it"
+SEAL = b"a key of the tests, 32 bytes long"
 
 
 @dataclass
@@ -82,18 +84,18 @@ class Bench:
     def world(self) -> World:
         return self.worlds["shelf"]
 
-    async def reply(self, tool: str, caller: Caller = AGENT, **arguments: Any) -> Reply:
+    async def reply(self, tool: str, caller: Caller = AGENT, /, **arguments: Any) -> Reply:
         with anyio.fail_after(20):
             return await self.server.call_tool(tool, arguments, caller)
 
-    async def ok(self, tool: str, caller: Caller = AGENT, **arguments: Any) -> dict[str, Any]:
+    async def ok(self, tool: str, caller: Caller = AGENT, /, **arguments: Any) -> dict[str, Any]:
         """A success, whose text is its structured content."""
         reply = await self.reply(tool, caller, **arguments)
         assert not reply.is_error, reply.text
         assert reply.structured == orjson.loads(reply.text)
         return reply.structured or {}
 
-    async def error(self, tool: str, caller: Caller = AGENT, **arguments: Any) -> dict[str, Any]:
+    async def error(self, tool: str, caller: Caller = AGENT, /, **arguments: Any) -> dict[str, Any]:
         """An error, which has no structured content."""
         reply = await self.reply(tool, caller, **arguments)
         assert reply.is_error, reply.text
@@ -101,15 +103,15 @@ class Bench:
         body: dict[str, Any] = orjson.loads(reply.text)["error"]
         return body
 
-    async def code(self, tool: str, caller: Caller = AGENT, **arguments: Any) -> str:
+    async def code(self, tool: str, caller: Caller = AGENT, /, **arguments: Any) -> str:
         """The error's code, or `ok`."""
         reply = await self.reply(tool, caller, **arguments)
         return str(orjson.loads(reply.text)["error"]["code"]) if reply.is_error else "ok"
 
-    async def put(self, caller: Caller = AGENT, **arguments: Any) -> dict[str, Any]:
+    async def put(self, caller: Caller = AGENT, /, **arguments: Any) -> dict[str, Any]:
         return await self.ok("put_item", caller, **{"name": "a", "reason": WHY, **arguments})
 
-    async def question(self, tool: str, caller: Caller, **arguments: Any) -> Question:
+    async def question(self, tool: str, caller: Caller, /, **arguments: Any) -> Question:
         """The question that a call ends in."""
         with pytest.raises(NeedsAnswer) as caught:
             await self.reply(tool, caller, **arguments)
@@ -262,6 +264,7 @@ async def bench(
             version="0",
             user="host",
         )
+        seal(server.mcp, [SEAL], bind_caller("host"))
         await stack.enter_async_context(targets.serving(tasks))
         yield Bench(
             guard=guard,

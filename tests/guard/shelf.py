@@ -19,13 +19,16 @@ from mcp_ops.capabilities.base import (
     Capability,
     Effect,
     Model,
+    NextStep,
     Page,
     Result,
+    Undo,
     UntrustedText,
     WriteResult,
     destroys,
     writes,
 )
+from mcp_ops.capabilities.deadletters import DeadLetterStats
 from mcp_ops.capabilities.usage import ApiUsageSource, UsageReading
 from mcp_ops.params import Cursor, Limit, ObjectName, Sensitive
 from mcp_ops.tool import Linked, Tool, Write, tool
@@ -77,6 +80,7 @@ class World:
     evidence: dict[str, Any] = field(default_factory=dict)
     reading: UsageReading | None = None
     opened: int = 0
+    letters: int = 0
     opening: list[Plan] = field(default_factory=list)
 
     async def next(self, what: str) -> None:
@@ -165,6 +169,9 @@ class ShelfAdapter(Adapter):
         assert self.world.reading is not None
         return self.world.reading
 
+    async def stats(self) -> DeadLetterStats:
+        return DeadLetterStats(total=self.world.letters, examined=0, level="ok")
+
     @property
     def size(self) -> int:
         return len(self.world.items)
@@ -200,13 +207,23 @@ async def put_one(shelf: Shelf, name: Name, write: Write) -> ItemPut:
 @tool(effect=Effect.WRITE, recovery=True)
 async def mend_shelf(shelf: Shelf, write: Write) -> ItemPut:
     """Repair the shelf."""
-    return ItemPut(outcome="verified", evidence=await shelf.put("mended"))
+    return ItemPut(
+        outcome="verified",
+        evidence=await shelf.put("mended"),
+        undo=Undo(tool="drop_item", arguments={"name": "mended"}),
+        next_steps=[
+            NextStep(tool="look_at_item", arguments={"name": "mended"}, why="See it."),
+            NextStep(tool="get_health", why="See all."),
+        ],
+    )
 
 
 @tool(effect=Effect.DESTROY)
 async def drop_item(shelf: Shelf, name: Name, write: Write) -> ItemPut:
     """Drop an item for good."""
     if write.dry_run:
+        write.progress(1, 1, "planned")
+        assert not write.cancelled()
         return ItemPut(outcome="planned", plan=[f"Drop {name}."])
     return ItemPut(outcome="verified", name=name, evidence=await shelf.drop(name))
 

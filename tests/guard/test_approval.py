@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mcp_ops.call import Question
+from mcp_ops.call import Answer, Question
 from mcp_ops.guard.approval import MAX_PENDING
 from mcp_ops.guard.policy import Policy, covers
 from mcp_ops.settings import GuardSettings, PolicyRule
@@ -81,7 +81,7 @@ def test_an_approval_covers_no_more_than_was_asked() -> None:
 async def test_a_client_of_the_session_era_is_asked_within_the_call(tmp_path: Path) -> None:
     asked: list[Question] = []
 
-    async def ask(question: Question) -> str:
+    async def ask(question: Question) -> Answer:
         asked.append(question)
         return "accept"
 
@@ -413,7 +413,7 @@ async def test_a_question_decided_elsewhere_while_the_terminal_asked_is_denied_h
 ) -> None:
     async with bench(tmp_path) as b:
 
-        async def ask(question: Question) -> str:
+        async def ask(question: Question) -> Answer:
             await b.approve(question.id, approved=False)
             return "accept"
 

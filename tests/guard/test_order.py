@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_ops.call import Answer
 from mcp_ops.errors import ConnectionLost, RefusalCode, Unreachable
 from mcp_ops.guard import checks
 from mcp_ops.ports import CircuitPhase, CircuitState, Mode
@@ -96,7 +97,7 @@ async def test_what_is_refused_for_several_reasons_names_the_first_and_touches_n
         seen.append(await b.code("put_item", reader, **asked))
         seen.append(await b.code("put_item", **asked))
         assert b.world.asked == []
-    settings.pop("freeze")  # type: ignore[arg-type]
+    settings.pop("freeze")
     async with bench(
         tmp_path, settings=GuardSettings.model_validate(settings), rules=ask_people
     ) as b:
@@ -325,7 +326,7 @@ async def test_a_state_that_changed_between_look_and_take_is_refused_and_may_be_
     """The person's answer takes a while; meanwhile the target's circuit opens."""
     async with bench(tmp_path) as b:
 
-        async def ask(_question: object) -> str:
+        async def ask(_question: object) -> Answer:
             await open_circuit(b)
             return "accept"
 
@@ -344,3 +345,16 @@ async def test_what_a_target_did_without_answering_is_unknown_and_no_refusal(
     async with bench(tmp_path) as b:
         b.world.after.append(ConnectionLost("The connection broke."))
         assert (await b.put())["outcome"] == "unknown"
+
+
+async def test_what_leads_on_names_the_target(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        found = await b.ok("mend_shelf", reason=WHY)
+        assert found["undo"] == {
+            "tool": "drop_item",
+            "arguments": {"target": "shelf", "name": "mended"},
+        }
+        assert [step["arguments"] for step in found["next_steps"]] == [
+            {"target": "shelf", "name": "mended"},
+            {},
+        ]

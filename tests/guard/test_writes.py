@@ -11,6 +11,7 @@ import anyio
 import orjson
 import pytest
 
+from mcp_ops.call import Answer
 from mcp_ops.errors import (
     ConnectionLost,
     Internal,
@@ -39,6 +40,10 @@ async def test_a_repeat_answers_the_recorded_outcome_and_runs_nothing(tmp_path: 
     async with bench(tmp_path) as b:
         first = await b.ok("put_item", **X)
         again = await b.ok("put_item", **{**X, "reason": "said in other words"})
+        assert again.pop("plan") == [
+            "This is the recorded answer; to run it again pass a new idempotency_key."
+        ]
+        first.pop("plan")
         assert again == {**first, "replayed": True}
         assert b.world.effects == ["put x"]
         assert await b.ends() == [("ok", ""), ("ok", "replayed")]
@@ -192,6 +197,70 @@ async def test_a_client_that_goes_away_in_a_write_finds_its_outcome_later(
         assert b.world.effects == ["put x"]
         ends = [e for e in await b.entries(tool="put_item") if e.kind == "ended"]
         assert [(e.verdict, e.code) for e in ends] == [("ok", ""), ("ok", "replayed")]
+
+
+async def test_a_call_that_was_asked_about_joins_the_same_write_that_began_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as b:
+        hold = b.world.hold()
+        answered, asked = anyio.Event(), anyio.Event()
+
+        async def ask(_question: object) -> Answer:
+            asked.set()
+            await answered.wait()
+            return "accept"
+
+        found: list[dict[str, Any]] = []
+
+        async def slow() -> None:
+            found.append(await b.ok("put_item", replace(AGENT, ask=ask), **X))
+
+        async def quick() -> None:
+            found.append(await b.ok("put_item", **X))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(slow)
+            with anyio.fail_after(5):
+                await asked.wait()
+            tasks.start_soon(quick)
+            with anyio.fail_after(5):
+                await hold.arrived.wait()
+            answered.set()
+            await anyio.wait_all_tasks_blocked()
+            hold.released.set()
+        assert sorted(each["replayed"] for each in found) == [False, True]
+        assert b.world.effects == ["put x"]
+        assert sorted(await b.ends()) == [("ok", ""), ("ok", "replayed")]
+
+
+async def test_a_lease_is_renewed_while_a_write_runs(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=QUICK) as b:
+        hold = b.world.hold()
+        operation = (await b.ok("put_item", **X))["operation_id"]
+        b.tasks.start_soon(b.operations.keep_leases, 0.01)
+        for _ in range(4):
+            b.clock.advance(LEASE_S - 1)
+            with anyio.fail_after(5):
+                while on_disk(b, "SELECT lease_until FROM operations")[0][0] < (
+                    b.clock.now() + LEASE_S - 0.01
+                ):
+                    await anyio.sleep(0.01)
+        assert on_disk(b, "SELECT progress FROM operations") == [("1/2 putting",)]
+        hold.released.set()
+        assert await b.operations.drain(5) == 0
+        found = await b.ok("get_operation", operation_id=operation)
+        assert found["state"] == "done"
+
+
+async def test_a_store_that_takes_no_budget_lets_no_write_pass(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        with sqlite3.connect(b.path / "s.db") as file:
+            file.execute("DROP TABLE budget_events")
+        file.close()
+        found = await b.error("put_item", **X)
+        assert found["code"] == "store_unavailable"
+        assert b.world.asked == []
 
 
 async def test_a_write_that_takes_long_answers_a_handle(tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from mcp_ops.lab.kubernetes.kinds import DEPLOYMENT, REPLICA_SET, Obj
 from mcp_ops.lab.kubernetes.owned import is_available, pods_by_owner, template_hash
 from mcp_ops.lab.kubernetes.replicasets import HASH_LABEL
-from mcp_ops.lab.kubernetes.rollout_status import tell_status
+from mcp_ops.lab.kubernetes.rollout_status import Bounds, tell_status
 from mcp_ops.lab.kubernetes.store import new_uid
 from mcp_ops.lab.kubernetes.world import World, controller_uid, owner_reference
 
@@ -42,33 +40,6 @@ def template_of(replica_set: Obj) -> Obj:
     template: Obj = copy.deepcopy(replica_set["spec"]["template"])
     template["metadata"].get("labels", {}).pop(HASH_LABEL, None)
     return template
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How many pods a rolling update may have too many and too few."""
-
-    replicas: int
-    surge: int
-    unavailable: int
-
-    @classmethod
-    def of(cls, spec: Obj) -> Bounds:
-        """The bounds that a deployment's strategy asks for."""
-        replicas = spec["replicas"]
-        rolling = spec["strategy"].get("rollingUpdate") or {}
-        surge = _count(rolling.get("maxSurge", 0), replicas, up=True)
-        unavailable = _count(rolling.get("maxUnavailable", 0), replicas, up=False)
-        if surge == 0 and unavailable == 0:
-            unavailable = 1
-        return cls(replicas=replicas, surge=surge, unavailable=min(unavailable, replicas))
-
-
-def _count(value: Any, replicas: int, *, up: bool) -> int:
-    if isinstance(value, int):
-        return value
-    share = int(str(value).rstrip("%")) * replicas / 100
-    return math.ceil(share) if up else math.floor(share)
 
 
 class Deployments:

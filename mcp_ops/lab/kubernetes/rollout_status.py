@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import math
+from dataclasses import dataclass
+from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.kinds import DEPLOYMENT, Obj
 from mcp_ops.lab.kubernetes.owned import without_zeros
 from mcp_ops.lab.kubernetes.store import from_rfc3339
 from mcp_ops.lab.kubernetes.world import World
 
-if TYPE_CHECKING:
-    from mcp_ops.lab.kubernetes.deployments import Bounds
-
 _DONE: Final = "NewReplicaSetAvailable"
 _LATE: Final = "ProgressDeadlineExceeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many pods a rolling update may have too many and too few."""
+
+    replicas: int
+    surge: int
+    unavailable: int
+
+    @classmethod
+    def of(cls, spec: Obj) -> Bounds:
+        """The bounds that a deployment's strategy asks for."""
+        replicas = spec["replicas"]
+        rolling = spec["strategy"].get("rollingUpdate") or {}
+        surge = _count(rolling.get("maxSurge", 0), replicas, up=True)
+        unavailable = _count(rolling.get("maxUnavailable", 0), replicas, up=False)
+        if surge == 0 and unavailable == 0:
+            unavailable = 1
+        return cls(replicas=replicas, surge=surge, unavailable=min(unavailable, replicas))
+
+
+def _count(value: Any, replicas: int, *, up: bool) -> int:
+    if isinstance(value, int):
+        return value
+    share = int(str(value).rstrip("%")) * replicas / 100
+    return math.ceil(share) if up else math.floor(share)
 
 
 def tell_status(

@@ -125,12 +125,16 @@ class HotStore:
             return
         self._refund(request, admission.rates, admission.marks)
         with anyio.CancelScope(shield=True):
-            if request.budgets:
-                await self._database.write(
-                    lambda c: budgets.give_back(c, request.budgets, request.call_id), durable=False
-                )
+            await self.give_back_budgets(request)
             if admission.probe:
                 await self._change(request.target, lambda c: circuits.untouched(c, probe=True))
+
+    async def give_back_budgets(self, request: AdmitRequest) -> None:
+        """Return the budgets alone: the call reached the target, and nothing was executed."""
+        if request.budgets:
+            await self._database.write(
+                lambda c: budgets.give_back(c, request.budgets, request.call_id), durable=False
+            )
 
     async def record(
         self, target: str, health: Health, *, error: str, probe: bool, policy: CircuitPolicy
