@@ -139,7 +139,9 @@ def parse(
         target=target,
         arguments=arguments,
         caller=caller,
-        digest=digest_of(tool.name, target, values),
+        digest=digest_of(
+            tool.name, target, {k: v for k, v in values.items() if k not in tool.manner}
+        ),
         about="" if about == "all" else about,
         object=tool.object_of(arguments),
         reason=str(values.get("reason", "")),

@@ -15,6 +15,11 @@ class Sensitive:
     """Marks an argument that is a secret: never stored, shown or logged, only fingerprinted."""
 
 
+class Manner:
+    """Marks an argument of a write that says how long to wait for the effect, not what to do: with
+    another value it is the same write, and the same question to a person."""
+
+
 Limit = Annotated[int, Field(description="Page size.", ge=1, le=200)]
 Cursor = Annotated[str, Field(description="Last next_cursor.", max_length=512)]
 Ids = Annotated[

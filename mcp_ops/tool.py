@@ -18,7 +18,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
-from mcp_ops.params import ObjectName, Sensitive
+from mcp_ops.params import Manner, ObjectName, Sensitive
 from mcp_ops.ports import Port
 from mcp_ops.schema import ToolSchemas, input_schema, output_schema, shipped_schemas
 
@@ -99,6 +99,7 @@ class Tool:
     result: type[Result]
     object_field: str
     sensitive: frozenset[str]
+    manner: frozenset[str] = frozenset()
 
     @property
     def input_schema(self) -> Mapping[str, Any]:
@@ -200,6 +201,7 @@ def tool(
             result=result,
             object_field=_marked(parts.fields, ObjectName),
             sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
+            manner=frozenset(_all_marked(parts.fields, Manner)),
         )
 
     return build

@@ -144,7 +144,7 @@ class CircuitChange(WriteResult):
 class HotTool(Model):
     """Upstream calls that one tool spent for one principal."""
 
-    tool: str
+    tool: UntrustedLine
     principal: str
     calls: int
     upstream_calls: int
@@ -165,7 +165,7 @@ class AuditItem(Model):
     at: Moment
     call_id: str
     kind: str
-    tool: str
+    tool: UntrustedLine
     target: str | None = None
     principal: str
     verdict: str | None = None

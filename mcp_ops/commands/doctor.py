@@ -129,6 +129,13 @@ def of_state_directory(directory: Path) -> Finding:
             message=f"{directory} cannot be written ({exc.strerror or 'error'}).",
             advice="Make the folder writable, or choose another with MCP_OPS_STATE_DIR.",
         )
+    if sys.platform != "win32" and directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return Finding(
+            check="store",
+            state="warn",
+            message=f"Others than its owner can put files into {directory}.",
+            advice="chmod 700 the folder: who can replace its keys can answer questions.",
+        )
     return Finding(check="store", state="ok", message=f"{directory} can be written.")
 
 

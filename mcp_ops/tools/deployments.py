@@ -21,14 +21,14 @@ from mcp_ops.capabilities.deployments import (
     WorkloadName,
 )
 from mcp_ops.errors import Failed, Upstream, UpstreamRateLimited
-from mcp_ops.params import Cursor, Limit, SinceMinutes
+from mcp_ops.params import Cursor, Limit, Manner, SinceMinutes
 from mcp_ops.tool import Write, tool
 
 Tail = Annotated[int, Field(description="Newest lines.", ge=1, le=1000)]
 Grep = Annotated[str, Field(description="Literal; a|b: either.", max_length=200)]
 Level = Annotated[LogLevel, Field(description="Lowest level.")]
 Previous = Annotated[bool, Field(description="Run before the last crash.")]
-WaitSeconds = Annotated[int, Field(description="Wait for ready.", ge=0, le=50)]
+WaitSeconds = Annotated[int, Field(description="Wait for ready.", ge=0, le=50), Manner()]
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 5.0

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import client_exceptions, http_exceptions
+from anyio.abc import SocketStream
 from kubernetes.aio.client.exceptions import OpenApiException
 from kubernetes.aio.config.config_exception import ConfigException
 
@@ -22,6 +23,7 @@ from mcp_ops.adapters.kubernetes.failures import Ask, refusal, translated
 from mcp_ops.clock import ManualClock
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 from tests.kubernetes_lab import TOKEN, answering, broken, lab, served, silent, wiring
+from tests.served import serve_raw
 
 READ = Ask(verb="get", resource="pods")
 WRITE = Ask(verb="patch", resource="deployments.apps")
@@ -219,6 +221,23 @@ async def test_redirect_to_somewhere_else_is_a_bad_answer(tmp_path: Path) -> Non
         place.between.inject("GET", LIST, away)
         with pytest.raises(errors.BadAnswer):
             await place.platform.ping()
+
+
+async def test_no_request_goes_where_a_redirect_leads(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def elsewhere(stream: SocketStream) -> None:
+        asked.append(b"somebody came")
+        await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with serve_raw(elsewhere) as other, lab(tmp_path) as place:
+        for method, path in (("GET", LIST), ("PATCH", f"{LIST}/api")):
+            place.between.inject(method, path, answering(307, b"", {"Location": f"{other}/x"}))
+        with pytest.raises(errors.BadAnswer):
+            await place.platform.ping()
+        with pytest.raises(errors.BadAnswer):
+            await place.platform.restart("api", reason="now", call_id="c", generation=1)
+    assert asked == []
 
 
 async def test_slow_and_broken_answers_are_failures(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from mcp_ops.ports import Mode
 from tests.guard.bench import AGENT, OPERATOR, WHY, Bench, bench
 from tests.guard.shelf import Item
 
-RETRY = {"target": "mcp-ops", "reason": WHY, "rate_per_s": 50.0}
+RETRY: dict[str, Any] = {"target": "mcp-ops", "reason": WHY, "rate_per_s": 50.0}
 
 
 async def failed_put(b: Bench) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
 from mcp_ops.adapters.kubernetes.access import Access
-from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api
+from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api, no_redirects
 from mcp_ops.adapters.kubernetes.describe import detail
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.listing import list_workloads
@@ -90,7 +90,10 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         )
         await access.load()
         access.configuration.retries = None
-        access.configuration.client_session_kwargs = {"auto_decompress": False}
+        access.configuration.client_session_kwargs = {
+            "auto_decompress": False,
+            "trace_configs": [no_redirects()],
+        }
         try:
             client: Any = ApiClient(configuration=access.configuration)
         except OSError as exc:  # ssl.SSLError is one: a certificate or key that can't be read

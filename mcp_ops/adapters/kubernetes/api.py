@@ -17,7 +17,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import BadAnswer, Unauthenticated
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse
+    from aiohttp import ClientResponse, TraceConfig
     from kubernetes.aio.client.api_client import ApiClient
 
 BODY_BYTES: Final = 16 * 1024 * 1024
@@ -136,6 +136,19 @@ class Api:
         if isinstance(error, Unauthenticated):
             self._access.refused()
         raise error
+
+
+def no_redirects() -> TraceConfig:
+    """A hook that ends a request at its first redirect: the library would follow it, with the
+    body of a write and wherever it leads, before anybody could look."""
+    from aiohttp import TooManyRedirects, TraceConfig
+
+    async def refuse(_session: object, _context: object, params: Any) -> None:
+        raise TooManyRedirects(params.response.request_info, (params.response,))
+
+    hooks = TraceConfig()
+    hooks.on_request_redirect.append(refuse)
+    return hooks
 
 
 async def _up_to(response: ClientResponse, limit: int) -> tuple[bytes, bool]:
