@@ -15,7 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mcp_ops.lab.proxy import proxy
-from mcp_ops.lab.redis import QUEUE_KEY, deadletters, valkey
+from mcp_ops.lab.redis import FLOOD_ITEMS, QUEUE_KEY, deadletters, valkey
 
 
 def free_port() -> int:
@@ -36,7 +36,7 @@ async def test_data_survives_a_stop_a_start_and_a_crash(tmp_path: Path) -> None:
             await server.crash()
             await server.start()
             async with server.client() as client:
-                assert await client.zcard(QUEUE_KEY) == 120
+                assert await client.zcard(QUEUE_KEY) == FLOOD_ITEMS
 
 
 async def test_slow_holds_answers_back_until_it_is_mended(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ LAB = """
 import sys, anyio
 from contextlib import suppress
 from pathlib import Path
-from mcp_ops.lab.redis import valkey
+from mcp_ops.lab.redis import FLOOD_ITEMS, valkey
 async def main():
     async with valkey(Path(sys.argv[1]), int(sys.argv[2])) as server:
-        print(server._pid, flush=True)
+        print(server.pid, flush=True)
         await anyio.sleep_forever()
 anyio.run(main)
 """
