@@ -46,6 +46,28 @@ concurrent_per_target = 1000
 [server]
 port = 0
 """
+# One target of each kind: nothing of them is opened, and the start has to stay as short.
+TARGETS = """
+[targets.vault]
+kind = "file_secrets"
+[targets.crm]
+kind = "salesforce"
+instance_url = "https://crm.example"
+[targets.crm.links]
+secrets = "vault"
+[targets.sso]
+kind = "oauth"
+token_url = "https://sso.example/token"
+client_id = "benchmark"
+[targets.shop]
+kind = "kubernetes"
+[targets.orders]
+kind = "redis"
+url = "env:BENCHMARK_REDIS"
+[targets.coordinator]
+kind = "http"
+url = "https://coordinator.example"
+"""
 KEYS = """
 [[server.keys]]
 name = "benchmark"
@@ -99,7 +121,8 @@ def contenders(scale: float) -> list[Contender]:
             name="mcp-ops, stdio",
             command=(*ours, "stdio"),
             rates=pair("stored read", STORED, 300, 1000),
-            config=LIMITS,
+            config=LIMITS + TARGETS,
+            env={"BENCHMARK_REDIS": "redis://127.0.0.1:1/0"},
         ),
         Contender(
             name="guard, stdio",

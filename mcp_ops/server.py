@@ -135,19 +135,19 @@ class OpsServer:
             frame.close("asked")
             raise
         except OpsError as error:
-            frame.close(verdict_of(error), code=error.code)
+            frame.abandon(verdict_of(error), code=error.code)
             if isinstance(error, UnknownTool):
                 raise
             return self._failure(error, frame, raw)
         except Exception:
             # The edge: what nobody expected is a defect of ours; its text stays in the log.
             _log.exception("defect in a call of %s", tame(name, 64), extra={"call": frame.call_id})
-            frame.close("error", code=Internal.code)
+            frame.abandon("error", code=Internal.code)
             hint = f"The operator finds the cause in the log under {frame.call_id}."
             return self._failure(Internal("mcp-ops failed inside.", hint=hint), frame, raw)
         finally:
             if not frame.detached:
-                frame.close("failed", code="cancelled")
+                frame.abandon("failed", code="cancelled")
 
     def _aimed(self, data: dict[str, Any]) -> dict[str, Any]:
         """Name the target in what leads on: a tool knows its capability, not what it is called."""

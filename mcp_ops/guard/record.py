@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from mcp_ops.call import Call, Caller, shown_arguments
 from mcp_ops.clock import Clock
-from mcp_ops.errors import OpsError, Refused, UnknownTool
+from mcp_ops.errors import OpsError, Refused, StoreUnavailable, UnknownTool
 from mcp_ops.guard import telemetry
 from mcp_ops.guard.settle import clean
 from mcp_ops.records import Entry, EntryKind, Ledger, Verdict
 from mcp_ops.redact import Redactor, tame
+
+_log = logging.getLogger("mcp_ops.guard")
 
 
 class Frame:
@@ -105,9 +108,20 @@ class Frame:
         return entry
 
     def close(self, verdict: Verdict, *, code: str = "", outcome: str = "") -> None:
-        """Close with a line that is written in the next batch; a closed frame stays as it is."""
+        """Close with a line that is written in the next batch; a closed frame stays as it is.
+
+        Raises `StoreUnavailable` when no more lines can wait: what was not answered yet is then
+        refused, and what is an error already stays the error that it is (`abandon`).
+        """
         if not self.closed:
             self._ledger.note(self.ended(verdict, code=code, outcome=outcome))
+
+    def abandon(self, verdict: Verdict, *, code: str = "") -> None:
+        """Close a call that ends in an error anyway; a line that finds no room goes to the log."""
+        try:
+            self.close(verdict, code=code)
+        except StoreUnavailable:
+            _log.error("no room for the record of a call", extra={"call_id": self.call_id})
 
     def _entry(self, kind: EntryKind, evidence: Mapping[str, Any], **end: Any) -> Entry:
         call, caller = self._call, self._caller
