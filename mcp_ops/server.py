@@ -203,7 +203,7 @@ class OpsServer:
 
     async def _on_call_tool(
         self, ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
-    ) -> types.CallToolResult | types.InputRequiredResult:
+    ) -> Any:
         caller = self._caller(ctx, params)
         try:
             reply = await self.call_tool(params.name, params.arguments or {}, caller)
@@ -211,11 +211,15 @@ class OpsServer:
             return _input_required(ending.question)
         except UnknownTool as error:
             raise MCPError(code=types.INVALID_PARAMS, message=error.message) from None
-        return types.CallToolResult(
-            content=[types.TextContent(text=reply.text)],
-            structured_content=reply.structured,
-            is_error=reply.is_error,
-        )
+        # In wire form: the SDK holds it against the revision's own model all the same.
+        wire: dict[str, Any] = {
+            "content": [{"type": "text", "text": reply.text}],
+            "isError": reply.is_error,
+            "resultType": "complete",
+        }
+        if reply.structured is not None:
+            wire["structuredContent"] = reply.structured
+        return wire
 
     def _caller(
         self, ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
