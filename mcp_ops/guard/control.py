@@ -27,7 +27,7 @@ from mcp_ops.guard import shown
 from mcp_ops.guard.act import current
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
 from mcp_ops.guard.limits import destroys_budget, principal_rate, target_rate, writes_budget
-from mcp_ops.guard.modes import at_least_as_strict, effective, loosens
+from mcp_ops.guard.modes import at_least_as_strict, effective, loosens, slowest
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.ports import (
@@ -85,18 +85,20 @@ class Control:
         """Everything that may refuse a call now."""
         guard, limits = self._p.guard, self._p.guard.settings.limits
         principal = self._caller.principal
+        entries = await guard.hot.modes()
         rates = [principal_rate(principal, limits)]
         for name in guard.targets.names():
             rate = target_rate(guard.targets.info(name), limits)
-            if rate is not None:
-                rates.append(rate)
+            factor = slowest(entries, name)
+            if rate is not None and factor:  # a target that admits nothing has its mode above
+                rates.append(dataclasses.replace(rate, per_minute=rate.per_minute * factor))
         budgets = (writes_budget(principal, limits), destroys_budget(principal, limits))
         pending = [a for a in await self._p.approvals.recent(100) if a.state == "pending"]
         return GuardStatus(
             target=OWN_TARGET,
             profile=guard.policy.profile_for(self._caller.channel),
             enforcement=guard.settings.enforcement,
-            modes=[shown.mode_info(entry) for entry in await guard.hot.modes()],
+            modes=[shown.mode_info(entry) for entry in entries],
             limits=[
                 LimitInfo(
                     name=state.name,

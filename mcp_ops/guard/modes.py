@@ -77,6 +77,11 @@ def effective(entries: Iterable[ModeEntry], target: str) -> Mode:
     return mine[0].mode if mine else Mode.NORMAL
 
 
+def slowest(entries: Iterable[ModeEntry], target: str) -> float:
+    """By how much the modes in force slow a target's rate down."""
+    return min((RATE_FACTORS[entry.mode] for entry in applying(entries, target)), default=1.0)
+
+
 def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) -> Mode:
     """The mode that a reading asks for, with hysteresis: between `normal` and `restrict` a target
     stays as it is, except that it leaves critical below the critical threshold."""

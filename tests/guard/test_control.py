@@ -468,3 +468,15 @@ async def test_a_linked_store_that_did_not_open_is_tried_again(tmp_path: Path) -
             await b.targets.adapter("shelf")
         adapter = await b.targets.adapter("shelf")
         assert adapter.wiring.secrets is await b.targets.adapter("depot")
+
+
+async def test_the_status_shows_the_rate_that_the_mode_leaves(tmp_path: Path) -> None:
+    metered = shelf_target(metered=True)
+    async with bench(tmp_path, infos=(metered,)) as b:
+        full = {limit.name: limit.per_minute for limit in (await b.control().status()).limits}
+        await b.set_mode(Mode.RESTRICTIVE, scope="shelf")
+        slow = {limit.name: limit.per_minute for limit in (await b.control().status()).limits}
+        assert slow["calls to shelf"] == full["calls to shelf"] / 4
+        await b.set_mode(Mode.LOCKDOWN, scope="shelf")
+        none = {limit.name for limit in (await b.control().status()).limits}
+        assert "calls to shelf" not in none
