@@ -25,6 +25,7 @@ _log = logging.getLogger("mcp_ops.guard")
 
 T = TypeVar("T")
 SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitable[Any]]
+Retry = Callable[[Callable[[], Awaitable[Result]]], Awaitable[Result]]
 MakePort = Callable[[type, Call], Any]
 
 
@@ -81,9 +82,19 @@ class Actor:
         self._sub_call = sub_call
 
     async def act(
-        self, call: Call, frame: Frame, *, deadline_s: float, running: Running | None, probe: bool
+        self,
+        call: Call,
+        frame: Frame,
+        *,
+        deadline_s: float,
+        running: Running | None,
+        probe: bool,
+        retry: Retry | None = None,
     ) -> Result:
-        """Call the tool's function. Raises what the adapter raised, or `DeadlineExceeded`."""
+        """Call the tool's function. Raises what the adapter raised, or `DeadlineExceeded`.
+
+        `retry` may call it again within the deadline: to the circuit that is one call.
+        """
         arguments = {
             name: value for name, value in dict(call.arguments).items() if name not in WRITE_FIELDS
         }
@@ -94,8 +105,11 @@ class Actor:
         for parameter, port in call.tool.ports.items():
             arguments[parameter] = self._make_port(port, call)
         async with self.attempt(call.target, deadline_s=deadline_s, probe=probe):
-            injected = await self._inject(call, frame)
-            return await call.tool.function(injected, **arguments)
+
+            async def once() -> Result:
+                return await call.tool.function(await self._inject(call, frame), **arguments)
+
+            return await (once() if retry is None else retry(once))
 
     @asynccontextmanager
     async def attempt(self, target: str, *, deadline_s: float, probe: bool) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -161,17 +162,17 @@ class Guard:
             deadline = self.settings.limits.bulk_timeout_s
         deadline = min(deadline, call.tool.timeout_s)
         ends = self.clock.monotonic() + deadline
+        retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
         while True:
-
-            async def attempt(asked: Call = call) -> Any:
-                left = max(0.05, ends - self.clock.monotonic())
-                return await self._actor.act(
-                    asked, frame, deadline_s=left, running=None, probe=admission.probe
-                )
-
-            retry = self._once if admission.probe else self._reads.retry
-            result = await retry(plan.request.target, attempt)
+            result = await self._actor.act(
+                call,
+                frame,
+                deadline_s=max(0.05, ends - self.clock.monotonic()),
+                running=None,
+                probe=admission.probe,
+                retry=None if admission.probe else retry,
+            )
             try:
                 return settle.settle(
                     result,
@@ -184,10 +185,6 @@ class Guard:
             except settle.TooLarge as page:
                 asked_again += 1
                 call = _with_limit(call, page.fitting if asked_again < _PAGES else 1)
-
-    @staticmethod
-    async def _once(_target: str, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        return await attempt()
 
     async def _write(
         self, plan: Plan, consent: Consent, frame: Frame, running: Running

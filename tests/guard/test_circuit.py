@@ -87,12 +87,15 @@ async def test_a_failed_probe_opens_it_again(tmp_path: Path) -> None:
 
 async def test_a_probe_is_one_attempt_whatever_the_retries_are(tmp_path: Path) -> None:
     async with bench(tmp_path, settings=GuardSettings(limits=OPEN_LIMITS)) as b:
-        b.world.plans += [Unreachable("down")] * 3
-        assert await b.code("look_at_item", name="x") == "unreachable"
+        b.world.plans += [Unreachable("down")] * 9
+        for number in range(3):  # a call that was tried again is one failure
+            assert await phase(b) == "closed", number
+            assert await b.code("look_at_item", name="x") == "unreachable"
         assert await phase(b) == "open"
+        assert len(b.world.asked) > 3
         b.clock.advance(61)
         b.world.asked.clear()
-        b.world.plans += [Unreachable("down")] * 3
+        b.world.plans[:] = [Unreachable("down")] * 3
         assert await b.code("look_at_item", name="x") == "unreachable"
         assert b.world.asked == ["look x"]
 
