@@ -49,10 +49,8 @@ _PATTERNS: tuple[re.Pattern[str], ...] = (
         r"|refresh[_-]?token|id[_-]?token|auth[_-]?token|client[_-]?secret|private[_-]?key"
         r"|credential))[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{4,}"
     ),
-    # With a digit in it: "INVALID_SESSION_ID: Session expired" is no secret.
-    re.compile(
-        r"(?P<keep>(?i:session[_-]?id)[\"']?\s*[=:]\s*[\"']?)(?=[^\s\"']*\d)[^\s\"'&,;}]{8,}"
-    ),
+    # Not the error code INVALID_SESSION_ID, after which a sentence stands.
+    re.compile(r"(?P<keep>(?<!INVALID_)(?i:session[_-]?id)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{4,}"),
 )
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:password|passwd|secret|api_?key|access_?token|refresh_?token|id_?token"

@@ -120,3 +120,11 @@ def test_a_fingerprint_tells_secrets_apart_and_gives_none_away() -> None:
     assert first == fingerprint("secret-a") != second
     assert len(first) == 12
     assert fingerprint("\ud800")
+
+
+def test_session_ids_are_masked_and_the_error_code_about_them_stays_readable() -> None:
+    redactor = Redactor()
+    for text in ("session_id=abcd", "my_session_id: letters", 'sessionId="short"'):
+        assert redactor.text(text).count(MASK) == 1, text
+    said = "INVALID_SESSION_ID: Session expired or invalid"
+    assert redactor.text(said) == said
