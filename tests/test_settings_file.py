@@ -99,8 +99,18 @@ def test_an_empty_variable_counts_as_not_set(place: Place) -> None:
         ("CIRCUIT_BREAKER_THRESHOLD", "5", lambda s: s.guard.circuit.threshold, 5),
         ("CIRCUIT_BREAKER_TIMEOUT", "90", lambda s: s.guard.circuit.open_s, 90),
         ("DLQ_RETENTION_DAYS", "14", lambda s: s.deadletters.retention_days, 14),
-        ("MCP_OPS_STORE_HOT", "sqlite", lambda s: s.store.hot, "sqlite"),
-        ("MCP_OPS_STORE_LEDGER", "sqlite", lambda s: s.store.ledger, "sqlite"),
+        (
+            "MCP_OPS_STORE_HOT",
+            "rediss://:a-password@cache:6380/0",
+            lambda s: s.store.hot.get_secret_value(),
+            "rediss://:a-password@cache:6380/0",
+        ),
+        (
+            "MCP_OPS_STORE_LEDGER",
+            "postgresql://ops:a-password@db/ops",
+            lambda s: s.store.ledger.get_secret_value(),
+            "postgresql://ops:a-password@db/ops",
+        ),
     ],
 )
 def test_each_variable_sets_its_setting(
