@@ -199,11 +199,18 @@ class StoreSettings(Frozen):
         SecretStr("sqlite"), description="Limits, modes, circuits: sqlite, or a Redis URL."
     )
     ledger: LedgerUrl = Field(
-        SecretStr("sqlite"), description="Audit, approvals, operations: sqlite, or PostgreSQL's URL."
+        SecretStr("sqlite"),
+        description="Audit, approvals, operations: sqlite, or PostgreSQL's URL.",
     )
     key: SealKey | None = Field(
-        None, description="Seals a shared ledger; the same for all replicas, a reference."
+        None, description="Seals a shared ledger and questions; one for all replicas, a reference."
     )
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if self.ledger.get_secret_value() != "sqlite" and self.key is None:
+            raise ValueError("a store.key where store.ledger is shared: one for all replicas")
+        return self
 
 
 class ToolSettings(Frozen):

@@ -27,6 +27,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "DLQ_RETENTION_DAYS": ("deadletters", "retention_days"),
     "MCP_OPS_STORE_HOT": ("store", "hot"),
     "MCP_OPS_STORE_LEDGER": ("store", "ledger"),
+    "MCP_OPS_STORE_KEY": ("store", "key"),
 }
 
 # Per target: its kind, and which variable is which option.

@@ -18,7 +18,6 @@ from mcp_ops.errors import ConfigurationError
 from mcp_ops.ports import HotStore, ModeEntry
 from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.stores.sqlite import embedded
-from mcp_ops.stores.sqlite.files import load_key
 
 SQLITE = "sqlite"
 
@@ -37,7 +36,7 @@ class Stores:
 class Place:
     """Where the stores are: the directory of what is local, and "sqlite" or a URL for each half.
 
-    `key` seals a shared ledger and is the same for all replicas; empty: one of this directory.
+    `key` seals a shared ledger and is the same for all replicas.
     `keeping` are the times and numbers of `embedded.open_stores`.
     """
 
@@ -78,10 +77,8 @@ async def _postgres(place: Place, clock: Clock) -> AsyncIterator[Any]:
     from mcp_ops.stores.postgres.opening import open_ledger
     from mcp_ops.stores.spool import Spool
 
-    key = hashlib.sha256(place.key.encode()).digest() if place.key else None
-    if key is None:
-        place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key = load_key(place.directory / "ledger.key")
+    key = hashlib.sha256(b"ledger" + place.key.encode()).digest()
+    place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     spool = Spool(place.directory / "spool.jsonl", key)
     async with open_ledger(place.ledger, clock, key=key, spool=spool, **place.keeping) as kept:
         yield kept

@@ -243,7 +243,7 @@ class Ledger:
 
         return await self._database.read(job)
 
-    async def spool(self, entry: Entry) -> None:  # noqa: ARG002 - there is nothing beside the file
+    async def spool(self, entry: Entry) -> None:
         """Never: the file is on this machine already. Raises `StoreUnavailable`."""
         raise StoreUnavailable(
             "The ledger's file cannot be written, and there is no other place for a record.",
