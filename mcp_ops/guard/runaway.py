@@ -1,6 +1,6 @@
 """Runaway: an agent that repeats a change that it is refused is stopped until a person looks.
 
-The action budgets cap what such a loop can do; this ends the loop. The same tool on the same object,
+The action budgets cap what such a loop can do; this ends the loop. The same tool on one object,
 refused again and again for its budget or for a person's no, makes its principal read-only. A
 person ends that: `mcp-ops mode clear principal:NAME`.
 """
