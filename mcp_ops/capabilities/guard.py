@@ -86,13 +86,23 @@ class CircuitInfo(Model):
 
 
 class BulkheadInfo(Model):
-    """Calls at a target at this moment, in this process."""
+    """Calls at a target, or at the targets that share a partition, in this process.
+
+    `timed_out` waited in vain, `turned_away` found too many in line. Who changed the size for a
+    while, why and until when is there where it is not the configured one.
+    """
 
     target: str
+    targets: list[str]
     active: int
     waiting: int
     max_concurrent: int
+    configured: int
     timed_out: int
+    turned_away: int
+    by: str | None = None
+    reason: UntrustedLine | None = None
+    expires_at: Moment | None = None
 
 
 class FreezeInfo(Model):
@@ -139,6 +149,24 @@ class CircuitChange(WriteResult):
 
     state: CircuitPhase | None = None
     previous: CircuitPhase | None = None
+
+
+class BulkheadResized(Model):
+    """A change of a partition's size; the configured size holds for good without `expires_at`."""
+
+    previous: int
+    size: int
+    targets: list[str]
+    expires_at: Moment | None = None
+
+
+class BulkheadChange(WriteResult):
+    """Answer of set_bulkhead_limit; `targets` share the places."""
+
+    max_concurrent: int | None = None
+    previous: int | None = None
+    targets: list[str] = []
+    expires_at: Moment | None = None
 
 
 class HotTool(Model):
@@ -243,12 +271,24 @@ class GuardControl(Port, Protocol):
         """The circuits of all targets."""
         ...
 
-    async def reset_circuit(self, target: str, *, reason: str) -> CircuitInfo:
-        """Close a circuit; raises `Conflict` when an operator isolated it or it just changed."""
+    async def reset_circuit(
+        self, target: str, *, to: Literal["closed", "half_open"], reason: str
+    ) -> CircuitInfo:
+        """Close a circuit, or let its one probe through now.
+
+        Raises `Refused` for an operator's isolation, `Conflict` when it just changed or when a
+        closed one should be tried.
+        """
         ...
 
     async def isolate(self, target: str, *, reason: str) -> CircuitInfo:
         """Open a circuit until further notice."""
+        ...
+
+    async def set_bulkhead_limit(
+        self, target: str, size: int, *, minutes: int, reason: str, dry_run: bool
+    ) -> BulkheadResized:
+        """Give a target's partition another size for a while, or say what would be."""
         ...
 
     async def hot_tools(self, *, since_minutes: int, limit: int) -> list[HotTool]:

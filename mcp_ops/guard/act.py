@@ -49,6 +49,14 @@ class Passage:
 current: ContextVar[Passage] = ContextVar("mcp_ops_passage")
 
 
+def allowed_by_a_person() -> bool:
+    """Whether a person approved the current call, or shadow mode lets everything pass."""
+    passage = current.get(None)
+    return passage is not None and (
+        passage.consent.how == "approve" or passage.consent.record == "shadow"
+    )
+
+
 class Link:
     """A linked target in the hands of a tool: each use is a sub-call through the guard."""
 

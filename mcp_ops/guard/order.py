@@ -79,7 +79,7 @@ class Guard:
         self.hot = hot
         self.clock = clock
         self.redactor = redactor
-        self.bulkheads = Bulkheads()
+        self.bulkheads = Bulkheads(targets)
         self.shadow_refusals = 0
         self.circuit_policy = CircuitPolicy(
             consecutive=settings.circuit.threshold,
@@ -96,7 +96,9 @@ class Guard:
             hot=hot,
         )
         self._approver = Approver(approvals, clock, redactor)
-        self._reads = Reads(clock, attempts=settings.limits.read_attempts)
+        self._reads = Reads(
+            clock, attempts=settings.limits.read_attempts, cache=settings.cache.tools
+        )
         self._actor = Actor(
             targets=targets,
             hot=hot,
@@ -149,19 +151,18 @@ class Guard:
             if admission.probe:  # one attempt of its own: it is the circuit's question
                 data = await self._ask(plan, frame, admission)
             else:
-                data = await self._reads.share(call, lambda: self._ask(plan, frame, admission))
-        if plan.info is not None and plan.info.metered:
-            self._reads.remember(call, data)
+                data = await self._reads.share(
+                    call,
+                    lambda: self._ask(plan, frame, admission),
+                    metered=plan.info is not None and plan.info.metered,
+                    within_s=self._read_s(call),
+                )
         frame.close("ok")
         return data
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
         call = _within(plan.call, applying(admission.modes, plan.request.target))
-        deadline = self.settings.limits.read_timeout_s
-        if call.tool.bulk:
-            deadline = self.settings.limits.bulk_timeout_s
-        deadline = min(deadline, call.tool.timeout_s)
-        ends = self.clock.monotonic() + deadline
+        ends = self.clock.monotonic() + self._read_s(call)
         retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
         while True:
@@ -192,9 +193,11 @@ class Guard:
         call = plan.call
         admission = await self.hot.admit(plan.request)
         self._refuse(plan, admission)
-        async with self._passage(plan, consent, frame, admission):
+        async with (
+            self._passage(plan, consent, frame, admission),
+            self._reads.changing(call.target),
+        ):
             await self._approver.redeem(consent, call, plan.decision)
-            self._reads.forget(call.target)
             began = frame.began(policy=plan.decision.rule, approval=consent.record)
             holder = await self._writes.begin(call, began, running)
             if holder is not None:
@@ -260,6 +263,7 @@ class Guard:
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
             self._taken(plan, admission),
+            nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
@@ -328,8 +332,10 @@ class Guard:
         cancellation that comes before the place."""
         place: AbstractAsyncContextManager[None] = nullcontext()
         if plan.info is not None and plan.info.name != OWN_TARGET:
-            partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
-            place = partition.slot(self.settings.limits.bulkhead_wait_s)
+            limits = self.settings.limits
+            place = self.bulkheads.of(plan.info, admission.concurrent).slot(
+                limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
+            )
         arrived = False
         try:
             async with place:
@@ -342,14 +348,19 @@ class Guard:
             raise
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
-        if plan.info is None or not plan.info.metered:
+        if plan.info is None:
             return None
-        if plan.call.tool.capability in CHECKS_OF_STATE:
-            return None
-        if effective(admission.modes, plan.info.name) is not Mode.RESTRICTIVE:
-            return None
-        found = self._reads.recall(plan.call)
-        return None if found is None else {**found[1], "cached_age_s": round(found[0], 1)}
+        restrictive = (
+            plan.info.metered
+            and plan.call.tool.capability not in CHECKS_OF_STATE
+            and effective(admission.modes, plan.info.name) is Mode.RESTRICTIVE
+        )
+        return self._reads.recall(plan.call, restrictive=restrictive)
+
+    def _read_s(self, call: Call) -> float:
+        limits = self.settings.limits
+        deadline = limits.bulk_timeout_s if call.tool.bulk else limits.read_timeout_s
+        return min(deadline, call.tool.timeout_s)
 
 
 _PAGES = 3  # a page that is too large is asked for again so often; then item by item

@@ -37,7 +37,7 @@ Body = Callable[[], Awaitable[Any]]
 
 _TRANSIENT = (Unreachable, UpstreamUnavailable, ConnectionLost, UpstreamRateLimited)
 _FIRST_BACKOFF_S = 0.1
-_LONGEST_BACKOFF_S = 5.0
+_LONGEST_WAIT_S = 5.0  # a longer Retry-After is the caller's to wait for
 _RETRY_SHARE = 0.2
 _FREE_RETRIES = 5.0
 CACHE_ITEMS = 200
@@ -143,14 +143,14 @@ class Reads:
         if attempt >= self._attempts or self._credit[target] < 1:
             return None
         asked = error.retry_after_s or 0.0
-        if asked > _LONGEST_BACKOFF_S:
+        if asked > _LONGEST_WAIT_S:
             return None
         if not asked >= 0:  # what makes no sense (negative, not a number) is no wish
             asked = 0.0
         self._credit[target] -= 1
         # On top of what the target asked for: else all who were told the same come back at once.
         spread = _FIRST_BACKOFF_S * 2 ** (attempt - 1) * (0.5 + self._jitter())
-        return min(asked + spread, _LONGEST_BACKOFF_S + _FIRST_BACKOFF_S)
+        return float(asked + spread)
 
     def _remember(self, call: Call, data: Any, *, metered: bool) -> None:
         cached = call.tool.name in self._seconds
