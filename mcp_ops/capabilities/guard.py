@@ -248,6 +248,12 @@ class OperationStatus(Result):
     answer: Annotated[dict[str, Any], Field(description="The write's own answer.")] = {}
 
 
+class OperationCancelled(WriteResult):
+    """Answer of cancel_operation: the write was asked to stop, and stops before its next step."""
+
+    progress: UntrustedLine | None = None
+
+
 class GuardControl(Port, Protocol):
     """The guard, for the principal of one call. Changes are durable when a method returns."""
 
@@ -316,4 +322,13 @@ class GuardControl(Port, Protocol):
 
     async def operation(self, operation_id: str) -> OperationStatus:
         """An operation or an approval by id; raises `NotFound`."""
+        ...
+
+    async def cancel_operation(
+        self, operation_id: str, *, reason: str, dry_run: bool
+    ) -> OperationStatus:
+        """Ask a running write to stop, or say whether one could be asked.
+
+        Raises `NotFound`, `Conflict` when it does not run, `Refused` for somebody else's.
+        """
         ...

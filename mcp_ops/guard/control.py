@@ -22,7 +22,7 @@ from mcp_ops.capabilities.guard import (
     ServerHealth,
 )
 from mcp_ops.clock import Clock, rfc3339
-from mcp_ops.errors import InvalidInput, NotFound, RefusalCode, Refused
+from mcp_ops.errors import Conflict, InvalidInput, NotFound, RefusalCode, Refused
 from mcp_ops.guard import shown
 from mcp_ops.guard.act import allowed_by_a_person
 from mcp_ops.guard.circuits import Circuits, ResetTo
@@ -152,7 +152,7 @@ class Control:
         it lifts what is stricter in its scope, except the environment's floor."""
         hot = self._p.guard.hot
         scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
-        operator = "ops:admin" in self._caller.scopes
+        operator = self._operator
         source: ModeSource = "operator" if operator else "agent"
         entries = await hot.modes()
         if not operator and loosens(mode, scope, entries) and not allowed_by_a_person():
@@ -303,6 +303,43 @@ class Control:
             "There is no operation or approval with this id.",
             hint="list_approvals and search_audit show the ids of recent ones.",
         )
+
+    async def cancel_operation(
+        self, operation_id: str, *, reason: str, dry_run: bool
+    ) -> OperationStatus:
+        """Ask a running write to stop; one in another process hears of it at its next renewal."""
+        operation = await self._p.ledger.get_operation(operation_id)
+        if operation is None:
+            raise NotFound(
+                "There is no operation with this id.",
+                hint="search_audit shows the ids of recent ones; a question cannot be cancelled.",
+            )
+        if self._caller.principal != operation.principal and not self._operator:
+            raise Refused(
+                RefusalCode.PERMISSION_DENIED,
+                f"{self._caller.principal} may not stop what {operation.principal} asked for.",
+                hint="Who asked for it or an operator runs: mcp-ops call cancel_operation",
+            )
+        if not dry_run:
+            asked = await self._p.ledger.cancel(operation_id, by=self._caller.principal)
+            running = self._p.operations.get(operation_id)
+            if asked is not None and running is not None:
+                running.cancelled = True
+            operation = asked or await self._p.ledger.get_operation(operation_id) or operation
+        status = self._operation(operation)
+        if status.state != "running":
+            raise Conflict(
+                f"The operation does not run (any more): it is {status.state}.",
+                hint="get_operation shows how it ended.",
+            )
+        if not dry_run:
+            evidence = {"operation": operation_id, "tool": operation.tool}
+            await self._changed("cancel_operation", operation.target, reason, evidence)
+        return status
+
+    @property
+    def _operator(self) -> bool:
+        return "ops:admin" in self._caller.scopes
 
     def _operation(self, operation: Operation) -> OperationStatus:
         running = self._p.operations.get(operation.id)

@@ -17,6 +17,7 @@ from mcp_ops.capabilities.guard import (
     GuardModeSet,
     GuardStatus,
     HotTools,
+    OperationCancelled,
     OperationStatus,
     ServerHealth,
 )
@@ -34,6 +35,9 @@ from mcp_ops.ports import Mode
 from mcp_ops.tool import Write, tool
 
 Verdict = Literal["", "ok", "refused", "invalid", "asked", "failed", "unknown", "error"]
+OperationId = Annotated[
+    str, Field(description="From operation_id or an approval.", min_length=8, max_length=64)
+]
 ResetTo = Literal["closed", "half_open"]
 TargetOrAll = Annotated[
     str, Field(description="A target, or all.", min_length=1, max_length=63), ObjectName()
@@ -209,12 +213,38 @@ async def list_approvals(guard: GuardControl, limit: Limit = 20) -> ApprovalPage
 
 
 @tool(effect=Effect.READ)
-async def get_operation(
-    guard: GuardControl,
-    operation_id: Annotated[
-        str, Field(description="From operation_id or an approval.", min_length=8, max_length=64)
-    ],
-) -> OperationStatus:
+async def get_operation(guard: GuardControl, operation_id: OperationId) -> OperationStatus:
     """Show how far a write is, its answer once it is done, or whether the approval that it waits
     for was given: then call the tool again."""
     return await guard.operation(operation_id)
+
+
+@tool(effect=Effect.WRITE, idempotent=True)
+async def cancel_operation(
+    guard: GuardControl,
+    operation_id: Annotated[
+        str, Field(description="From operation_id.", min_length=8, max_length=64)
+    ],
+    write: Write,
+) -> OperationCancelled:
+    """Stop a write that is still running, between two of its steps. What it did already stays
+    done. Yours only; an operator may stop any."""
+    status = await guard.cancel_operation(operation_id, reason=write.reason, dry_run=write.dry_run)
+    if write.dry_run:
+        return OperationCancelled(
+            outcome="planned",
+            plan=[f"Ask {status.tool} on {status.target} to stop before its next step."],
+            progress=status.progress,
+        )
+    return OperationCancelled(
+        outcome="unconfirmed",
+        evidence={"state": status.state, "tool": status.tool},
+        progress=status.progress,
+        next_steps=[
+            NextStep(
+                tool="get_operation",
+                arguments={"operation_id": operation_id},
+                why="See where it stopped.",
+            )
+        ],
+    )
