@@ -278,7 +278,7 @@ class GuardControl(Port, Protocol):
         ...
 
     async def reset_circuit(
-        self, target: str, *, to: Literal["closed", "half_open"], reason: str
+        self, target: str, *, reason: str, to: Literal["closed", "half_open"] = "closed"
     ) -> CircuitInfo:
         """Close a circuit, or let its one probe through now.
 

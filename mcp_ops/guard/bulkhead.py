@@ -36,7 +36,7 @@ class Partition:
         self._serve()
 
     @asynccontextmanager
-    async def slot(self, wait_s: float, *, most_waiting: int) -> AsyncIterator[None]:
+    async def slot(self, wait_s: float, *, most_waiting: int = 50) -> AsyncIterator[None]:
         """Hold one place. Raises `Refused` when none is free within `wait_s` seconds, or when
         `most_waiting` callers wait already."""
         if self.active < self.size and not self.queue:

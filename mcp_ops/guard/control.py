@@ -205,7 +205,9 @@ class Control:
         names = [name for name in self._p.guard.targets.names() if name != OWN_TARGET]
         return await self._circuits.all(names)
 
-    async def reset_circuit(self, target: str, *, to: ResetTo, reason: str) -> CircuitInfo:
+    async def reset_circuit(
+        self, target: str, *, reason: str, to: ResetTo = "closed"
+    ) -> CircuitInfo:
         """Close a circuit, or let its one probe through now."""
         return await self._circuits.reset(target, to=to, reason=reason)
 

@@ -267,7 +267,7 @@ class Guard:
         reading = effect is Effect.READ
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
-            self._taken(plan, admission),
+            self._taken(plan, admission, place=not self._shares(parent.target, info)),
             nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
@@ -337,18 +337,20 @@ class Guard:
             current.reset(token)
 
     @asynccontextmanager
-    async def _taken(self, plan: Plan, admission: Admission) -> AsyncIterator[None]:
+    async def _taken(
+        self, plan: Plan, admission: Admission, *, place: bool = True
+    ) -> AsyncIterator[None]:
         """A place at the target; what was admitted comes back on a late refusal, and on a
         cancellation that comes before the place."""
-        place: AbstractAsyncContextManager[None] = nullcontext()
-        if plan.info is not None and plan.info.name != OWN_TARGET:
+        slot: AbstractAsyncContextManager[None] = nullcontext()
+        if place and plan.info is not None and plan.info.name != OWN_TARGET:
             limits = self.settings.limits
-            place = self.bulkheads.of(plan.info, admission.concurrent).slot(
+            slot = self.bulkheads.of(plan.info, admission.concurrent).slot(
                 limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
             )
         arrived = False
         try:
-            async with place:
+            async with slot:
                 arrived = True
                 yield
         except BaseException as ended:
@@ -356,6 +358,11 @@ class Guard:
                 with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
                     await self.hot.give_back(plan.request, admission)
             raise
+
+    def _shares(self, target: str, info: TargetInfo) -> bool:
+        """Whether a call on a target has its place in this partition already: one that waited for
+        a second place could wait for itself."""
+        return bool(target) and self.targets.info(target).partition == info.partition
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
         if plan.info is None:

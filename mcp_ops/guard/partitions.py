@@ -70,12 +70,13 @@ class Partitions:
         """What `resize` would do now."""
         info = self._targets.info(target)
         override = await self._override(target)
-        expires_at: float | None = self._clock.now() + minutes * 60
         configured = self._bulkheads.configured(info)
+        asked = self._clock.now() + minutes * 60
+        expires_at: float | None = None
         if not self._free():
-            expires_at = _expiry(expires_at, size, override, configured)
-        elif size == configured:
-            expires_at = None
+            expires_at = _expiry(asked, size, override, configured)
+        elif size != configured:
+            expires_at = asked
         return Resized(
             previous=_size(info, override, self._bulkheads),
             size=size,

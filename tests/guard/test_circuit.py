@@ -205,7 +205,7 @@ async def test_a_circuit_that_changed_meanwhile_is_a_conflict(tmp_path: Path) ->
         b.clock.advance(61)
         await b.ok("look_at_item", name="x")
         with pytest.raises(OpsError) as caught:
-            await control._set_circuit(replace(before, phase=CircuitPhase.CLOSED), before)
+            await control._circuits._set(replace(before, phase=CircuitPhase.CLOSED), before)
         assert caught.value.code == "conflict"
 
 
