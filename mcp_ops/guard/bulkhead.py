@@ -129,6 +129,11 @@ class Bulkheads:
         names = self._targets.names()
         return [name for name in names if self._targets.info(name).partition == info.partition]
 
+    def holds(self, target: str, info: TargetInfo) -> bool:
+        """Whether a call on a target has its place in this partition already: one that waited for
+        a second place could wait for itself."""
+        return bool(target) and self._targets.info(target).partition == info.partition
+
     def find(self, name: str) -> Partition | None:
         """A partition that was used."""
         return self._partitions.get(name)

@@ -267,7 +267,7 @@ class Guard:
         reading = effect is Effect.READ
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
-            self._taken(plan, admission, place=not self._shares(parent.target, info)),
+            self._taken(plan, admission, place=not self.bulkheads.holds(parent.target, info)),
             nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
@@ -358,11 +358,6 @@ class Guard:
                 with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
                     await self.hot.give_back(plan.request, admission)
             raise
-
-    def _shares(self, target: str, info: TargetInfo) -> bool:
-        """Whether a call on a target has its place in this partition already: one that waited for
-        a second place could wait for itself."""
-        return bool(target) and self.targets.info(target).partition == info.partition
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
         if plan.info is None:

@@ -195,7 +195,10 @@ class HotStore:
             return changed
 
         changed = await self._database.write(job)
-        return None if changed is None else self._adopt(changed)
+        if changed is None:
+            return None
+        self._windows.pop(state.target, None)  # what was set by hand starts anew
+        return self._adopt(changed)
 
     async def rates(self, requests: tuple[Rate, ...]) -> tuple[RateState, ...]:
         """Look at limits at their full rate, without charging."""
