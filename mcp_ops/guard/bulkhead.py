@@ -17,6 +17,11 @@ import anyio
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.targets import TargetInfo, Targets
 
+_HINT = (
+    "Call again later. The operator sets the size with concurrent of the target; for a while "
+    "set_bulkhead_limit changes it."
+)
+
 
 @dataclass(slots=True)
 class Partition:
@@ -51,11 +56,13 @@ class Partition:
     async def _wait(self, wait_s: float, most_waiting: int) -> None:
         if len(self.queue) >= most_waiting:
             self.turned_away += 1
-            raise _full(
+            raise Refused(
+                RefusalCode.BULKHEAD_FULL,
                 f"{self.size} calls may be at {self.name} at once, and {len(self.queue)} wait in "
                 "line already.",
-                self.size,
-                wait_s,
+                hint=_HINT,
+                retry_after_s=max(1.0, wait_s),
+                details={"max_concurrent": self.size},
             )
         turn = anyio.Event()
         self.queue.append(turn)
@@ -68,10 +75,12 @@ class Partition:
         if not turn.is_set():
             self.queue.remove(turn)
             self.timed_out += 1
-            raise _full(
+            raise Refused(
+                RefusalCode.BULKHEAD_FULL,
                 f"{self.size} calls are at {self.name} already, and none ended in {wait_s:g} s.",
-                self.size,
-                wait_s,
+                hint=_HINT,
+                retry_after_s=max(1.0, wait_s),
+                details={"max_concurrent": self.size},
             )
 
     def _abandon(self, turn: anyio.Event) -> None:
@@ -89,17 +98,6 @@ class Partition:
         while self.queue and self.active < self.size:
             self.active += 1
             self.queue.popleft().set()
-
-
-def _full(message: str, size: int, wait_s: float) -> Refused:
-    return Refused(
-        RefusalCode.BULKHEAD_FULL,
-        message,
-        hint="Call again later. The operator sets the size with concurrent of the target; for a "
-        "while set_bulkhead_limit changes it.",
-        retry_after_s=max(1.0, wait_s),
-        details={"max_concurrent": size},
-    )
 
 
 class Bulkheads:

@@ -365,7 +365,7 @@ async def test_an_agents_isolation_is_lifted_to_half_open_too(tmp_path: Path) ->
 async def test_a_circuit_that_opens_again_after_each_reset_cannot_be_reset_in_a_loop(
     tmp_path: Path, to: str
 ) -> None:
-    """F21: three resets in half an hour, over all agents; then a person, or the circuit's own try."""
+    """F21: three resets in half an hour, of all agents; then a person or the circuit itself."""
     limits = OPEN_LIMITS.model_copy(update={"read_attempts": 1, "writes_per_object": 3})
     async with bench(tmp_path, settings=GuardSettings(limits=limits)) as b:
         await break_shelf(b)

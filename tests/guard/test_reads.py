@@ -498,7 +498,7 @@ async def test_who_waits_for_others_reads_waits_no_longer_than_for_an_own_one(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(endless)
             await anyio.wait_all_tasks_blocked()
-            with pytest.raises(DeadlineExceeded, match="shelf gave no answer within 0.05 s"):
+            with pytest.raises(DeadlineExceeded, match=r"shelf gave no answer within 0\.05 s"):
                 await reads.share(call, anyio.sleep_forever, metered=False, within_s=0.05)
             scope.cancel()
         assert b.world.asked == []
