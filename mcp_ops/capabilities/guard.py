@@ -86,11 +86,7 @@ class CircuitInfo(Model):
 
 
 class BulkheadInfo(Model):
-    """Calls at a target, or at the targets that share a partition, in this process.
-
-    `timed_out` waited in vain, `turned_away` found too many in line. Who changed the size for a
-    while, why and until when is there where it is not the configured one.
-    """
+    """Calls at a target, or at targets that share a partition, in this process."""
 
     target: str
     targets: list[str]
@@ -152,7 +148,7 @@ class CircuitChange(WriteResult):
 
 
 class BulkheadResized(Model):
-    """A change of a partition's size; the configured size holds for good without `expires_at`."""
+    """A change of a partition's size; without `expires_at` the configured size holds again."""
 
     previous: int
     size: int
