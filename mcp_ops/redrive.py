@@ -59,27 +59,26 @@ class Redrive:
             pause = 1 / rate_per_s if number else 0.0
             if anyio.current_time() + pause > until:
                 self.stopped = f"the {work_s:g} s of one call are over"
-                return
-            if pause:
-                await anyio.sleep(pause)
-            await self.write.steps.at(self._where())
-            if self.write.cancelled():
-                self.stopped = "cancelled"
-                return
-            if resumed and number == 0:
-                await self._again(item_id)
             else:
-                await self._one(item_id)
-            if self.stopped == _SUPERSEDED:
-                return
-            self.worked_on += 1
-            self.write.progress(
-                self.worked_on, len(self.chosen.ids), f"{len(self.retried)} retried"
-            )
-            if self._failing >= _FAILURES_IN_A_ROW:
-                self.stopped = f"{_FAILURES_IN_A_ROW} failures in a row"
+                await anyio.sleep(pause)
+                await self._next(item_id, resumed=resumed and number == 0)
             if self.stopped:
                 return
+
+    async def _next(self, item_id: str, *, resumed: bool) -> None:
+        """One item, after saying durably that it is the next."""
+        await self.write.steps.at(self._where())
+        if self.write.cancelled():
+            self.stopped = "cancelled"
+            return
+        await (self._again(item_id) if resumed else self._one(item_id))
+        if self.stopped == _SUPERSEDED:
+            return
+        self.worked_on += 1
+        total, done = len(self.chosen.ids), self._done_in_all()
+        self.write.progress(self.worked_on, total, f"{done} retried")
+        if self._failing >= _FAILURES_IN_A_ROW:
+            self.stopped = f"{_FAILURES_IN_A_ROW} failures in a row"
 
     async def answer(self) -> DeadLetterRetry:
         """The counts, and whether the queue shows what was done."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,10 +118,17 @@ class Operations:
         finally:
             if running.result is None and running.error is None:
                 running.error = Internal("The write was stopped before its end was recorded.")
+            await self._unlock(running)
             self._running.pop(running.key, None)
             self._by_id.pop(running.id, None)
             running.done.set()
             running.move()
+
+    async def _unlock(self, running: Running) -> None:
+        """Give back what the write was the only one to work on; else its leases run out."""
+        with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
+            for name, fence in running.leases.items():
+                await self._ledger.unlock(name, fence)
 
     async def wait(self, running: Running, caller: Caller, seconds: float) -> dict[str, Any] | None:
         """The write's answer, or None when it is not done after `seconds`. Reports progress."""
