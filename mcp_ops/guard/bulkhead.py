@@ -106,6 +106,7 @@ class Bulkheads:
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
         self._partitions: dict[str, Partition] = {}
+        self._configured: dict[str, int] = {}
 
     def of(self, info: TargetInfo, size: int | None) -> Partition:
         """The partition that a target's calls need, at the size that a person gave it for a
@@ -120,7 +121,11 @@ class Bulkheads:
 
     def configured(self, info: TargetInfo) -> int:
         """The configured size of a target's partition: the smallest of those that share it."""
-        return min(self._targets.info(name).concurrent for name in self.sharing(info))
+        size = self._configured.get(info.partition)
+        if size is None:
+            size = min(self._targets.info(name).concurrent for name in self.sharing(info))
+            self._configured[info.partition] = size
+        return size
 
     def sharing(self, info: TargetInfo) -> list[str]:
         """The targets of a partition."""

@@ -27,9 +27,8 @@ _AT_A_TERMINAL = frozenset({"ops:admin", "ops:approve"})
 async def enlarges(call: Call, hot: HotStore, targets: Targets) -> bool:
     """Whether a call of `set_bulkhead_limit` asks for more places than there are now."""
     info = targets.info(call.about)
-    overrides = {each.target: each for each in await hot.partitions()}
     asked: int = call.arguments.max_concurrent  # type: ignore[attr-defined]
-    return asked > _size(info, overrides.get(info.name), Bulkheads(targets))
+    return asked > _size(info, _of(await hot.partitions(), info.name), Bulkheads(targets))
 
 
 def _size(info: TargetInfo, override: Partition | None, bulkheads: Bulkheads) -> int:

@@ -13,11 +13,12 @@ import anyio.lowlevel
 import orjson
 import pytest
 
+from mcp_ops.app import open_app
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import OpsError, Refused
 from mcp_ops.guard.bulkhead import Partition
 from mcp_ops.ports import Mode
-from mcp_ops.settings import GuardSettings
+from mcp_ops.settings import GuardSettings, Settings, TargetSettings
 from tests.guard.bench import (
     AGENT,
     OPEN,
@@ -106,7 +107,8 @@ async def test_a_caller_who_is_cancelled_while_waiting_gives_back_what_was_taken
             await anyio.wait_all_tasks_blocked()
             assert len(partition.queue) == 0
             hold.released.set()
-        assert partition.active == 0
+            await anyio.wait_all_tasks_blocked()
+            assert partition.active == 0
         assert [await b.code("look_at_item", name=f"{n}") for n in range(3)] == [
             "ok",
             "ok",
@@ -526,3 +528,20 @@ async def test_waiting_and_refused_calls_are_counted(tmp_path: Path) -> None:
 
 def test_a_target_is_in_a_partition_of_its_own_unless_it_names_one() -> None:
     assert [info.partition for info in (*TWO, *GROUP)] == ["shelf", "depot", "db", "db"]
+
+
+async def test_a_group_and_its_sizes_come_from_the_configuration(tmp_path: Path) -> None:
+    targets = tuple(
+        TargetSettings(name=name, kind="file_secrets", partition=group, concurrent=size)
+        for name, group, size in (("keys", "disk", 4), ("certs", "disk", None), ("own", None, 2))
+    )
+    settings = Settings(state_dir=tmp_path, targets=targets)
+    async with open_app(settings, environ={}) as app:
+        guard = app.guard
+        infos = [guard.targets.info(name) for name in ("keys", "certs", "own")]
+        assert [guard.bulkheads.sharing(info) for info in infos] == [
+            ["keys", "certs"],
+            ["keys", "certs"],
+            ["own"],
+        ]
+        assert [guard.bulkheads.configured(info) for info in infos] == [4, 4, 2]

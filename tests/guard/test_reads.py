@@ -12,6 +12,7 @@ import anyio
 import orjson
 import pytest
 
+from mcp_ops.app import open_app
 from mcp_ops.call import parse
 from mcp_ops.catalog import ALL_TOOLS
 from mcp_ops.clock import ManualClock
@@ -28,7 +29,7 @@ from mcp_ops.errors import (
 )
 from mcp_ops.guard.reads import CACHE_ITEMS, Reads, check_cache
 from mcp_ops.ports import Mode
-from mcp_ops.settings import CacheSettings, GuardSettings
+from mcp_ops.settings import CacheSettings, GuardSettings, Settings
 from tests.guard.bench import AGENT, OPEN, WHY, Bench, bench, shelf_target
 from tests.guard.shelf import SHELF_TOOLS, Hold, Item, World
 
@@ -509,3 +510,10 @@ def test_only_reads_of_targets_can_be_cached(name: str) -> None:
     check_cache({"check_api_usage": 30.0}, ALL_TOOLS)
     with pytest.raises(ConfigurationError, match=f"guard.cache.tools.{name}: expected"):
         check_cache({name: 30.0}, ALL_TOOLS)
+
+
+async def test_a_cache_for_a_tool_that_is_none_ends_the_start(tmp_path: Path) -> None:
+    guard = GuardSettings(cache=CacheSettings(tools={"restart_deployment": 30}))
+    with pytest.raises(ConfigurationError, match=r"guard\.cache\.tools\.restart_deployment"):
+        async with open_app(Settings(state_dir=tmp_path, guard=guard), environ={}):
+            raise AssertionError("never")
