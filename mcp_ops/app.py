@@ -37,6 +37,7 @@ from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
+from mcp_ops.guard.reads import check_cache
 from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
@@ -116,6 +117,7 @@ async def open_app(
         stores = await stack.enter_async_context(
             open_stores(_place(settings), clock, floor=_floor(settings, clock))
         )
+        check_cache(settings.guard.cache.tools, ALL_TOOLS)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -328,6 +330,7 @@ def _configured(
         metered=adapter.metered if target.metered is None else target.metered,
         per_minute=target.per_minute,
         concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
+        partition=target.partition or target.name,
         links={str(key): name for key, name in target.links.items()},
         capabilities=frozenset(each for each in known if implements(adapter, each)),
     )

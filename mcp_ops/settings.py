@@ -85,6 +85,7 @@ class LimitSettings(Frozen):
     )
     concurrent_per_target: int = Field(10, ge=1, le=1000, description="Calls at once a target.")
     bulkhead_wait_s: float = Field(2, ge=0, le=30, description="Wait for a free slot, seconds.")
+    bulkhead_queue: int = Field(50, ge=0, le=1000, description="Calls in line for a slot.")
     read_timeout_s: float = Field(30, gt=0, le=60, description="Deadline of a read, seconds.")
     bulk_timeout_s: float = Field(60, gt=0, le=60, description="Deadline of a bulk read, seconds.")
     write_wait_s: float = Field(
@@ -92,6 +93,14 @@ class LimitSettings(Frozen):
     )
     result_bytes: int = Field(16_384, ge=4_096, le=1_048_576, description="Size of a result.")
     read_attempts: int = Field(3, ge=1, le=5, description="Tries of a read that fails.")
+
+
+class CacheSettings(Frozen):
+    """Answers of reads that are given again, to the same principal."""
+
+    tools: dict[str, Annotated[float, Field(gt=0, le=3600)]] = Field(
+        default={}, description="Seconds, by the name of the tool."
+    )
 
 
 class UsageSettings(Frozen):
@@ -160,6 +169,7 @@ class GuardSettings(Frozen):
     )
     limits: LimitSettings = LimitSettings()
     circuit: CircuitSettings = CircuitSettings()
+    cache: CacheSettings = CacheSettings()
     usage: UsageSettings = UsageSettings()
     freeze: tuple[FreezeWindow, ...] = ()
     protected: tuple[ProtectedObject, ...] = ()
@@ -241,6 +251,7 @@ class TargetSettings(Frozen):
     metered: bool | None = None
     per_minute: float | None = Field(None, gt=0)
     concurrent: int | None = Field(None, ge=1, le=1000)
+    partition: Name | None = None
     links: dict[Link, str] = {}
     options: dict[str, Any] = {}
     origin: str = ""

@@ -86,7 +86,7 @@ class Guard:
         self.hot = hot
         self.clock = clock
         self.redactor = redactor
-        self.bulkheads = Bulkheads()
+        self.bulkheads = Bulkheads(targets)
         self.shadow_refusals = 0
         self.circuit_policy = CircuitPolicy(
             consecutive=settings.circuit.threshold,
@@ -104,7 +104,9 @@ class Guard:
         )
         self._ledger = ledger
         self._approver = Approver(approvals, clock, redactor)
-        self._reads = Reads(clock, attempts=settings.limits.read_attempts)
+        self._reads = Reads(
+            clock, attempts=settings.limits.read_attempts, cache=settings.cache.tools
+        )
         self._actor = Actor(
             targets=targets,
             hot=hot,
@@ -158,19 +160,18 @@ class Guard:
             if admission.probe:  # one attempt of its own: it is the circuit's question
                 data = await self._ask(plan, frame, admission)
             else:
-                data = await self._reads.share(call, lambda: self._ask(plan, frame, admission))
-        if plan.info is not None and plan.info.metered:
-            self._reads.remember(call, data)
+                data = await self._reads.share(
+                    call,
+                    lambda: self._ask(plan, frame, admission),
+                    metered=plan.info is not None and plan.info.metered,
+                    within_s=self._read_s(call),
+                )
         frame.close("ok")
         return data
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
         call = _within(plan.call, applying(admission.modes, plan.request.target))
-        deadline = self.settings.limits.read_timeout_s
-        if call.tool.bulk:
-            deadline = self.settings.limits.bulk_timeout_s
-        deadline = min(deadline, call.tool.timeout_s)
-        ends = self.clock.monotonic() + deadline
+        ends = self.clock.monotonic() + self._read_s(call)
         retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
         while True:
@@ -195,8 +196,10 @@ class Guard:
     ) -> dict[str, Any]:
         call = plan.call
         admission, room = await self._admit(plan)
-        async with self._passage(plan, consent, frame, admission):
-            self._reads.forget(call.target)
+        async with (
+            self._passage(plan, consent, frame, admission),
+            self._reads.changing(call.target),
+        ):
             budgets = plan.budgets if room else ()
             holder = await self._begin(plan, consent, frame, running, budgets)
             if holder is not None:
@@ -285,7 +288,8 @@ class Guard:
         reading = effect is Effect.READ
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
-            self._taken(plan, admission),
+            self._taken(plan, admission, place=not self.bulkheads.holds(parent.target, info)),
+            nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
@@ -376,16 +380,20 @@ class Guard:
             current.reset(token)
 
     @asynccontextmanager
-    async def _taken(self, plan: Plan, admission: Admission) -> AsyncIterator[None]:
+    async def _taken(
+        self, plan: Plan, admission: Admission, *, place: bool = True
+    ) -> AsyncIterator[None]:
         """A place at the target; what was admitted comes back on a late refusal, and on a
         cancellation that comes before the place."""
-        place: AbstractAsyncContextManager[None] = nullcontext()
-        if plan.info is not None and plan.info.name != OWN_TARGET:
-            partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
-            place = partition.slot(self.settings.limits.bulkhead_wait_s)
+        slot: AbstractAsyncContextManager[None] = nullcontext()
+        if place and plan.info is not None and plan.info.name != OWN_TARGET:
+            limits = self.settings.limits
+            slot = self.bulkheads.of(plan.info, admission.concurrent).slot(
+                limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
+            )
         arrived = False
         try:
-            async with place:
+            async with slot:
                 arrived = True
                 yield
         except BaseException as ended:
@@ -395,14 +403,19 @@ class Guard:
             raise
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
-        if plan.info is None or not plan.info.metered:
+        if plan.info is None:
             return None
-        if plan.call.tool.capability in CHECKS_OF_STATE:
-            return None
-        if effective(admission.modes, plan.info.name) is not Mode.RESTRICTIVE:
-            return None
-        found = self._reads.recall(plan.call)
-        return None if found is None else {**found[1], "cached_age_s": round(found[0], 1)}
+        restrictive = (
+            plan.info.metered
+            and plan.call.tool.capability not in CHECKS_OF_STATE
+            and effective(admission.modes, plan.info.name) is Mode.RESTRICTIVE
+        )
+        return self._reads.recall(plan.call, restrictive=restrictive)
+
+    def _read_s(self, call: Call) -> float:
+        limits = self.settings.limits
+        deadline = limits.bulk_timeout_s if call.tool.bulk else limits.read_timeout_s
+        return min(deadline, call.tool.timeout_s)
 
 
 _PAGES = 3  # a page that is too large is asked for again so often; then item by item

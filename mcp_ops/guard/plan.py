@@ -8,6 +8,8 @@ from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import RATE_FACTORS, is_loosening, is_tightening, modes_allowed
+from mcp_ops.guard.partitions import TOOL as RESIZES
+from mcp_ops.guard.partitions import enlarges
 from mcp_ops.guard.policy import Decision, Policy
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, HotStore
@@ -47,6 +49,9 @@ class Planner:
             entries = await self.hot.modes()
             tightening = is_tightening(call, entries)
             loosening = is_loosening(call, entries)
+            if call.tool.name == RESIZES:
+                loosening = await enlarges(call, self.hot, self.targets)
+                tightening = not loosening
         decision = self.policy.decide(call, about)
         if tightening:
             decision = replace(decision, require="none", rule="tightening")
