@@ -21,8 +21,8 @@ class Place:
 
     def of(self, rest: Key) -> str:
         """Where a value inside the item stands, for messages."""
-        line = f" (line {self.line})" if self.line else ""
-        return f"{self.file}: {dotted((*self.key, *rest))}{line}"
+        line = f" line {self.line}" if self.line else ""
+        return f"{self.file}{line}: {dotted((*self.key, *rest))}"
 
 
 @dataclass(slots=True)
