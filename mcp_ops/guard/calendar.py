@@ -154,7 +154,7 @@ class _Series:
         rules = self._event.rrules
         if not rules:
             return
-        from dateutil.rrule import rrulestr
+        from dateutil.rrule import rrulestr  # type: ignore[import-untyped]  # it has no types
 
         until = datetime.fromtimestamp(last, UTC).replace(tzinfo=None) + 2 * _DAY
         for rule in rules:

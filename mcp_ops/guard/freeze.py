@@ -129,7 +129,7 @@ def _freeze(window: FreezeWindow, spans: Iterable[Span], at: float) -> Freeze:
     ordered = sorted(spans)
     holding = [span for span in ordered if span.start <= at < span.end]
     ahead = [span for span in ordered if at < span.start <= at + AHEAD_S]
-    shown = (holding or ahead or [None])[0]
+    shown = next(iter(holding or ahead), None)
     summary = quoted(shown.summary, 200) if shown is not None and shown.summary else ""
     return Freeze(
         targets=window.targets,
