@@ -95,6 +95,11 @@ class Call:
         return Effect.READ if self.dry_run else self.tool.effect
 
     @property
+    def breaks_glass(self) -> bool:
+        """Whether an operator at the command line has shown the credential for emergencies."""
+        return self.caller.break_glass and self.caller.channel == "cli"
+
+    @property
     def binding(self) -> str:
         """What a person's answer is for: a yes to a plan is none to the write itself."""
         return f"plan:{self.digest}" if self.dry_run else self.digest

@@ -13,7 +13,7 @@ _TARGET_FIELDS = frozenset({"kind", "environment", "metered", "per_minute", "con
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an item of a list stands: file, its key there, and its line if that is known (not 0)."""
+    """Where an item of a list stands: file, its key there, and its line (0: not known)."""
 
     file: str
     key: Key

@@ -46,10 +46,12 @@ class Freezes:
     """All configured windows."""
 
     def __init__(self, windows: Sequence[FreezeWindow], clock: Clock) -> None:
+        self._clock = clock
         self._windows = [(window, _source(window, clock)) for window in windows]
 
-    async def at(self, moment: float) -> tuple[Freeze, ...]:
-        """Every window, as it is at a moment."""
+    async def at(self, moment: float | None = None) -> tuple[Freeze, ...]:
+        """Every window, as it is now or at another moment."""
+        moment = self._clock.now() if moment is None else moment
         found = []
         for window, source in self._windows:
             try:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
+from mcp_ops.guard.elevation import lowered
+from mcp_ops.guard.freeze import Freeze, Freezes
 from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import RATE_FACTORS, is_loosening, is_tightening, modes_allowed
 from mcp_ops.guard.policy import Decision, Policy
@@ -25,6 +27,7 @@ class Plan:
     request: AdmitRequest
     tightening: bool
     budgets: tuple[Budget, ...] = ()
+    frozen: tuple[Freeze, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Planner:
     policy: Policy
     targets: Targets
     hot: HotStore
+    freezes: Freezes
 
     async def plan(self, call: Call, *, info: TargetInfo | None, sub: bool) -> Plan:
         """The plan; `info` is the target of a sub-call (`sub`), else it is looked up."""
@@ -47,20 +51,18 @@ class Planner:
             entries = await self.hot.modes()
             tightening = is_tightening(call, entries)
             loosening = is_loosening(call, entries)
-        decision = self.policy.decide(call, about)
-        if tightening:
-            decision = replace(decision, require="none", rule="tightening")
-        elif loosening and decision.require in ("none", "confirm"):
-            decision = replace(decision, require="approve", rule="loosening")
+        decision = await self._decide(call, about, tightening=tightening, loosening=loosening)
+        free = tightening or call.breaks_glass  # charged to nothing, and held back by no mode
+        system = bool(call.target) and call.target != OWN_TARGET
         request = AdmitRequest(
             call_id=call.id,
             target=call.target or call.about or OWN_TARGET,
             principal=call.caller.principal,
             take=True,
-            modes_allowed=modes_allowed(call, info, always=tightening or loosening),
+            modes_allowed=modes_allowed(call, info, always=free or loosening),
             rate_factors=RATE_FACTORS,
-            rates=() if tightening else rates_of(call, info, self.limits, sub=sub),
-            use_circuit=bool(call.target) and call.target != OWN_TARGET and not call.tool.recovery,
+            rates=() if free else rates_of(call, info, self.limits, sub=sub),
+            use_circuit=system and not call.tool.recovery and not call.breaks_glass,
             fresh=call.effect is not Effect.READ,
             circuit=self.circuit,
         )
@@ -70,5 +72,23 @@ class Planner:
             decision=decision,
             request=request,
             tightening=tightening,
-            budgets=() if sub else budgets_of(call, self.limits, tightening=tightening),
+            budgets=() if sub or free else budgets_of(call, self.limits, tightening=tightening),
+            frozen=() if call.effect is Effect.READ or free else await self.freezes.at(),
         )
+
+    async def _decide(
+        self, call: Call, about: TargetInfo | None, *, tightening: bool, loosening: bool
+    ) -> Decision:
+        decision = self.policy.decide(call, about)
+        if tightening:
+            return replace(decision, require="none", rule="tightening")
+        if decision.require == "deny":
+            return decision
+        if call.breaks_glass:
+            return replace(decision, require="none", rule="break_glass")
+        if loosening:  # no elevation lowers it, and a yes of the caller's own never suffices
+            looser = decision.require in ("none", "confirm")
+            return replace(decision, require="approve", rule="loosening") if looser else decision
+        if decision.require == "none":
+            return decision
+        return lowered(decision, call, await self.hot.grants())

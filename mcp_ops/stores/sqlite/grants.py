@@ -32,7 +32,5 @@ def put(connection: sqlite3.Connection, grant: Grant, now: float) -> None:
 
 def end(connection: sqlite3.Connection, grant_id: str, now: float) -> bool:
     """Remove one; false if none is in force under this id."""
-    gone = connection.execute(
-        "DELETE FROM grants WHERE id = ? AND expires_at > ?", (grant_id, now)
-    )
+    gone = connection.execute("DELETE FROM grants WHERE id = ? AND expires_at > ?", (grant_id, now))
     return gone.rowcount > 0

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, AdmitRequest, Mode, ModeEntry
 
-
 MOST_KEPT = 8
 
 
@@ -55,9 +54,7 @@ def clear(connection: sqlite3.Connection, scope: str, sources: Iterable[str]) ->
 
 def in_force(entries: Iterable[ModeEntry], now: float) -> tuple[ModeEntry, ...]:
     """Of each scope and source the newest entry that has not expired."""
-    newest = {
-        (e.scope, e.source): e for e in entries if e.expires_at is None or e.expires_at > now
-    }
+    newest = {(e.scope, e.source): e for e in entries if e.expires_at is None or e.expires_at > now}
     return tuple(newest.values())
 
 
