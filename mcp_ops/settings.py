@@ -152,7 +152,7 @@ class FreezeWindow(Frozen):
         whole = all(once) if kinds[0] else all((*weekly, self.timezone)) or kinds[2]
         if sum(kinds) != 1 or not whole or (kinds[0] and self.timezone is not None):
             raise ValueError(
-                "start and end, or days, from, to and timezone, or calendar: one of the three, whole"
+                "one of the three: start and end; days, from, to and timezone; or calendar"
             )
         if not self.reason and not kinds[2]:
             raise ValueError("a reason, which agents are told")
@@ -160,9 +160,9 @@ class FreezeWindow(Frozen):
 
     @model_validator(mode="after")
     def _ends_after_start(self) -> Self:
-        if self.start and self.end:
-            if datetime.fromisoformat(self.end) <= datetime.fromisoformat(self.start):
-                raise ValueError("an end that is later than the start")
+        pair = self.start and self.end and (self.start, self.end)
+        if pair and datetime.fromisoformat(pair[1]) <= datetime.fromisoformat(pair[0]):
+            raise ValueError("an end that is later than the start")
         if self.begins == "24:00":
             raise ValueError("a from before 24:00")
         return self

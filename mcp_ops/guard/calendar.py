@@ -1,7 +1,8 @@
 """Freeze windows out of an iCalendar file: its events, with their recurrences, as moments.
 
-Everything in doubt closes: a local time that a change of the clock leaves out or repeats begins at
-its earliest reading and ends at its latest, and what cannot be read makes the whole file unreadable.
+Everything in doubt closes: a local time that a change of the clock leaves out or repeats begins
+at its earliest reading and ends at its latest, and what cannot be read makes the whole file
+unreadable.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ def _spans(raw: bytes, zone: tzinfo | None, first: float, last: float) -> tuple[
     from icalendar import Calendar  # only who has such a window pays for it
 
     calendars = Calendar.from_ical(raw, multiple=True)
-    if not calendars or any(each.name != "VCALENDAR" for each in calendars):
-        raise Unreadable("it holds no calendar")
+    # What breaks off is left out by the library without a word.
+    if not calendars or len(calendars) != raw.upper().count(b"BEGIN:VCALENDAR"):
+        raise Unreadable("it holds no whole calendar")
     events = [(c, event) for c in calendars for event in c.walk("VEVENT")]
     if len(events) > MOST_EVENTS:
         raise Unreadable(f"it has more than {MOST_EVENTS} events")
@@ -158,7 +160,7 @@ class _Series:
 
         until = datetime.fromtimestamp(last, UTC).replace(tzinfo=None) + 2 * _DAY
         for rule in rules:
-            if [str(each).upper() for each in rule.get("FREQ", [])][0] not in _FREQUENCIES:
+            if str(rule["FREQ"][0]).upper() not in _FREQUENCIES:
                 raise Unreadable("an event recurs more often than daily")
             bounded = dict(rule)
             ends = [self._until(each) for each in rule.get("UNTIL", [])]

@@ -69,9 +69,12 @@ class _Fixed:
 
     async def spans(self, at: float) -> tuple[Span, ...]:
         window = self._window
-        if window.start and window.end:
-            return (Span(_moment(window.start), _moment(window.end)),)
-        return tuple(_weekly(window, at))
+        try:
+            if window.start and window.end:
+                return (Span(_moment(window.start), _moment(window.end)),)
+            return tuple(_weekly(window, at))
+        except (ValueError, KeyError, OSError) as error:
+            raise Unreadable("its times cannot be read") from error
 
 
 class _Calendar:
@@ -153,13 +156,13 @@ def _until(ordered: list[Span], shown: Span) -> float:
 
 
 def _closed(window: FreezeWindow, problem: str) -> Freeze:
-    name = Path((window.calendar or "").removeprefix("file:")).name
+    problem = f"{when(window)} cannot be read: {problem}"
     return Freeze(
         targets=window.targets,
         when=when(window),
-        reason=window.reason or f"{name} cannot be read",
+        reason=window.reason or problem,
         active=True,
-        problem=f"{name} cannot be read: {problem}",
+        problem=problem,
     )
 
 
@@ -173,7 +176,8 @@ def when(window: FreezeWindow) -> str:
 
 
 def _moment(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
 def _weekly(window: FreezeWindow, at: float) -> Iterable[Span]:

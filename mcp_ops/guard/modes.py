@@ -49,7 +49,8 @@ def modes_allowed(call: Call, info: TargetInfo | None, *, always: bool) -> froze
     """The modes under which this call may run (the table in docs/guard.md).
 
     `always` is for changes of the guard itself, of which tightening passes every mode and
-    loosening is decided by a person, and for break-glass. `info` is None for a tool on the server itself.
+    loosening is decided by a person, and for break-glass. `info` is None for a tool on the server
+    itself.
     """
     own = info is None or info.name == OWN_TARGET
     if always or (own and call.effect is Effect.READ):

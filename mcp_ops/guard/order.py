@@ -307,13 +307,15 @@ class Guard:
         # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
         trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
         if self.settings.enforcement == "shadow" and trial:
-            if plan.request.take:  # the look before it counts nothing
-                self._overlook(plan, refusal.reason)
+            self._overlook(plan, refusal.reason)
             return
         raise refusal
 
     def _overlook(self, plan: Plan, code: RefusalCode) -> None:
-        """In shadow mode: what would have been refused is counted, and has its line."""
+        """In shadow mode: what would have been refused is counted once, and has its line."""
+        if plan.overlooked:
+            return
+        plan.overlooked.append(code)
         self.shadow_refusals += 1
         line = shadow_line(plan.call, code, rule=plan.decision.rule, at=self.clock.now())
         self._ledger.note(line)

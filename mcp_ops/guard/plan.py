@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
+from mcp_ops.errors import RefusalCode
 from mcp_ops.guard.elevation import lowered
 from mcp_ops.guard.freeze import Freeze, Freezes
 from mcp_ops.guard.limits import budgets_of, rates_of
@@ -19,7 +20,10 @@ from mcp_ops.settings import LimitSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the guard is going to ask of the store and of people for one call."""
+    """What the guard is going to ask of the store and of people for one call.
+
+    `overlooked` is what shadow mode let pass of it: the first refusal counts, as it would have.
+    """
 
     call: Call
     info: TargetInfo | None
@@ -28,6 +32,7 @@ class Plan:
     tightening: bool
     budgets: tuple[Budget, ...] = ()
     frozen: tuple[Freeze, ...] = ()
+    overlooked: list[RefusalCode] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -260,11 +260,15 @@ async def test_a_calendar_with_an_event_that_is_not_understood_is_closed(
     ("content", "says"),
     [
         (None, "no such file"),
-        (b"", "understood"),
+        (b"", "no whole calendar"),
         (b"hello", "understood"),
         (b"\xff\xfe\x00", "understood"),
-        (EVENT.format("DTSTART:20270115T160000Z", "").encode()[:90], "understood"),
-        (b"BEGIN:VTODO\nEND:VTODO\n", "holds no calendar"),
+        (EVENT.format("DTSTART:20270115T160000Z", "").encode()[:90], "no whole calendar"),
+        (
+            (EVENT.format("DTSTART:20270101T160000Z", "") * 2).encode()[:-20],
+            "no whole calendar",
+        ),
+        (b"BEGIN:VTODO\nEND:VTODO\n", "no whole calendar"),
         (b"x" * 1_048_577, "larger than 1 MiB"),
         (
             EVENT.format("DTSTART:20270115T160000Z", moved("DTSTART:20270115T160000Z") * 2_000),
@@ -282,7 +286,7 @@ async def test_a_calendar_that_cannot_be_read_is_closed(
     found = await one(window, at(f"{FRIDAY}T12:00"))
     assert (found.active, found.since, found.until) == (True, None, None)
     assert says in found.problem
-    assert found.problem.startswith("freeze.ics cannot be read: ")
+    assert found.problem.startswith("calendar freeze.ics cannot be read: ")
 
 
 async def test_a_calendar_without_events_freezes_nothing(tmp_path: Path) -> None:
@@ -304,7 +308,7 @@ async def test_a_calendar_is_read_again_when_it_changed_once_a_minute_and_over_t
         return found.active
 
     assert await holds()
-    calendar(tmp_path, "DTSTART:20270115T150000Z", "DTEND:20270115T170000Z")
+    calendar(tmp_path, "DTSTART:20270115T140000Z", "DTEND:20270115T170000Z")
     clock.advance(59)
     assert await holds()  # not looked at yet
     clock.advance(1)
@@ -317,9 +321,9 @@ async def test_a_calendar_is_read_again_when_it_changed_once_a_minute_and_over_t
     clock.advance(7_200)
     assert await holds()  # frozen, because it cannot be read
     calendar(tmp_path, *EVERY_FRIDAY, "RRULE:FREQ=WEEKLY")
-    clock.advance(60)
+    clock.advance(86_400)
     assert not await holds()
-    clock.advance(7 * 86_400 - 7_200)
+    clock.advance(6 * 86_400)
     assert await holds()
 
 
@@ -333,8 +337,8 @@ async def test_one_unreadable_calendar_of_several_closes_its_own_targets(tmp_pat
     )
     async with bench(tmp_path, settings=settings) as b:
         assert await b.code("put_item", name="a", reason=WHY) == "ok"
-        refusal = await b.error("isolate_target", target="depot", reason=WHY, dry_run=False)
-        assert refusal["code"] == "ok"
+        assert await b.code("reset_circuit", target="depot", reason=WHY) == "frozen"
+        assert await b.code("isolate_target", target="depot", reason=WHY) == "ok"
 
 
 async def test_a_frozen_write_is_told_since_when_until_when_and_who_can_lift_it(
@@ -369,12 +373,12 @@ async def test_a_write_frozen_by_an_unreadable_calendar_is_told_so(tmp_path: Pat
         refusal = await b.error("put_item", name="a", reason=WHY)
         assert refusal["code"] == "frozen"
         assert refusal["message"] == (
-            "Changes are frozen: gone.ics cannot be read: no such file or directory, and what "
-            "cannot be read counts as frozen."
+            "Changes are frozen: calendar gone.ics cannot be read: no such file or directory, and "
+            "what cannot be read counts as frozen."
         )
         assert str(tmp_path) not in str(refusal)
         (shown,) = (await b.ok("get_guard_status"))["freeze_windows"]
-        assert shown["problem"] == "gone.ics cannot be read: no such file or directory"
+        assert shown["problem"] == "calendar gone.ics cannot be read: no such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -396,3 +400,22 @@ async def test_a_write_frozen_by_an_unreadable_calendar_is_told_so(tmp_path: Pat
 def test_half_a_window_is_none(raw: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         FreezeWindow.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("window", "moment", "holds"),
+    [
+        ({"start": "nonsense", "end": "never"}, 0.0, True),
+        ({"start": "2020-01-01", "end": "nonsense"}, 0.0, True),
+        ({"days": ("fri",), "begins": "nonsense", "timezone": "UTC"}, 0.0, True),
+        ({"days": ("thu",), "begins": "00:00", "to": "00:30", "timezone": "gone"}, 0.0, True),
+        # Times without an offset are UTC.
+        ({"start": "1970-01-01T00:00:00", "end": "1970-01-01T00:30:00"}, 0.0, True),
+        ({"start": "1970-01-01T00:00:00", "end": "1970-01-01T00:30:00"}, 1_800.0, False),
+    ],
+)
+async def test_a_window_that_got_past_the_settings_unreadable_holds(
+    window: dict[str, Any], moment: float, holds: bool
+) -> None:
+    odd = FreezeWindow.model_construct(targets=("*",), reason="odd", **window)
+    assert (await one(odd, moment)).active is holds
