@@ -15,7 +15,7 @@ from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.freeze import Freeze
-from mcp_ops.guard.modes import applying
+from mcp_ops.guard.modes import CODES, applying
 from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import PRINCIPAL_SCOPE, Admission, CircuitPhase, Mode, ModeEntry
@@ -155,23 +155,20 @@ def protected(s: Situation) -> Refused | None:
     return None
 
 
-_MODE_REFUSALS: dict[Mode, tuple[RefusalCode, str]] = {
-    Mode.LOCKDOWN: (RefusalCode.LOCKED_DOWN, "nothing but this server itself may be asked"),
-    Mode.READ_ONLY: (RefusalCode.READ_ONLY, "nothing may be changed"),
-    Mode.CRITICAL: (
-        RefusalCode.CRITICAL,
-        "only usage and token checks and recovery tools are let through",
-    ),
-    Mode.RESTRICTIVE: (RefusalCode.RESTRICTED, "bulk and list tools are off"),
+_MEANINGS: dict[Mode, str] = {
+    Mode.LOCKDOWN: "nothing but this server itself may be asked",
+    Mode.READ_ONLY: "nothing may be changed",
+    Mode.CRITICAL: "only usage and token checks and recovery tools are let through",
+    Mode.RESTRICTIVE: "bulk and list tools are off",
 }
 
 
 def modes(s: Situation) -> Refused | None:
     """Every mode in force for the target lets such a call pass; the strictest one is named."""
-    for code_mode, (code, meaning) in _MODE_REFUSALS.items():
+    for mode, code in CODES.items():
         for entry in applying(s.seen.modes, s.subject, s.call.caller.principal):
-            if entry.mode is code_mode and entry.mode not in s.modes_allowed:
-                return _mode_refusal(s, entry, code, meaning)
+            if entry.mode is mode and entry.mode not in s.modes_allowed:
+                return _mode_refusal(s, entry, code, _MEANINGS[mode])
     return None
 
 

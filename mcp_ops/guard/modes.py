@@ -8,6 +8,7 @@ from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.tokens import SecretStore, TokenIssuer
 from mcp_ops.capabilities.usage import ApiUsageSource
+from mcp_ops.errors import RefusalCode
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, PRINCIPAL_SCOPE, Mode, ModeEntry
 from mcp_ops.settings import UsageSettings
@@ -141,3 +142,17 @@ def within(entry_scope: str, scope: str, asked: Mode) -> bool:
         return True
     everything = scope == ALL_TARGETS and asked is Mode.NORMAL
     return everything and not entry_scope.startswith(PRINCIPAL_SCOPE)
+
+
+# The modes that refuse, strictest first, with their codes.
+CODES: Mapping[Mode, RefusalCode] = {
+    Mode.LOCKDOWN: RefusalCode.LOCKED_DOWN,
+    Mode.READ_ONLY: RefusalCode.READ_ONLY,
+    Mode.CRITICAL: RefusalCode.CRITICAL,
+    Mode.RESTRICTIVE: RefusalCode.RESTRICTED,
+}
+
+
+def floor_refuses(floor: Mode, allowed: frozenset[Mode]) -> RefusalCode | None:
+    """The code with which the configured mode refuses a call that may run under `allowed`."""
+    return None if floor in allowed else CODES[floor]

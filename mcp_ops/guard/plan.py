@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
@@ -13,7 +14,7 @@ from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import RATE_FACTORS, is_loosening, is_tightening, modes_allowed
 from mcp_ops.guard.policy import Decision, Policy
 from mcp_ops.guard.targets import TargetInfo, Targets
-from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, HotStore
+from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, Grant, ModeEntry
 from mcp_ops.records import Budget
 from mcp_ops.settings import LimitSettings
 
@@ -34,20 +35,40 @@ class Plan:
     frozen: tuple[Freeze, ...] = ()
     overlooked: list[RefusalCode] = field(default_factory=list)
 
+    def looking(self) -> Plan:
+        """The same plan, to look without taking anything."""
+        return replace(self, request=replace(self.request, take=False))
+
+
+class Known(Protocol):
+    """What a plan needs to know of the store."""
+
+    async def modes(self) -> tuple[ModeEntry, ...]:
+        """All entries in force."""
+        ...
+
+    async def grants(self) -> tuple[Grant, ...]:
+        """The elevations in force."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
-    """Makes plans out of the configuration; only a change of the guard itself asks the store."""
+    """Makes plans out of the configuration. The store is asked only by a change of the guard
+    itself, and by a call that somebody would have to agree to."""
 
     limits: LimitSettings
     circuit: CircuitPolicy
     policy: Policy
     targets: Targets
-    hot: HotStore
+    hot: Known
     freezes: Freezes
 
-    async def plan(self, call: Call, *, info: TargetInfo | None, sub: bool) -> Plan:
-        """The plan; `info` is the target of a sub-call (`sub`), else it is looked up."""
+    async def plan(
+        self, call: Call, *, info: TargetInfo | None, sub: bool, at: float | None = None
+    ) -> Plan:
+        """The plan; `info` is the target of a sub-call (`sub`), else it is looked up. `at` asks
+        for the freeze windows of another moment."""
         if info is None and call.target:
             info = self.targets.info(call.target)
         about = info or (self.targets.info(call.about) if call.about else None)
@@ -78,7 +99,7 @@ class Planner:
             request=request,
             tightening=tightening,
             budgets=() if sub or free else budgets_of(call, self.limits, tightening=tightening),
-            frozen=() if call.effect is Effect.READ or free else await self.freezes.at(),
+            frozen=() if call.effect is Effect.READ or free else await self.freezes.at(at),
         )
 
     async def _decide(
