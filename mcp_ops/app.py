@@ -109,8 +109,7 @@ async def open_app(
     """
     clock = clock or SystemClock()
     redactor = redactor or Redactor()
-    for key in settings.server.keys:
-        redactor.add(key.key.get_secret_value())
+    redactor.add(*secrets_in(settings))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
             open_stores(
