@@ -145,8 +145,7 @@ async def explain(
             Stage(
                 name="policy",
                 passes=True,
-                says=f"{plan.decision.rule} requires {plan.decision.require}; "
-                f"{decision.rule} is {place_of(decision.rule, places)}",
+                says=_rule(plan.decision, decision.rule, place_of(decision.rule, places)),
             ),
             Stage(name="elevation", passes=True, says=plan.decision.elevated or "none is in force"),
             Stage(name="approval", passes=True, says=_who(call, plan.decision, outcome)),
@@ -161,6 +160,12 @@ def place_of(rule: str, places: Sequence[str]) -> str:
         return "built in"
     number = int(match[1])
     return places[number - 1] if number <= len(places) else "configured"
+
+
+def _rule(decision: Decision, matched: str, place: str) -> str:
+    if decision.rule == matched:
+        return f"{matched} ({place}) requires {decision.require}"
+    return f"{matched} ({place}) matches; {decision.rule}: requires {decision.require}"
 
 
 def _about(guard: Guard, call: Call) -> Any:
