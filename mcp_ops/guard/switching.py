@@ -74,7 +74,7 @@ async def _lift(hot: HotStore, held: ModeEntry, by: ModeEntry) -> None:
         return
     if by.expires_at is None or held.source in ("usage", "runaway"):
         await hot.clear_modes(held.scope, frozenset({held.source}))
-    elif held.expires_at is None or held.expires_at > by.expires_at:
+    else:
         await hot.set_mode(replace(by, scope=held.scope, source=held.source))
 
 
