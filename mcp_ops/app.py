@@ -111,8 +111,7 @@ async def open_app(
     """
     clock = clock or SystemClock()
     redactor = redactor or Redactor()
-    redactor.add(*secrets_in(settings.server))
-    redactor.add(*(text for text in secrets_in(settings.store) if text != SQLITE))
+    redactor.add(*(text for text in secrets_in(settings) if text != SQLITE))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
             open_stores(_place(settings), clock, floor=_floor(settings, clock))

@@ -25,7 +25,9 @@ _SETTINGS = {
     "settings_environ",
     "settings_file",
     "settings_options",
+    "settings_policy",
     "settings_problems",
+    "settings_toml",
 }
 _TRANSPORT = {
     "transport",

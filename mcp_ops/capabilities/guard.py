@@ -102,13 +102,39 @@ class BulkheadInfo(Model):
 
 
 class FreezeInfo(Model):
-    """A configured freeze window."""
+    """A freeze window; `start` and `end` are of the freeze that holds, or of the next one."""
 
-    start: str
-    end: str
+    when: str
+    start: Moment | None = None
+    end: Moment | None = None
     targets: list[str]
-    reason: str
+    reason: UntrustedLine
     active: bool
+    problem: str | None = None
+
+
+class ElevationInfo(Model):
+    """An elevation in force: calls that match need no more than `require`. Globs."""
+
+    id: str
+    principal: str
+    tool: str
+    elevated_target: str
+    require: Literal["none", "confirm"]
+    incident: str
+    reason: UntrustedLine
+    author: str
+    expires_at: Moment
+
+
+class BreakGlassInfo(Model):
+    """An operator went past the guard with the credential for emergencies."""
+
+    at: Moment
+    principal: str
+    tool: str
+    used_on: str
+    reason: UntrustedLine
 
 
 class GuardStatus(Result):
@@ -122,6 +148,8 @@ class GuardStatus(Result):
     circuits: list[CircuitInfo] = []
     bulkheads: list[BulkheadInfo] = []
     freeze_windows: list[FreezeInfo] = []
+    elevations: list[ElevationInfo] = []
+    break_glass: list[BreakGlassInfo] = []
     pending_approvals: int = 0
     shadow_refusals: int = 0
 
