@@ -110,7 +110,7 @@ class Approvals:
             approval_id=approval_id, principal=principal, digest=digest, policy=policy
         )
         return await self._database.write(
-            lambda connection: use_up(connection, wanted, max(at, self._now()))
+            lambda connection: use(connection, wanted, max(at, self._now()))
         )
 
     async def get(self, approval_id: str) -> Approval | None:
@@ -181,8 +181,8 @@ class Approvals:
         return found
 
 
-def use_up(connection: sqlite3.Connection, wanted: Redemption, now: float) -> bool:
-    """Use an approved question within a transaction: for `Ledger.begin`, and for reads."""
+def use(connection: sqlite3.Connection, wanted: Redemption, now: float) -> bool:
+    """Use up an approved question for exactly this call, within a write transaction."""
     cursor = connection.execute(
         "UPDATE approvals SET state = 'redeemed' WHERE id = ? AND state = 'approved' "
         "AND principal = ? AND digest = ? AND policy = ? "
