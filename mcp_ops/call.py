@@ -51,7 +51,9 @@ class Caller:
     `ask` asks within the call (elicitation of the session-based revisions, or a terminal);
     `asks_by_result` means that `NeedsAnswer` reaches the client as an `InputRequiredResult`;
     `answered` is the question id and the answer that came with this call, out of sealed state.
-    `progress` reports how far a long call is; it never raises.
+    `progress` reports how far a long call is; it never raises. `break_glass` is set by the
+    command line alone, for an operator who has shown that credential: what would refuse the call
+    is passed by, and recorded.
     """
 
     principal: str
@@ -65,6 +67,7 @@ class Caller:
     client_confirms: bool = False
     trace_id: str = ""
     progress: Callable[[float, float, str], Awaitable[None]] | None = None
+    break_glass: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

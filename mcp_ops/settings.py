@@ -134,6 +134,9 @@ class PolicyRule(Frozen):
     principal: str = "*"
     require: Requirement
     expires_s: float = Field(900, gt=0, le=86_400, description="How long a question stays open.")
+    execute_s: float = Field(900, gt=0, le=86_400, description="How long a yes can be used.")
+    approvers: tuple[str, ...] = Field((), description="Globs over who may approve.")
+    approvals: int = Field(1, ge=1, le=5, description="How many different people have to.")
 
 
 class GuardSettings(Frozen):
