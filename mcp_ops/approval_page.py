@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Final, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -23,6 +23,7 @@ from mcp_ops import approval_page_html as view
 from mcp_ops.approval_page_sessions import (
     SESSION_S,
     Credentials,
+    KeyCredentials,
     Session,
     Sessions,
     Signer,
@@ -40,7 +41,8 @@ from mcp_ops.errors import (
     StoreUnavailable,
 )
 from mcp_ops.records import Approval
-from mcp_ops.transport_edge import APPROVALS_PATH, is_loopback
+from mcp_ops.settings import KeySettings
+from mcp_ops.transport_edge import APPROVALS_PATH, Keys, is_loopback, origin_host
 
 COOKIE: Final = "mcp-ops-approvals"
 LONGEST_NOTE: Final = 500
@@ -97,6 +99,14 @@ def approval_routes(desk: Desk, credentials: Credentials, clock: Clock) -> list[
     served = ApprovalPage(desk, credentials, clock)
     paths = (APPROVALS_PATH, f"{APPROVALS_PATH}/{{rest:path}}")
     return [Route(path, endpoint=served.answer, methods=["GET", "POST"]) for path in paths]
+
+
+def key_page(desk: Desk, keys: Sequence[KeySettings], clock: Clock) -> list[BaseRoute]:
+    """The page for those whose key may approve; none where there is no such key."""
+    may_approve = [key for key in keys if "ops:approve" in key.scopes]
+    if not may_approve:
+        return []
+    return approval_routes(desk, KeyCredentials(Keys(may_approve)), clock)
 
 
 class ApprovalPage:
@@ -223,9 +233,7 @@ class ApprovalPage:
         body = view.sign_in(self._credentials.label, after=after, problem=problem)
         return HTMLResponse(view.page("Approvals", body, nonce=nonce), status_code=status)
 
-    def _problem(
-        self, visit: _Visit, nonce: str, status: int, message: str, hint: str
-    ) -> Response:
+    def _problem(self, visit: _Visit, nonce: str, status: int, message: str, hint: str) -> Response:
         body = view.notice(message, hint) + f'<p><a href="{APPROVALS_PATH}">All questions</a></p>'
         return self._show("Approvals", body, visit, nonce, status=status)
 
@@ -261,19 +269,10 @@ def _headers(nonce: str) -> dict[str, str]:
 
 def _same_origin(request: Request) -> None:
     """A form counts only from this page: its origin is the host that it is sent to."""
-    origin = request.headers.get("origin", "")
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        parts = urlsplit("")
-    mine = parts.scheme in ("http", "https") and parts.netloc.lower() == _host(request)
-    if not mine or site != "same-origin":
+    host = request.headers.get("host", "").lower()
+    mine = host and origin_host(request.headers.get("origin", "")) == host
+    if not mine or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise _Answer(403, "The form came from another page; nothing was done.")
-
-
-def _host(request: Request) -> str:
-    return request.headers.get("host", "").lower()
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -14,8 +14,8 @@ from typing import Any
 from mcp_ops.clock import rfc3339
 from mcp_ops.records import Approval
 from mcp_ops.redact import quoted, tame, visible
+from mcp_ops.transport_edge import APPROVALS_PATH as PATH
 
-PATH = "/approvals"
 _LINE = 300
 _BLOCK = 400_000
 _REASON = 600

@@ -17,6 +17,7 @@ from mcp_ops.errors import DeadlineExceeded, Health, OpsError, StoreUnavailable
 from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
+from mcp_ops.guard.seen import Sight
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
 from mcp_ops.tool import WRITE_FIELDS, Write
@@ -162,6 +163,7 @@ class Actor:
 
 
 def _write(call: Call, running: Running | None) -> Write:
+    consent = current.get().consent
     return Write(
         reason=call.reason,
         dry_run=call.dry_run,
@@ -169,6 +171,8 @@ def _write(call: Call, running: Running | None) -> Write:
         principal=call.caller.principal,
         progress=running.progress if running else _no_progress,
         cancelled=(lambda: running.cancelled) if running else _never,
+        pinned=consent.pinned,
+        saw=(consent.sight or Sight()).tell,
     )
 
 

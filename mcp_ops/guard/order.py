@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from mcp_ops.call import Call, new_id
-from mcp_ops.capabilities.base import Effect
+from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard import settle
@@ -72,6 +72,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
+        approver_keys: frozenset[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -96,7 +97,15 @@ class Guard:
             hot=hot,
         )
         self._ledger = ledger
-        self._approver = Approver(approvals, clock, redactor)
+        self._approver = Approver(
+            approvals,
+            clock,
+            redactor,
+            ledger=ledger,
+            targets=targets,
+            rehearse=self._rehearse,
+            keys=approver_keys,
+        )
         self._reads = Reads(clock, attempts=settings.limits.read_attempts)
         self._actor = Actor(
             targets=targets,
@@ -308,6 +317,16 @@ class Guard:
     async def _look(self, plan: Plan) -> None:
         """All checks, before anyone is asked and without taking anything."""
         await self._admit(plan, take=False)
+
+    async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
+        """The dry run of a call that a person is asked about, on the way of a read."""
+        plan = await self._plan(call, sub=True)
+        admission, _ = await self._admit(plan)
+        deadline = self.settings.limits.read_timeout_s
+        async with self._passage(plan, consent, frame, admission):
+            return await self._actor.act(
+                call, frame, deadline_s=deadline, running=None, probe=admission.probe
+            )
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from mcp_ops.capabilities.guard import ApprovalItem, AuditItem, CircuitInfo, ModeInfo
+from mcp_ops.capabilities.guard import (
+    ApprovalItem,
+    AuditItem,
+    CircuitInfo,
+    ModeInfo,
+    OperationStatus,
+)
 from mcp_ops.clock import rfc3339
 from mcp_ops.ports import OWN_TARGET, CircuitState, ModeEntry
 from mcp_ops.records import Approval, Entry
@@ -68,8 +74,27 @@ def approval_item(approval: Approval) -> ApprovalItem:
         reason=approval.reason,
         created_at=rfc3339(approval.created_at),
         expires_at=rfc3339(approval.expires_at),
+        votes=f"{len(approval.votes)} of {approval.needed}",
         decided_by=approval.decided_by or None,
         note=approval.note or None,
+    )
+
+
+def approval_status(approval: Approval) -> OperationStatus:
+    """A question to a person, for the caller that waits for it."""
+    votes = f"{len(approval.votes)} of {approval.needed} said yes"
+    words = f"{votes}; {approval.note}" if approval.note else votes
+    return OperationStatus(
+        id=approval.id,
+        kind="approval",
+        state=approval.state,
+        tool=approval.tool,
+        target=approval.target or OWN_TARGET,
+        progress=words if approval.kind == "approve" else None,
+        started_at=rfc3339(approval.created_at),
+        expires_at=rfc3339(approval.expires_at),
+        execute_by=rfc3339(approval.execute_by) if approval.execute_by else None,
+        ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
     )
 
 

@@ -65,6 +65,7 @@ async def set_guard_mode(
     approval. critical leaves only checks and recovery, lockdown nothing."""
     previous = await guard.mode_of(target)
     if write.dry_run:
+        write.saw({"mode": previous.value}, None)
         return GuardModeSet(
             outcome="planned",
             previous=previous,
@@ -95,6 +96,8 @@ async def reset_circuit(guard: GuardControl, target: TargetName, write: Write) -
     previous = before.state if before else None
     if write.dry_run:
         state = previous.value if previous else "closed"
+        # Not the phase: it goes from open to half-open and back by itself.
+        write.saw({"isolated_by": before.by if before and state == "isolated" else None}, None)
         return CircuitChange(
             outcome="planned", previous=previous, plan=[f"Close the circuit of {target} ({state})."]
         )
