@@ -83,7 +83,8 @@ def approval_item(approval: Approval) -> ApprovalItem:
 def approval_status(approval: Approval) -> OperationStatus:
     """A question to a person, for the caller that waits for it."""
     votes = f"{len(approval.votes)} of {approval.needed} said yes"
-    words = f"{votes}; {approval.note}" if approval.note else votes
+    ended = approval.state in ("denied", "revoked")
+    words = f"{votes}; {approval.note}" if ended and approval.note else votes
     return OperationStatus(
         id=approval.id,
         kind="approval",

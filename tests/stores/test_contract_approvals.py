@@ -214,7 +214,7 @@ async def test_a_use_and_a_revocation_at_once_have_one_winner(
             done = dict(await together(2, act))
             after = await approvals.get(name)
             assert after is not None
-            assert [won for won in done.values()].count(True) == 1
+            assert list(done.values()).count(True) == 1
             assert done[after.state]
 
 
