@@ -76,8 +76,8 @@ def show(approval_id: ApprovalId, as_json: JsonOption = False, config: ConfigOpt
 
 
 @group.command()
-def watch(config: ConfigOption = None) -> None:
-    """Show questions as they are asked and answered, until interrupted."""
+def watch(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show questions as they are asked and answered, until interrupted; JSON is one a line."""
 
     async def body(app: RunningApp) -> int:
         told: dict[str, tuple[str, str]] = {}
@@ -85,13 +85,11 @@ def watch(config: ConfigOption = None) -> None:
             for a in reversed(await app.people.recent(200)):
                 now = (a.state, votes(a))
                 if told.get(a.id, now if a.state != "pending" else None) != now:
-                    on = a.target or "this server"
-                    line = f"{a.id} {a.state} ({now[1]} yes) {a.tool} on {on}, {a.principal}"
-                    say(tame(line, 400).replace("\n", " "))
+                    say(visible(json.dumps(as_dict(a))) if as_json else _line(a))
                 told[a.id] = now
             await anyio.sleep(_WATCH_S)
 
-    with_app(config, body, as_json=False)
+    with_app(config, body, as_json=as_json)
 
 
 @group.command()
@@ -155,6 +153,7 @@ def revoke(
 @group.command()
 def page(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one.")] = 0,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Serve the approval page on this machine alone, until interrupted. Needs a terminal, which
@@ -165,7 +164,7 @@ def page(
         await serve_page(app.people, operator(), port=port)
         return Exit.OK
 
-    with_app(config, body, as_json=False)
+    with_app(config, body, as_json=as_json)
 
 
 def described(approval: Approval) -> list[str]:
@@ -196,6 +195,12 @@ def described(approval: Approval) -> list[str]:
             else []
         ),
     ]
+
+
+def _line(a: Approval) -> str:
+    where = a.target or "this server"
+    line = f"{a.id} {a.state} ({votes(a)} said yes) {a.tool} on {where}, asked by {a.principal}"
+    return tame(line, 400).replace("\n", " ")
 
 
 def votes(approval: Approval) -> str:
