@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,49 @@ from mcp_ops.cli import main
 from mcp_ops.clock import SystemClock
 from mcp_ops.commands.exits import Exit
 from mcp_ops.records import Approval
-from mcp_ops.stores.sqlite.embedded import open_stores
+from mcp_ops.stores.sqlite.embedded import Stores, open_stores
 from tests.stores import records
 
 REPOSITORY = Path(__file__).parent.parent
 CLOCK = SystemClock()
 QUESTION = "a1b2c3d4"
+COMMAND = (sys.executable, "-m", "mcp_ops", "approvals")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A state directory with one question for two people, and the file that names it."""
+
+    state: Path
+    config: Path
+
+    def open(self) -> AbstractAsyncContextManager[Stores]:
+        return open_stores(self.state / "state.db", CLOCK)
+
+    def stored(self) -> Approval:
+        async def look() -> Approval | None:
+            async with self.open() as stores:
+                return await stores.approvals.get(QUESTION)
+
+        found = anyio.run(look)
+        assert found is not None
+        return found
+
+    def vote(self, *people: str) -> None:
+        async def say() -> None:
+            async with self.open() as stores:
+                for by in people:
+                    await stores.approvals.decide(
+                        QUESTION, approved=True, by=by, note="ok", at=CLOCK.now()
+                    )
+
+        anyio.run(say)
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state directory with one question for two people."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("MCP_OPS_STATE_DIR", str(tmp_path / "state"))
+def place(tmp_path: Path) -> Place:
+    made = Place(state=tmp_path / "state", config=tmp_path / "config.toml")
+    made.config.write_text(f'state_dir = "{made.state.as_posix()}"\n', encoding="utf-8")
     question = records.approval(
         CLOCK,
         QUESTION,
@@ -42,44 +74,23 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
 
     async def ask() -> None:
-        async with open_stores(tmp_path / "state" / "state.db", CLOCK) as stores:
+        async with made.open() as stores:
             await stores.approvals.ask(question, max_pending=3)
 
     anyio.run(ask)
-    yield tmp_path / "state"
+    return made
 
 
-def stored(state: Path) -> Approval:
-    async def look() -> Approval | None:
-        async with open_stores(state / "state.db", CLOCK) as stores:
-            return await stores.approvals.get(QUESTION)
-
-    found = anyio.run(look)
-    assert found is not None
-    return found
-
-
-def vote(state: Path, *people: str) -> None:
-    async def say() -> None:
-        async with open_stores(state / "state.db", CLOCK) as stores:
-            for by in people:
-                await stores.approvals.decide(
-                    QUESTION, approved=True, by=by, note="ok", at=CLOCK.now()
-                )
-
-    anyio.run(say)
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
-    code = main(["approvals", *arguments, "--json"])
+def said(place: Place, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main(["approvals", *arguments, "--json", "--config", str(place.config)])
     return code, json.loads(capsys.readouterr().out)
 
 
 def test_show_says_everything_that_is_bound(
-    state: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    vote(state, "operator:ada")
-    code, shown = said(capsys, "show", QUESTION)
+    place.vote("operator:ada")
+    code, shown = said(place, capsys, "show", QUESTION)
     assert code == Exit.OK
     assert (shown["state"], shown["needed"], shown["votes"][0]["by"]) == (
         "pending",
@@ -87,7 +98,7 @@ def test_show_says_everything_that_is_bound(
         "operator:ada",
     )
     assert shown["seen"]["plan"] == ["restart api"]
-    assert main(["approvals", "show", QUESTION]) == Exit.OK
+    assert main(["approvals", "show", QUESTION, "--config", str(place.config)]) == Exit.OK
     text = capsys.readouterr().out
     for part in (
         "restart_deployment on shop",
@@ -97,43 +108,49 @@ def test_show_says_everything_that_is_bound(
         "operator:ada",
     ):
         assert part in text
-    assert main(["approvals", "list"]) == Exit.OK
+    assert main(["approvals", "list", "--config", str(place.config)]) == Exit.OK
     assert "1 of 2" in capsys.readouterr().out
 
 
 def test_without_a_terminal_a_question_is_denied_and_taken_back_but_never_approved(
-    state: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (("approve", QUESTION), ("page",)):
-        code, refused = said(capsys, *command)
+        code, refused = said(place, capsys, *command)
         assert (code, refused["error"]["code"]) == (Exit.REFUSED, "permission_denied")
-    vote(state, "operator:ada", "operator:bob")
-    code, gone = said(capsys, "revoke", QUESTION, "--reason", "wrong cluster")
+    place.vote("operator:ada", "operator:bob")
+    code, gone = said(place, capsys, "revoke", QUESTION, "--reason", "wrong cluster")
     assert (code, gone["state"], gone["note"]) == (Exit.OK, "revoked", "wrong cluster")
-    code, again = said(capsys, "revoke", QUESTION)
+    code, again = said(place, capsys, "revoke", QUESTION)
     assert again["error"]["code"] == "not_found"
-    code, missing = said(capsys, "deny", "0000")
+    code, missing = said(place, capsys, "deny", "0000")
     assert missing["error"]["code"] == "not_found"
-    assert stored(state).state == "revoked"
+    assert place.stored().state == "revoked"
 
 
-def test_deny_tells_why(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, denied = said(capsys, "deny", QUESTION, "--reason", "not today")
+def test_deny_tells_why(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    code, denied = said(place, capsys, "deny", QUESTION, "--reason", "not today")
     assert (code, denied["state"], denied["note"]) == (Exit.OK, "denied", "not today")
 
 
 # ---- at a terminal
 
-pty = pytest.importorskip("pty") if sys.platform == "win32" else __import__("pty")
-
 
 class Terminal:
     """A command at a terminal of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, place: Place, *arguments: str) -> None:
         self.end, child = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mcp_ops", "approvals", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "mcp_ops",
+                "approvals",
+                *arguments,
+                "--config",
+                str(place.config),
+            ],
             cwd=REPOSITORY,
             stdin=child,
             stdout=child,
@@ -145,9 +162,8 @@ class Terminal:
 
     def until(self, found: Callable[[str], Any]) -> Any:
         """Read until something is found in what was said."""
-        ends = time.monotonic() + 20
         while not (value := found(self.text)):
-            ready, _, _ = select.select([self.end], [], [], max(0, ends - time.monotonic()))
+            ready, _, _ = select.select([self.end], [], [], 20)
             assert ready, self.text
             self.text += os.read(self.end, 65_536).decode("utf-8", "replace")
         return value
@@ -163,9 +179,9 @@ class Terminal:
             os.close(self.end)
 
 
-def test_a_person_at_a_terminal_looks_types_and_says_why(state: Path) -> None:
-    vote(state, "operator:somebody-else")
-    terminal = Terminal("approve", QUESTION)
+def test_a_person_at_a_terminal_looks_types_and_says_why(place: Place) -> None:
+    place.vote("operator:somebody-else")
+    terminal = Terminal(place, "approve", QUESTION)
     terminal.until(lambda text: "characters of the id" in text)
     assert "restart api" in terminal.text
     terminal.type(QUESTION[:4])
@@ -173,21 +189,21 @@ def test_a_person_at_a_terminal_looks_types_and_says_why(state: Path) -> None:
     terminal.type("looked at it")
     terminal.until(lambda text: f"approved: {QUESTION}" in text)
     assert terminal.close() == Exit.OK
-    after = stored(state)
+    after = place.stored()
     assert (after.state, after.note, len(after.votes)) == ("approved", "looked at it", 2)
     assert after.decided_by.startswith("operator:")
 
 
-def test_the_wrong_characters_approve_nothing(state: Path) -> None:
-    terminal = Terminal("approve", QUESTION)
+def test_the_wrong_characters_approve_nothing(place: Place) -> None:
+    terminal = Terminal(place, "approve", QUESTION)
     terminal.until(lambda text: "characters of the id" in text)
     terminal.type("yes")
     assert terminal.close() == Exit.APPROVAL
-    assert stored(state).votes == ()
+    assert place.stored().votes == ()
 
 
-def test_the_page_of_the_terminal_is_on_loopback_and_ends_with_it(state: Path) -> None:
-    terminal = Terminal("page")
+def test_the_page_of_the_terminal_is_on_loopback_and_ends_with_it(place: Place) -> None:
+    terminal = Terminal(place, "page")
     code = terminal.until(lambda text: re.search(r"next sign-in: ([0-9a-f]{20})", text))[1]
     url = terminal.until(lambda text: re.search(r"page is at (http://127\.0\.0\.1:\d+)/", text))[1]
     with httpx2.Client(base_url=url) as browser:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import Process
 
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.base import Effect
@@ -17,6 +21,7 @@ from mcp_ops.records import Approval
 from mcp_ops.settings import GuardSettings, PolicyRule
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPERATOR, SCOPES, WHY, Bench, answering, bench, shelf_target
+from tests.guard.redeem_peer import CALLS
 from tests.guard.shelf import Item, ItemPut, Name, Shelf
 
 HTTP = replace(AGENT, principal="key:agent", channel="http", client_confirms=False)
@@ -425,3 +430,39 @@ async def test_a_use_and_a_taking_back_at_once_have_one_winner(tmp_path: Path) -
                 tasks.start_soon(use)
                 tasks.start_soon(take)
             assert (f"drop n{number}" in b.world.effects) == ("revoked" not in ends)
+
+
+async def test_fifty_calls_from_two_processes_use_an_approval_once(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await say(b, await asked(b), "operator:ada")
+    ended: list[dict[str, Any]] = []
+
+    async def one(process: Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        await process.stdin.send(b"go\n")
+        said = b"".join([chunk async for chunk in process.stdout])
+        ended.append(json.loads(said.splitlines()[-1]))
+
+    with anyio.fail_after(60):
+        async with AsyncExitStack() as stack:
+            peers = [
+                await stack.enter_async_context(
+                    await anyio.open_process(
+                        [sys.executable, "-m", "tests.guard.redeem_peer", str(tmp_path), name],
+                        cwd=Path(__file__).parents[2],
+                        stderr=None,
+                    )
+                )
+                for name in ("first", "second")
+            ]
+            for peer in peers:
+                assert peer.stdout is not None
+                assert (await peer.stdout.receive(6)) == b"ready\n"
+            async with anyio.create_task_group() as tasks:
+                for peer in peers:
+                    tasks.start_soon(one, peer)
+    assert [effect for each in ended for effect in each["effects"]] == ["drop x"]
+    codes = [code for each in ended for code in each["codes"]]
+    assert codes.count("ok") == 1
+    assert codes.count("approval_required") == 2 * CALLS - 1
