@@ -37,10 +37,12 @@ _TRANSPORT = {
     "transport_pipes",
     "transport_stdio",
 }
+_PAGE = {"approval_page", "approval_page_html", "approval_page_sessions"}
 _EVERYTHING = (
     _CORE
     | _SETTINGS
     | _TRANSPORT
+    | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
     | {"app", "commands", "tools", "lab"}
 )
@@ -50,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"commands"},
     "commands": _EVERYTHING,
     "app": _EVERYTHING - {"app", "commands", "lab"},
+    "approval_page": _LEAVES | _PAGE | {"call", "settings", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
     "transport": _LEAVES | _SETTINGS | _TRANSPORT,
@@ -102,7 +105,7 @@ def part(path: Path) -> str:
 
 def rule(name: str) -> str:
     """Files of one family share a line of the table."""
-    for family in ("transport", "settings"):
+    for family in ("transport", "settings", "approval_page"):
         if name.startswith(f"{family}_"):
             return family
     return name

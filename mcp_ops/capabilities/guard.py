@@ -233,7 +233,7 @@ class AuditPage(Page[AuditItem]):
 
 
 class ApprovalItem(Model):
-    """A question to a person. `arguments` shows secrets by fingerprint only."""
+    """A question to a person. `votes` is "1 of 2": how many said yes, of those needed."""
 
     id: str
     kind: Literal["confirm", "approve"]
@@ -244,6 +244,7 @@ class ApprovalItem(Model):
     reason: UntrustedLine
     created_at: Moment
     expires_at: Moment
+    votes: str
     decided_by: str | None = None
     note: UntrustedLine | None = None
 
@@ -255,13 +256,22 @@ class ApprovalPage(Page[ApprovalItem]):
 class OperationStatus(Result):
     """Answer of get_operation, for a write's operation or for an approval that it waits for.
 
-    `answer` is what the write answered, once it is done.
+    `answer` is what the write answered, once it is done. `execute_by` is until when an approved
+    call may run.
     """
 
     id: str
     kind: Literal["operation", "approval"]
     state: Literal[
-        "running", "pending", "approved", "denied", "redeemed", "expired", "done", "unknown"
+        "running",
+        "pending",
+        "approved",
+        "denied",
+        "redeemed",
+        "expired",
+        "revoked",
+        "done",
+        "unknown",
     ]
     tool: str
     outcome: str | None = None
@@ -269,6 +279,7 @@ class OperationStatus(Result):
     started_at: Moment | None = None
     ended_at: Moment | None = None
     expires_at: Moment | None = None
+    execute_by: Moment | None = None
     answer: Annotated[dict[str, Any], Field(description="The write's own answer.")] = {}
 
 

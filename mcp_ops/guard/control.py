@@ -258,16 +258,7 @@ class Control:
             return self._operation(operation)
         approval = await self._p.approvals.get(operation_id)
         if approval is not None:
-            return OperationStatus(
-                id=approval.id,
-                kind="approval",
-                state=approval.state,
-                tool=approval.tool,
-                target=approval.target or OWN_TARGET,
-                started_at=rfc3339(approval.created_at),
-                expires_at=rfc3339(approval.expires_at),
-                ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
-            )
+            return shown.approval_status(approval)
         raise NotFound(
             "There is no operation or approval with this id.",
             hint="list_approvals and search_audit show the ids of recent ones.",

@@ -81,6 +81,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
+        approver_keys: frozenset[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -107,7 +108,15 @@ class Guard:
             freezes=self.freezes,
         )
         self._ledger = ledger
-        self._approver = Approver(approvals, clock, redactor)
+        self._approver = Approver(
+            approvals,
+            clock,
+            redactor,
+            ledger=ledger,
+            targets=targets,
+            rehearse=self._rehearse,
+            keys=approver_keys,
+        )
         self._reads = Reads(
             clock, attempts=settings.limits.read_attempts, cache=settings.cache.tools
         )
@@ -348,6 +357,16 @@ class Guard:
     async def _look(self, plan: Plan) -> None:
         """All checks, before anyone is asked and without taking anything."""
         await self._admit(plan, take=False)
+
+    async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
+        """The dry run of a call that a person is asked about, on the way of a read."""
+        plan = await self._plan(call, sub=True)
+        admission, _ = await self._admit(plan)
+        deadline = self.settings.limits.read_timeout_s
+        async with self._passage(plan, consent, frame, admission):
+            return await self._actor.act(
+                call, frame, deadline_s=deadline, running=None, probe=admission.probe
+            )
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(
