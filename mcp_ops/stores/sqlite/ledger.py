@@ -19,6 +19,7 @@ import anyio
 
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import AuditQuery, Entry, Operation, Spent, Verification
+from mcp_ops.stores.chain import End, Walk, clean, decode
 from mcp_ops.stores.sqlite import chain, operations
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.database import Database, Job
@@ -144,7 +145,7 @@ class Ledger:
 
         def job(connection: sqlite3.Connection) -> list[Entry]:
             rows = connection.execute(sql, (*values, limit))
-            return [chain.decode(row["body"], row["seq"]) for row in rows]
+            return [decode(row["body"], row["seq"]) for row in rows]
 
         return await self._database.read(job)
 
@@ -170,16 +171,16 @@ class Ledger:
         anchor, highest = await self._database.read(_ends)
         if anchor is None:
             return Verification(ok=False, entries=0, problem="the anchor is missing")
-        walk = chain.Walk(self._key)
+        walk = Walk(self._key)
         problem = ""
-        while walk.seq < anchor["seq"] and not problem:
-            problem = await self._database.read(lambda c: _walk_on(c, walk, anchor["seq"]))
+        while walk.end.seq < anchor.seq and not problem:
+            problem = await self._database.read(lambda c: _walk_on(c, walk, anchor.seq))
         problem = problem or walk.finish(anchor, highest)
         return Verification(
             ok=not problem,
-            entries=walk.seq,
+            entries=walk.end.seq,
             problem=problem,
-            first_bad_seq=walk.seq + 1 if problem else None,
+            first_bad_seq=walk.end.seq + 1 if problem else None,
         )
 
     async def _write(self, job: Job[T]) -> T:
@@ -245,7 +246,7 @@ class Ledger:
 
 def _conditions(query: AuditQuery) -> tuple[str, list[object]]:
     conditions: list[tuple[str, object]] = [
-        (f"{column} = ?", chain.clean(value))
+        (f"{column} = ?", clean(value))
         for column in ("principal", "tool", "target", "verdict", "trace_id", "call_id")
         if (value := getattr(query, column))
     ]
@@ -255,21 +256,21 @@ def _conditions(query: AuditQuery) -> tuple[str, list[object]]:
     return (f"WHERE {where}" if where else ""), [value for _, value in conditions]
 
 
-def _ends(connection: sqlite3.Connection) -> tuple[sqlite3.Row | None, int]:
+def _ends(connection: sqlite3.Connection) -> tuple[End | None, int]:
     connection.execute("BEGIN")
     try:
-        anchor = connection.execute("SELECT seq, count, hash, mac FROM anchor").fetchone()
+        anchor = chain.anchor(connection)
         highest = connection.execute("SELECT max(seq) FROM entries").fetchone()[0]
     finally:
         connection.execute("ROLLBACK")
     return anchor, highest or 0
 
 
-def _walk_on(connection: sqlite3.Connection, walk: chain.Walk, stop: int) -> str:
+def _walk_on(connection: sqlite3.Connection, walk: Walk, stop: int) -> str:
     rows = connection.execute(
         "SELECT * FROM entries WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-        (walk.seq, stop, _WALK),
+        (walk.end.seq, stop, _WALK),
     ).fetchall()
     if not rows:
-        return f"line {walk.seq + 1} is missing: the tail was cut"
+        return f"line {walk.end.seq + 1} is missing: the tail was cut"
     return next((problem for row in rows if (problem := walk.step(row))), "")
