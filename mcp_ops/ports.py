@@ -122,7 +122,8 @@ class AdmitRequest:
 
     `take` false looks without charging anything. `modes_allowed` and `rate_factors` let the store
     decide on its own state in one atomic step. `use_circuit` false passes by the circuit
-    (recovery), and its outcome is still recorded.
+    (recovery), and its outcome is still recorded. `fresh` is set by writes: the decision is made
+    on what the store holds at this moment, never on a copy in memory.
     """
 
     call_id: str
@@ -133,6 +134,7 @@ class AdmitRequest:
     rate_factors: Mapping[Mode, float]
     rates: tuple[Rate, ...] = ()
     use_circuit: bool = True
+    fresh: bool = False
     circuit: CircuitPolicy = field(default_factory=CircuitPolicy)
 
 

@@ -38,7 +38,8 @@ class Floods:
         kept: list[list[Entry]] = []
         groups: dict[_Group, list[Entry]] = {}
         for line in lines:
-            if not _free(line) or not self._beyond(line):
+            # A batch that was not written comes again: what was joined stays so.
+            if not _free(line) or "repeats" in line.evidence or not self._beyond(line):
                 kept.append([line])
                 continue
             same = groups.get(_group(line))
@@ -61,14 +62,13 @@ class Floods:
 
 def closes(line: Entry) -> tuple[str, ...]:
     """The ids of the calls whose terminal record a line is: one, or all that it was joined from."""
-    further = line.evidence.get("calls", ()) if "repeats" in line.evidence else ()
-    return (line.call_id, *further)
+    return (line.call_id, *(line.evidence.get("calls", ()) if _free(line) else ()))
 
 
 def _free(line: Entry) -> bool:
-    """Whether the line is of a call that took nothing; one that is joined already stays."""
-    ended = line.kind is EntryKind.ENDED and "repeats" not in line.evidence
-    return ended and (line.verdict in _FREE_VERDICTS or line.code in _FREE_CODES)
+    """Whether the line is of a call that took nothing: none of these has evidence of a target."""
+    free = line.verdict in _FREE_VERDICTS or line.code in _FREE_CODES
+    return free and line.kind is EntryKind.ENDED and not line.upstream_calls
 
 
 def _group(line: Entry) -> _Group:

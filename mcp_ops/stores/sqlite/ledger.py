@@ -2,7 +2,8 @@
 
 Lines on writes and on changes of the guard are durable before the caller goes on. Lines on reads
 and refusals (`note`) wait in memory, at most half a second or until the next durable line. A line
-takes about one kilobyte with its indexes and none is ever removed: a million calls are a gigabyte.
+takes about one kilobyte with its indexes: a million calls are a gigabyte. Old ones are removed
+(`retention.py`), and those of a flood of refused calls share lines (`floods.py`).
 """
 
 from __future__ import annotations
@@ -12,35 +13,65 @@ import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import AuditQuery, Entry, Operation, Spent, Verification
-from mcp_ops.stores.chain import End, Walk, clean, decode
-from mcp_ops.stores.sqlite import chain, operations
+from mcp_ops.records import (
+    Anchor,
+    AuditQuery,
+    Begun,
+    Budget,
+    BudgetState,
+    Entry,
+    Line,
+    Operation,
+    Redemption,
+    Spent,
+    Verification,
+)
+from mcp_ops.stores.floods import Floods
+from mcp_ops.stores.sqlite import approvals, budgets, chain, leases, operations, queries
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.database import Database, Job
 from mcp_ops.stores.sqlite.files import load_key
+from mcp_ops.stores.sqlite.retention import Bounds, Retention
+from mcp_ops.stores.sqlite.sealing import Sealing
 
 T = TypeVar("T")
 
 FLUSH_S = 0.5
 MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
-_WALK = 500
-_MOST_FOUND = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Intent:
+    entry: Entry
+    operation: Operation
+    budgets: tuple[Budget, ...]
+    approval: Redemption | None
 
 
 class Ledger:
     """The record of every call. Made by `open`, which also gives up operations that were lost."""
 
-    def __init__(self, database: Database, key: bytes, keeping: operations.Keeping) -> None:
+    def __init__(
+        self,
+        database: Database,
+        key: bytes,
+        keeping: operations.Keeping,
+        bounds: Bounds | None = None,
+    ) -> None:
         self._database = database
         self._key = key
         self._keeping = keeping
+        self._sealing = Sealing(database, key)
+        self._retention = Retention(database, key, bounds or Bounds())
+        self._floods = Floods()
         self._noted: deque[Entry] = deque()
         self._writing: tuple[Entry, ...] = ()
         self._flushing: asyncio.Future[None] | None = None
@@ -56,17 +87,23 @@ class Ledger:
         replay_s: float = 600,
         lookup_s: float = 604_800,
         flush_s: float = FLUSH_S,
+        bounds: Bounds | None = None,
     ) -> AsyncIterator[Ledger]:
         """Open the ledger in a database; on the way out all noted lines are written.
 
         `key_path` holds the key of the seals, made on first use. Ended operations answer replays
-        for `replay_s` and look-ups by id for `lookup_s` seconds. Raises `StoreUnavailable`.
+        for `replay_s` and look-ups by id for `lookup_s` seconds. `bounds` say how long lines are
+        kept. Raises `StoreUnavailable`.
         """
         key = await database.read(lambda _: load_key(key_path))
-        ledger = cls(database, key, operations.Keeping(replay_s=replay_s, lookup_s=lookup_s))
+        keeping = operations.Keeping(replay_s=replay_s, lookup_s=lookup_s)
+        ledger = cls(database, key, keeping, bounds)
         await ledger.recover()
         try:
-            async with running(lambda: ledger._flush_often(flush_s)):
+            async with (
+                running(lambda: ledger._flush_often(flush_s)),
+                running(ledger._retention.follow),
+            ):
                 yield ledger
         finally:
             with anyio.CancelScope(shield=True):
@@ -93,20 +130,32 @@ class Ledger:
         while self._noted or self._writing:
             await asyncio.shield(self._start_flush())
 
-    async def begin(self, entry: Entry, operation: Operation) -> Operation | None:
-        """Durably write the intent and claim the key, or answer the operation that holds it."""
-        return await self._write(lambda connection: self._claim(connection, entry, operation))
+    async def begin(
+        self,
+        entry: Entry,
+        operation: Operation,
+        *,
+        budgets: tuple[Budget, ...] = (),
+        approval: Redemption | None = None,
+    ) -> Begun:
+        """Durably write the intent, claim the key, charge the budgets and use up the approval, or
+        say what stands in the way."""
+        intent = _Intent(entry=entry, operation=operation, budgets=budgets, approval=approval)
+        return await self._write(lambda connection: self._begin(connection, intent))
 
     async def end(self, entry: Entry, operation: Operation | None, *, keep: bool) -> None:
-        """Durably write the end; `keep` false frees the key, because nothing was executed.
+        """Durably write the end; `keep` false frees the key and the budgets, because nothing was
+        executed.
 
-        If the operation was given up meanwhile its truth is recorded as a correction.
+        If the operation was given up or taken over meanwhile the line is a correction.
         """
 
         def job(connection: sqlite3.Connection) -> None:
             line, at = entry, self._database.time.now()
             if operation and not operations.finish(connection, operation, keep=keep, at=at):
                 line = operations.late(entry)
+            elif operation and not keep:
+                budgets.give_back(connection, operation.id)
             chain.append(connection, self._key, [line])
 
         await self._write(job)
@@ -115,11 +164,75 @@ class Ledger:
         """Durably add a line on a change of the guard."""
         await self._write(lambda connection: chain.append(connection, self._key, [entry]))
 
-    async def renew(self, operation_id: str, lease_until: float, progress: str) -> None:
-        """Keep a running operation's lease; one that was given up stays so."""
-        await self._write(
-            lambda connection: operations.renew(connection, operation_id, lease_until, progress)
+    async def budgets(self, requests: tuple[Budget, ...]) -> tuple[BudgetState, ...]:
+        """Look at budgets without charging."""
+        now = self._database.time.now()
+        return self._database.read_now(lambda connection: budgets.look(connection, requests, now))
+
+    async def renew(
+        self,
+        operation_id: str,
+        *,
+        fence: int,
+        lease_until: float,
+        progress: str,
+        checkpoint: str = "",
+    ) -> Operation | None:
+        """Keep a running operation's lease and say how far it is; None when this fence does not
+        hold it any more."""
+        return await self._write(
+            lambda connection: operations.renew(
+                connection,
+                operation_id,
+                fence=fence,
+                lease_until=lease_until,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
         )
+
+    async def cancel(self, operation_id: str, *, by: str) -> Operation | None:
+        """Ask a running operation to stop; None if it does not run."""
+        return await self._write(lambda connection: operations.cancel(connection, operation_id, by))
+
+    async def take_over(self, owner: str, lease_until: float) -> list[Operation]:
+        """Resumable operations whose process was lost, now this owner's, under a new fence each."""
+        await self.recover()
+        now = self._database.time.now()
+        return await self._write(
+            lambda connection: operations.take_over(connection, owner, now, lease_until)
+        )
+
+    async def lock(self, name: str, holder: str, until: float) -> int | None:
+        """A lease on a name, with its fencing token; None while another one holds it."""
+        return await self._write(
+            lambda connection: leases.lock(
+                connection, name, holder, now=self._database.time.now(), until=until
+            )
+        )
+
+    async def unlock(self, name: str, fence: int) -> None:
+        """Give a lease back; one that another has taken since stays."""
+        await self._write(lambda connection: leases.unlock(connection, name, fence))
+
+    async def facts(self) -> dict[str, str]:
+        """What the hot store wants to find again if it loses everything."""
+
+        def job(connection: sqlite3.Connection) -> dict[str, str]:
+            rows = connection.execute("SELECT name, value FROM facts ORDER BY name")
+            return {row["name"]: row["value"] for row in rows}
+
+        return await self._database.read(job)
+
+    async def put_fact(self, name: str, value: str) -> None:
+        """Durably keep a fact in the place of the one with its name; an empty one is removed."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+            if value:
+                connection.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
+
+        await self._write(job)
 
     async def recover(self) -> None:
         """Turn running operations whose lease passed into `unknown`, with their last lines."""
@@ -139,49 +252,46 @@ class Ledger:
     async def search(self, query: AuditQuery) -> list[Entry]:
         """Lines, newest first, at most a thousand; lines noted before are among them."""
         await self.flush()
-        where, values = _conditions(query)
-        sql = f"SELECT seq, body FROM entries {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - names of ours
-        limit = max(1, min(query.limit, _MOST_FOUND))
-
-        def job(connection: sqlite3.Connection) -> list[Entry]:
-            rows = connection.execute(sql, (*values, limit))
-            return [decode(row["body"], row["seq"]) for row in rows]
-
-        return await self._database.read(job)
+        return await self._database.read(lambda connection: queries.search(connection, query))
 
     async def spent(self, since: float, limit: int) -> list[Spent]:
         """Who spent the most upstream calls since then."""
         await self.flush()
-
-        def job(connection: sqlite3.Connection) -> list[Spent]:
-            rows = connection.execute(
-                "SELECT tool, principal, count(*) AS calls, sum(upstream_calls) AS upstream_calls, "
-                "sum(verdict = 'refused') AS refused FROM entries "
-                "WHERE kind = 'ended' AND at >= ? GROUP BY tool, principal "
-                "ORDER BY 4 DESC, 3 DESC, 1, 2 LIMIT ?",
-                (since, limit),
-            )
-            return [Spent(**dict(row)) for row in rows]
-
-        return await self._database.read(job)
+        return await self._database.read(lambda connection: queries.spent(connection, since, limit))
 
     async def verify(self) -> Verification:
-        """Walk the chain up to its present end, in pieces: memory and waits stay bounded."""
+        """Walk the chain from its sealed start to its present end."""
         await self.flush()
-        anchor, highest = await self._database.read(_ends)
-        if anchor is None:
-            return Verification(ok=False, entries=0, problem="the anchor is missing")
-        walk = Walk(self._key)
-        problem = ""
-        while walk.end.seq < anchor.seq and not problem:
-            problem = await self._database.read(lambda c: _walk_on(c, walk, anchor.seq))
-        problem = problem or walk.finish(anchor, highest)
-        return Verification(
-            ok=not problem,
-            entries=walk.end.seq,
-            problem=problem,
-            first_bad_seq=walk.end.seq + 1 if problem else None,
-        )
+        return await self._sealing.verify()
+
+    async def lines(self, *, after: int, limit: int, since: float | None = None) -> list[Line]:
+        """Lines with their hashes, oldest first, at most a thousand; lines noted before too."""
+        await self.flush()
+        return await self._sealing.lines(after=after, limit=limit, since=since)
+
+    async def prune(self, before: float) -> int:
+        """Remove lines older than `before` from the start of the chain; answers how many.
+
+        Lines of an operation that is not over stay, with all that follow them. Raises
+        `StoreUnavailable`, also when the lines are not as they were sealed.
+        """
+        await self.flush()
+        return await self._retention.prune(before)
+
+    async def retain(self) -> int:
+        """Remove what the bounds say now, as happens every minute; answers how many."""
+        await self.flush()
+        return await self._retention.keep()
+
+    async def anchors(self) -> list[Anchor]:
+        """Where the chain stands now."""
+        await self.flush()
+        return await self._sealing.anchors()
+
+    async def contradiction(self, anchor: Anchor) -> str:
+        """What of the present ledger contradicts an earlier anchor; empty for nothing."""
+        await self.flush()
+        return await self._sealing.contradiction(anchor)
 
     async def _write(self, job: Job[T]) -> T:
         if self._noted:
@@ -195,9 +305,24 @@ class Ledger:
             found = await self._database.read(look)
         return found
 
-    def _claim(
-        self, connection: sqlite3.Connection, entry: Entry, operation: Operation
-    ) -> Operation | None:
+    def _begin(self, connection: sqlite3.Connection, intent: _Intent) -> Begun:
+        """The key first, then the budgets, then the approval: a job that says no wrote nothing."""
+        held = self._holder(connection, intent.operation)
+        if held is not None:
+            return Begun(claimed=False, holder=held)
+        now = self._database.time.now()
+        states = budgets.look(connection, intent.budgets, now)
+        if not all(state.allowed for state in states):
+            return Begun(claimed=False, budgets=states)
+        if intent.approval and not approvals.use(connection, intent.approval, now):
+            return Begun(claimed=False, budgets=states, approved=False)
+        if intent.budgets:
+            budgets.take(connection, intent.budgets, intent.operation.id, now)
+        operations.claim(connection, intent.operation, intent.entry.call_id)
+        chain.append(connection, self._key, [intent.entry])
+        return Begun(claimed=True, budgets=states)
+
+    def _holder(self, connection: sqlite3.Connection, operation: Operation) -> Operation | None:
         now = self._database.time.now()
         operations.forget_old(connection, now - self._keeping.lookup_s)
         held = operations.holder(connection, operation.key, self._replayed_since())
@@ -205,9 +330,6 @@ class Ledger:
             while self._give_up_lost(connection):
                 pass
             held = operations.holder(connection, operation.key, self._replayed_since())
-        if held is None:
-            operations.claim(connection, operation, entry.call_id)
-            chain.append(connection, self._key, [entry])
         return held
 
     def _give_up_lost(self, connection: sqlite3.Connection) -> int:
@@ -220,7 +342,7 @@ class Ledger:
 
     def _start_flush(self) -> asyncio.Future[None]:
         if self._flushing is None:
-            self._writing = lines = tuple(self._noted)
+            self._writing = lines = self._floods.joined(self._noted)
             self._noted.clear()
             self._flushing = self._database.submit(
                 lambda connection: chain.append(connection, self._key, lines), durable=False
@@ -242,35 +364,3 @@ class Ledger:
                 await self.flush()
             except StoreUnavailable:
                 self._wake.set()  # the lines are kept; the next try comes after the interval
-
-
-def _conditions(query: AuditQuery) -> tuple[str, list[object]]:
-    conditions: list[tuple[str, object]] = [
-        (f"{column} = ?", clean(value))
-        for column in ("principal", "tool", "target", "verdict", "trace_id", "call_id")
-        if (value := getattr(query, column))
-    ]
-    bounds = (("at >= ?", query.since), ("at < ?", query.until), ("seq < ?", query.before_seq))
-    conditions += [(text, value) for text, value in bounds if value is not None]
-    where = " AND ".join(text for text, _ in conditions)
-    return (f"WHERE {where}" if where else ""), [value for _, value in conditions]
-
-
-def _ends(connection: sqlite3.Connection) -> tuple[End | None, int]:
-    connection.execute("BEGIN")
-    try:
-        anchor = chain.anchor(connection)
-        highest = connection.execute("SELECT max(seq) FROM entries").fetchone()[0]
-    finally:
-        connection.execute("ROLLBACK")
-    return anchor, highest or 0
-
-
-def _walk_on(connection: sqlite3.Connection, walk: Walk, stop: int) -> str:
-    rows = connection.execute(
-        "SELECT * FROM entries WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-        (walk.end.seq, stop, _WALK),
-    ).fetchall()
-    if not rows:
-        return f"line {walk.end.seq + 1} is missing: the tail was cut"
-    return next((problem for row in rows if (problem := walk.step(row))), "")

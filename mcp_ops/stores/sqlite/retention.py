@@ -44,6 +44,15 @@ class Bounds:
     least_s: float = DAY_S
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Old:
+    """What may go: lines older than `before` with a number up to `last`, and why."""
+
+    before: float
+    last: int
+    why: str
+
+
 class Retention:
     """Removes the oldest lines of one file's ledger."""
 
@@ -75,27 +84,30 @@ class Retention:
     async def prune(self, before: float, *, why: str = "asked") -> int:
         """Remove lines older than `before`; answers how many. Raises `StoreUnavailable`, also when
         the lines are not as they were sealed."""
+        # Each removal adds a line: those of this pass stay, however far `before` is ahead.
+        last = await self._database.read(_last)
         removed = 0
-        while count := await self._remove(before, why):
+        while count := await self._remove(before, why, last):
             removed += count
         return removed
 
     async def _shrink(self, before: float) -> int:
         removed = 0
+        last = await self._database.read(_last)
         while await self._bytes() > self._bounds.most_bytes * _ENOUGH:
-            count = await self._remove(before, "size")
+            count = await self._remove(before, "size", last)
             if not count:
                 self._say("the ledger is larger than store.ledger_mb, and its lines are too young")
                 break
             removed += count
         return removed
 
-    async def _remove(self, before: float, why: str) -> int:
-        return await self._database.write(
-            lambda connection: _remove(
-                connection, self._key, before=before, why=why, now=self._database.time.now()
-            )
-        )
+    async def _remove(self, before: float, why: str, last: int) -> int:
+        def job(connection: sqlite3.Connection) -> int:
+            old = _Old(before=before, last=last, why=why)
+            return _remove(connection, self._key, old, self._database.time.now())
+
+        return await self._database.write(job)
 
     async def _bytes(self) -> int:
         """The pages in use, in bytes: free ones are used again."""
@@ -126,39 +138,38 @@ class Retention:
         self._said = problem
 
 
-def _remove(
-    connection: sqlite3.Connection, key: bytes, *, before: float, why: str, now: float
-) -> int:
+def _remove(connection: sqlite3.Connection, key: bytes, old: _Old, now: float) -> int:
     start, sound = begin(connection, key)
     walk = Walk(key, start.end)
     problem = "" if sound else "the start of the chain was not sealed with the key"
-    for row in _candidates(connection, start.end.seq, before):
+    for row in _candidates(connection, start.end.seq, old):
         problem = problem or walk.step(row)
     if problem:
         raise StoreUnavailable(
-            f"The oldest lines of the ledger are not as they were sealed: {problem}. None is "
-            "removed.",
-            hint="Verify the ledger and keep a copy of it.",
+            f"The oldest lines of the ledger are not as they were sealed: {problem}. None of "
+            "them is removed.",
+            hint="Keep a copy of the ledger and find out who changed it: mcp-ops audit verify.",
         )
     count = walk.end.seq - start.end.seq
     if count:
         moved = Start(writer=WRITER, end=walk.end, pruned=start.pruned + count)
         _move(connection, key, moved)
-        chain.append(connection, key, [_line(moved, count, before=before, why=why, now=now)])
+        chain.append(connection, key, [_line(moved, count, old, now)])
     return count
 
 
-def _candidates(connection: sqlite3.Connection, after: int, before: float) -> list[sqlite3.Row]:
-    """The next lines that may go: older than `before`, up to one of an unfinished operation."""
-    open_seq = connection.execute(
+def _candidates(connection: sqlite3.Connection, after: int, old: _Old) -> list[sqlite3.Row]:
+    """The next lines that may go, up to the first of an operation that is not over."""
+    held = connection.execute(
         "SELECT min(entries.seq) FROM operations JOIN entries USING (call_id) "
         "WHERE operations.ended_at IS NULL"
     ).fetchone()[0]
     rows = connection.execute(
-        "SELECT * FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (after, _BATCH)
+        "SELECT * FROM entries WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+        (after, old.last, _BATCH),
     ).fetchall()
     stop = next(
-        (n for n, row in enumerate(rows) if row["at"] >= before or row["seq"] == open_seq),
+        (n for n, row in enumerate(rows) if row["at"] >= old.before or row["seq"] == held),
         len(rows),
     )
     return rows[:stop]
@@ -173,21 +184,25 @@ def _move(connection: sqlite3.Connection, key: bytes, start: Start) -> None:
     )
 
 
-def _line(start: Start, count: int, *, before: float, why: str, now: float) -> Entry:
+def _line(start: Start, count: int, old: _Old, now: float) -> Entry:
     return Entry(
         kind=EntryKind.CHANGED,
         call_id=f"prune-{start.end.seq}",
         at=now,
         tool="prune_ledger",
         principal="system:retention",
-        reason=_REASONS[why],
+        reason=_REASONS[old.why],
         evidence={
             "removed": count,
             "up_to": start.end.seq,
-            "older_than": rfc3339(before),
+            "older_than": rfc3339(min(old.before, now)),
             "hash": start.end.hash.hex(),
         },
     )
+
+
+def _last(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
 
 
 _REASONS = {

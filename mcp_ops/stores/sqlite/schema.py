@@ -117,6 +117,7 @@ _MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE approvals ADD COLUMN seen TEXT NOT NULL DEFAULT '';
     ALTER TABLE approvals ADD COLUMN seen_shown TEXT NOT NULL DEFAULT '{}';
 
+    CREATE INDEX budget_events_call ON budget_events (call_id);
     CREATE TABLE starts (
         writer TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL, mac BLOB NOT NULL,
         pruned INTEGER NOT NULL, seal BLOB NOT NULL
