@@ -119,6 +119,8 @@ async def open_app(
                 floor=_floor(settings, clock),
                 failed_items=settings.deadletters.max_items,
                 failed_s=settings.deadletters.retention_days * 86_400,
+                ledger_s=settings.store.ledger_days * 86_400,
+                ledger_bytes=settings.store.ledger_mb * 1_048_576,
             )
         )
         usage = UsageWatch(

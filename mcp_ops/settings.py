@@ -185,6 +185,12 @@ class StoreSettings(Frozen):
 
     hot: Store = Field("sqlite", description="Hot state: limits, modes, circuits.")
     ledger: Store = Field("sqlite", description="Audit, approvals, operations.")
+    ledger_days: float = Field(
+        90, ge=1, le=3_650, description="Lines of the ledger are kept so long."
+    )
+    ledger_mb: int = Field(
+        1_024, ge=16, le=1_048_576, description="The oldest lines go when it is larger, MiB."
+    )
 
 
 class ToolSettings(Frozen):
