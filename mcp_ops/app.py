@@ -189,7 +189,9 @@ async def open_app(
             version=VERSION,
             user=_user(),
         )
-        seal(server.mcp, [_sealing_key(settings.state_dir)], bind_caller(_user()))
+        sealing_key = _sealing_key(settings.state_dir)
+        redactor.use_key(sealing_key)
+        seal(server.mcp, [sealing_key], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
         tasks.start_soon(operations.keep_leases)
         tasks.start_soon(usage.follow)

@@ -205,7 +205,7 @@ class Approver:
         self, kind: Literal["confirm", "approve"], call: Call, decision: Decision
     ) -> Approval:
         now = self._clock.now()
-        shown: Mapping[str, Any] = self._redactor.value(shown_arguments(call))
+        shown: Mapping[str, Any] = self._redactor.value(shown_arguments(call, self._redactor))
         fresh = Approval(
             id=new_id(),
             kind=kind,

@@ -333,7 +333,8 @@ class Ledger:
         return held
 
     def _give_up_lost(self, connection: sqlite3.Connection) -> int:
-        lines = operations.give_up_lost(connection, self._database.time.now())
+        lost = operations.give_up_lost(connection, self._database.time.now())
+        lines = [queries.ended_like_begun(connection, line) for line in lost]
         chain.append(connection, self._key, lines)
         return len(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 from mcp_ops.records import AuditQuery, Entry, Spent
 from mcp_ops.stores.chain import clean, decode
@@ -35,6 +36,19 @@ def search(connection: sqlite3.Connection, query: AuditQuery) -> list[Entry]:
 def spent(connection: sqlite3.Connection, since: float, limit: int) -> list[Spent]:
     """Who spent the most upstream calls since then."""
     return [Spent(**dict(row)) for row in connection.execute(_SPENT, (since, limit))]
+
+
+def ended_like_begun(connection: sqlite3.Connection, end: Entry) -> Entry:
+    """The end of a write whose process was lost, with what its intent says of who, what and why."""
+    row = connection.execute(
+        "SELECT seq, body FROM entries WHERE call_id = ? AND kind = 'began' ORDER BY seq LIMIT 1",
+        (clean(end.call_id),),
+    ).fetchone()
+    if row is None:
+        return end
+    said = ("kind", "at", "verdict", "outcome", "evidence")
+    begun = decode(row["body"], row["seq"])
+    return replace(begun, seq=0, **{name: getattr(end, name) for name in said})
 
 
 def _conditions(query: AuditQuery) -> tuple[str, list[object]]:
