@@ -48,7 +48,8 @@ async def open_stores(
     Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
     `failed_items` of them), `ledger_s` a line of the ledger is kept; the oldest go earlier when the
-    file is larger than `ledger_bytes`. Raises `StoreUnavailable`; what waits is written on the way out.
+    file is larger than `ledger_bytes`. What waits is written on the way out. Raises
+    `StoreUnavailable`.
     """
     async with (
         Database.open(path, clock) as database,

@@ -141,8 +141,7 @@ async def test_a_start_of_an_earlier_time_is_found(tmp_path: Path, clock: Manual
 @pytest.mark.parametrize(
     "sql",
     [
-        "UPDATE entries SET tool = 'innocent' "
-        "WHERE seq = 120",
+        "UPDATE entries SET tool = 'innocent' WHERE seq = 120",
         "DELETE FROM entries WHERE seq = 120",
         "UPDATE starts SET pruned = 0",
     ],
