@@ -182,8 +182,7 @@ async def open_app(
             version=VERSION,
             user=_user(),
         )
-        sealing_key = _sealing_key(settings)
-        redactor.use_key(sealing_key)
+        redactor.use_key(sealing_key := _sealing_key(settings))
         seal(server.mcp, [sealing_key], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
@@ -346,8 +345,7 @@ def _place(settings: Settings) -> Place:
         keeping={
             "failed_items": settings.deadletters.max_items,
             "failed_s": settings.deadletters.retention_days * 86_400,
-            "ledger_s": settings.store.ledger_days * 86_400,
-            "ledger_bytes": settings.store.ledger_mb * 1_048_576,
+            **settings.store.bounds,
         },
     )
 

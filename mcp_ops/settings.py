@@ -212,6 +212,12 @@ class StoreSettings(Frozen):
         1_024, ge=16, le=1_048_576, description="The oldest lines go when it is larger, MiB."
     )
 
+    @property
+    def bounds(self) -> dict[str, float]:
+        """What the ledger keeps, in seconds and bytes."""
+        size = self.ledger_mb * 1_048_576
+        return {"ledger_s": self.ledger_days * 86_400, "ledger_bytes": size}
+
     @model_validator(mode="after")
     def _sealed(self) -> Self:
         if self.ledger.get_secret_value() != "sqlite" and self.key is None:

@@ -68,7 +68,7 @@ def verify(
     with_app(config, body, as_json=as_json)
 
 
-def anchor(config: ConfigOption = None) -> None:
+def anchor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Print where the ledger stands now, as one line of JSON. Keep it on another machine."""
 
     async def body(app: RunningApp) -> int:
@@ -76,7 +76,7 @@ def anchor(config: ConfigOption = None) -> None:
             say(orjson.dumps(asdict(each)).decode())
         return Exit.OK
 
-    with_app(config, body, as_json=False)
+    with_app(config, body, as_json=as_json)
 
 
 def export(
@@ -87,6 +87,7 @@ def export(
     until: UntilOption = "",
     after: Annotated[int, typer.Option(min=0, help="From the line after this number on.")] = 0,
     out: Annotated[str, typer.Option(help="A new file, or - for stdout.")] = "-",
+    as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Write lines of the ledger, oldest first, one object of JSON a line.
@@ -108,10 +109,11 @@ def export(
                 file.write(_FORMS[form](line))
                 count, last = count + 1, line.entry.seq
             file.flush()
-        warn(f"{count} lines; the last is {last}. Go on with --after {last}.")
+        said = f"{count} lines; the last is {last}. Go on with --after {last}."
+        warn(orjson.dumps({"lines": count, "last": last}).decode() if as_json else said)
         return Exit.OK
 
-    with_app(config, body, as_json=False)
+    with_app(config, body, as_json=as_json)
 
 
 def prune(
