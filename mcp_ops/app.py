@@ -184,7 +184,8 @@ async def open_app(
             version=VERSION,
             user=_user(),
         )
-        seal(server.mcp, [_sealing_key(settings)], bind_caller(_user()))
+        redactor.use_key(sealing_key := _sealing_key(settings))
+        seal(server.mcp, [sealing_key], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
@@ -352,6 +353,7 @@ def _place(settings: Settings) -> Place:
         keeping={
             "failed_items": settings.deadletters.max_items,
             "failed_s": settings.deadletters.retention_days * 86_400,
+            **settings.store.bounds,
         },
     )
 

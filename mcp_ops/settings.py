@@ -278,6 +278,18 @@ class StoreSettings(Frozen):
     key: SealKey | None = Field(
         None, description="Seals a shared ledger and questions; one for all replicas, a reference."
     )
+    ledger_days: float = Field(
+        90, ge=1, le=3_650, description="Lines of the ledger are kept so long."
+    )
+    ledger_mb: int = Field(
+        1_024, ge=16, le=1_048_576, description="The oldest lines go when it is larger, MiB."
+    )
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """What the ledger keeps, in seconds and bytes."""
+        size = self.ledger_mb * 1_048_576
+        return {"ledger_s": self.ledger_days * 86_400, "ledger_bytes": size}
 
     @model_validator(mode="after")
     def _sealed(self) -> Self:

@@ -148,6 +148,7 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
+            frame.policy = plan.decision.rule
             if not self._asks_nobody(plan):
                 await self._look(plan)
             consent = await self._consent(plan)
@@ -157,6 +158,7 @@ class Guard:
 
     async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
         plan = await self._plan(call)
+        frame.policy = plan.decision.rule
         consent = Consent(how="none", record=plan.decision.rule)
         if plan.decision.require != "none":
             await self._look(plan)
