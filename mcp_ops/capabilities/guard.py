@@ -102,13 +102,39 @@ class BulkheadInfo(Model):
 
 
 class FreezeInfo(Model):
-    """A configured freeze window."""
+    """A freeze window; `start` and `end` are of the freeze that holds, or of the next one."""
 
-    start: str
-    end: str
+    when: str
+    start: Moment | None = None
+    end: Moment | None = None
     targets: list[str]
-    reason: str
+    reason: UntrustedLine
     active: bool
+    problem: str | None = None
+
+
+class ElevationInfo(Model):
+    """An elevation in force: calls that match need no more than `require`. Globs."""
+
+    id: str
+    principal: str
+    tool: str
+    elevated_target: str
+    require: Literal["none", "confirm"]
+    incident: str
+    reason: UntrustedLine
+    author: str
+    expires_at: Moment
+
+
+class BreakGlassInfo(Model):
+    """An operator went past the guard with the credential for emergencies."""
+
+    at: Moment
+    principal: str
+    tool: str
+    used_on: str
+    reason: UntrustedLine
 
 
 class GuardStatus(Result):
@@ -122,6 +148,8 @@ class GuardStatus(Result):
     circuits: list[CircuitInfo] = []
     bulkheads: list[BulkheadInfo] = []
     freeze_windows: list[FreezeInfo] = []
+    elevations: list[ElevationInfo] = []
+    break_glass: list[BreakGlassInfo] = []
     pending_approvals: int = 0
     shadow_refusals: int = 0
 
@@ -205,7 +233,7 @@ class AuditPage(Page[AuditItem]):
 
 
 class ApprovalItem(Model):
-    """A question to a person. `arguments` shows secrets by fingerprint only."""
+    """A question to a person. `votes` is "1 of 2": how many said yes, of those needed."""
 
     id: str
     kind: Literal["confirm", "approve"]
@@ -216,6 +244,7 @@ class ApprovalItem(Model):
     reason: UntrustedLine
     created_at: Moment
     expires_at: Moment
+    votes: str
     decided_by: str | None = None
     note: UntrustedLine | None = None
 
@@ -227,13 +256,22 @@ class ApprovalPage(Page[ApprovalItem]):
 class OperationStatus(Result):
     """Answer of get_operation, for a write's operation or for an approval that it waits for.
 
-    `answer` is what the write answered, once it is done.
+    `answer` is what the write answered, once it is done. `execute_by` is until when an approved
+    call may run.
     """
 
     id: str
     kind: Literal["operation", "approval"]
     state: Literal[
-        "running", "pending", "approved", "denied", "redeemed", "expired", "done", "unknown"
+        "running",
+        "pending",
+        "approved",
+        "denied",
+        "redeemed",
+        "expired",
+        "revoked",
+        "done",
+        "unknown",
     ]
     tool: str
     outcome: str | None = None
@@ -241,6 +279,7 @@ class OperationStatus(Result):
     started_at: Moment | None = None
     ended_at: Moment | None = None
     expires_at: Moment | None = None
+    execute_by: Moment | None = None
     answer: Annotated[dict[str, Any], Field(description="The write's own answer.")] = {}
 
 

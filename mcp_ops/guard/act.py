@@ -23,6 +23,7 @@ from mcp_ops.errors import (
 from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
+from mcp_ops.guard.seen import Sight
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.heard import listening
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
@@ -175,6 +176,7 @@ class Actor:
 
     def _write(self, call: Call, running: Running | None) -> Write:
         steps = self._steps(call, running) if running and call.tool.resumable else OneRun()
+        consent = current.get().consent
         return Write(
             reason=call.reason,
             dry_run=call.dry_run,
@@ -183,6 +185,8 @@ class Actor:
             progress=running.progress if running else _no_progress,
             cancelled=(lambda: running.cancelled) if running else _never,
             steps=steps,
+            pinned=consent.pinned,
+            saw=(consent.sight or Sight()).tell,
         )
 
     async def _inject(self, call: Call, frame: Frame) -> Any:

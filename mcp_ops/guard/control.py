@@ -14,7 +14,6 @@ from mcp_ops.capabilities.guard import (
     BudgetInfo,
     BulkheadResized,
     CircuitInfo,
-    FreezeInfo,
     GuardStatus,
     HotTool,
     LimitInfo,
@@ -25,20 +24,20 @@ from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import Conflict, InvalidInput, NotFound, RefusalCode, Refused
 from mcp_ops.guard import shown
 from mcp_ops.guard.act import allowed_by_a_person
+from mcp_ops.guard.break_glass import openings
 from mcp_ops.guard.circuits import Circuits, ResetTo
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
 from mcp_ops.guard.limits import destroys_budget, principal_rate, target_rate, writes_budget
-from mcp_ops.guard.modes import at_least_as_strict, effective, loosens, slowest
+from mcp_ops.guard.modes import effective, slowest
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.partitions import Partitions
+from mcp_ops.guard.switching import clear, scope_of, switch
 from mcp_ops.ports import (
-    ALL_TARGETS,
     OWN_TARGET,
     CircuitPhase,
     Mode,
     ModeEntry,
-    ModeSource,
 )
 from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
 
@@ -98,7 +97,7 @@ class Control:
         rates = [principal_rate(principal, limits)]
         for name in guard.targets.names():
             rate = target_rate(guard.targets.info(name), limits)
-            factor = slowest(entries, name)
+            factor = slowest(entries, name, principal)
             if rate is not None and factor:  # a target that admits nothing has its mode above
                 rates.append(dataclasses.replace(rate, per_minute=rate.per_minute * factor))
         budgets = (writes_budget(principal, limits), destroys_budget(principal, limits))
@@ -128,15 +127,11 @@ class Control:
             ],
             circuits=[c for c in await self.circuits() if c.state is not CircuitPhase.CLOSED],
             bulkheads=await self._partitions.shown(),
-            freeze_windows=[
-                FreezeInfo(
-                    start=w.start,
-                    end=w.end,
-                    targets=list(w.targets),
-                    reason=w.reason,
-                    active=shown.active(w.start, w.end, self._p.clock.now()),
-                )
-                for w in guard.settings.freeze
+            freeze_windows=[shown.freeze_info(each) for each in await guard.freezes.at()],
+            elevations=[shown.elevation_info(grant) for grant in await guard.hot.grants()],
+            break_glass=[
+                shown.break_glass_info(entry)
+                for entry in await openings(self._p.ledger, self._p.clock.now())
             ],
             pending_approvals=len(pending),
             shadow_refusals=guard.shadow_refusals,
@@ -144,45 +139,22 @@ class Control:
 
     async def mode_of(self, target: str) -> Mode:
         """The strictest mode in force for a target, or for all."""
-        scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
-        return effective(await self._p.guard.hot.modes(), scope)
+        return effective(await self._p.guard.hot.modes(), scope_of(target))
 
     async def set_mode(self, target: str, mode: Mode, *, minutes: int, reason: str) -> Mode:
         """Set a mode for this caller's kind. A loosening that got here was allowed by a person:
         it lifts what is stricter in its scope, except the environment's floor."""
-        hot = self._p.guard.hot
-        scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
-        operator = self._operator
-        source: ModeSource = "operator" if operator else "agent"
-        entries = await hot.modes()
-        if not operator and loosens(mode, scope, entries) and not allowed_by_a_person():
-            raise Refused(
-                RefusalCode.APPROVAL_REQUIRED,
-                "The mode was changed at this moment; what was asked is looser than it is now.",
-                hint="Look at get_guard_status and call again.",
-            )
-        for entry in entries:
-            in_scope = entry.scope == scope or (scope == ALL_TARGETS and mode is Mode.NORMAL)
-            if in_scope and entry.mode is not mode and at_least_as_strict(entry.mode, mode):
-                await self.clear_mode(entry)
-        now = self._p.clock.now()
-        ends = now + minutes * 60 if minutes else None
-        if not operator:
-            ends = _not_before(ends, mode, scope, entries)
-        if mode is Mode.NORMAL:
-            await hot.clear_modes(scope, frozenset({source}))
-        else:
-            await hot.set_mode(
-                ModeEntry(
-                    scope=scope,
-                    mode=mode,
-                    source=source,
-                    reason=reason,
-                    author=self._caller.principal,
-                    since=now,
-                    expires_at=ends,
-                )
-            )
+        scope = scope_of(target)
+        await switch(
+            self._p.guard.hot,
+            self._caller,
+            mode,
+            scope=scope,
+            minutes=minutes,
+            reason=reason,
+            now=self._p.clock.now(),
+            allowed=allowed_by_a_person(),
+        )
         await self._changed("set_guard_mode", scope, reason, {"mode": mode.value})
         return await self.mode_of(target)
 
@@ -192,13 +164,8 @@ class Control:
 
     async def clear_modes(self, scope: str, *, reason: str) -> None:
         """Lift what operators and agents set for a scope; usage and environment stay."""
-        await self._p.guard.hot.clear_modes(scope, frozenset({"operator", "agent"}))
+        await clear(self._p.guard.hot, scope)
         await self._changed("set_guard_mode", scope, reason, {"mode": "cleared"})
-
-    async def clear_mode(self, entry: ModeEntry) -> None:
-        """Lift one entry; the environment's floor cannot be lifted."""
-        if entry.source != "environment":
-            await self._p.guard.hot.clear_modes(entry.scope, frozenset({entry.source}))
 
     async def circuits(self) -> list[CircuitInfo]:
         """The circuits of all targets; one that never failed is closed."""
@@ -291,16 +258,7 @@ class Control:
             return self._operation(operation)
         approval = await self._p.approvals.get(operation_id)
         if approval is not None:
-            return OperationStatus(
-                id=approval.id,
-                kind="approval",
-                state=approval.state,
-                tool=approval.tool,
-                target=approval.target or OWN_TARGET,
-                started_at=rfc3339(approval.created_at),
-                expires_at=rfc3339(approval.expires_at),
-                ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
-            )
+            return shown.approval_status(approval)
         raise NotFound(
             "There is no operation or approval with this id.",
             hint="list_approvals and search_audit show the ids of recent ones.",
@@ -376,15 +334,3 @@ class Control:
                 evidence=evidence,
             )
         )
-
-
-def _not_before(
-    ends: float | None, mode: Mode, scope: str, entries: tuple[ModeEntry, ...]
-) -> float | None:
-    """An agent's stricter mode holds at least as long as the one whose place it takes: a short
-    lockdown must not end a long restriction."""
-    for entry in entries:
-        mine = entry.scope == scope and entry.source == "agent"
-        if mine and at_least_as_strict(mode, entry.mode) and ends is not None:
-            return None if entry.expires_at is None else max(ends, entry.expires_at)
-    return ends

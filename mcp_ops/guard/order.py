@@ -28,6 +28,7 @@ from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
 from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
+from mcp_ops.guard.freeze import Freezes
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
     RESTRICTED_ITEMS,
@@ -39,6 +40,7 @@ from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame
+from mcp_ops.guard.shown import shadow_line
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
@@ -79,6 +81,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
+        approver_keys: frozenset[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -95,15 +98,25 @@ class Guard:
             window_s=settings.circuit.window_s,
             open_s=settings.circuit.open_s,
         )
-        self._planner = Planner(
+        self.freezes = Freezes(settings.freeze, clock)
+        self.planner = Planner(
             limits=settings.limits,
             circuit=self.circuit_policy,
             policy=self.policy,
             targets=targets,
             hot=hot,
+            freezes=self.freezes,
         )
         self._ledger = ledger
-        self._approver = Approver(approvals, clock, redactor)
+        self._approver = Approver(
+            approvals,
+            clock,
+            redactor,
+            ledger=ledger,
+            targets=targets,
+            rehearse=self._rehearse,
+            keys=approver_keys,
+        )
         self._reads = Reads(
             clock, attempts=settings.limits.read_attempts, cache=settings.cache.tools
         )
@@ -135,6 +148,7 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
+            frame.policy = plan.decision.rule
             if not self._asks_nobody(plan):
                 await self._look(plan)
             consent = await self._consent(plan)
@@ -144,6 +158,7 @@ class Guard:
 
     async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
         plan = await self._plan(call)
+        frame.policy = plan.decision.rule
         consent = Consent(how="none", record=plan.decision.rule)
         if plan.decision.require != "none":
             await self._look(plan)
@@ -170,7 +185,8 @@ class Guard:
         return data
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
-        call = _within(plan.call, applying(admission.modes, plan.request.target))
+        principal = plan.call.caller.principal
+        call = _within(plan.call, applying(admission.modes, plan.request.target, principal))
         ends = self.clock.monotonic() + self._read_s(call)
         retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
@@ -295,7 +311,7 @@ class Guard:
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
     async def _plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
-        plan = await self._planner.plan(call, info=info, sub=sub)
+        plan = await self.planner.plan(call, info=info, sub=sub)
         self._refuse(plan)
         return plan
 
@@ -318,6 +334,7 @@ class Guard:
             at=admission.at if admission else self.clock.now(),
             admission=admission,
             budgets=budgets,
+            frozen=plan.frozen,
         )
         check = present_refusal if admission else configured_refusal
         refusal = check(situation)
@@ -326,13 +343,32 @@ class Guard:
         # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
         trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
         if self.settings.enforcement == "shadow" and trial:
-            self.shadow_refusals += plan.request.take  # the look before it counts nothing
+            self._overlook(plan, refusal.reason)
             return
         raise refusal
+
+    def _overlook(self, plan: Plan, code: RefusalCode) -> None:
+        """In shadow mode: what would have been refused is counted once, and has its line."""
+        if plan.overlooked:
+            return
+        plan.overlooked.append(code)
+        self.shadow_refusals += 1
+        line = shadow_line(plan.call, code, rule=plan.decision.rule, at=self.clock.now())
+        self._ledger.note(line)
 
     async def _look(self, plan: Plan) -> None:
         """All checks, before anyone is asked and without taking anything."""
         await self._admit(plan, take=False)
+
+    async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
+        """The dry run of a call that a person is asked about, on the way of a read."""
+        plan = await self._plan(call, sub=True)
+        admission, _ = await self._admit(plan)
+        deadline = self.settings.limits.read_timeout_s
+        async with self._passage(plan, consent, frame, admission):
+            return await self._actor.act(
+                call, frame, deadline_s=deadline, running=None, probe=admission.probe
+            )
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(
@@ -341,6 +377,8 @@ class Guard:
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":
+            if plan.decision.require == "approve":
+                self._overlook(plan, RefusalCode.APPROVAL_REQUIRED)
             return Consent(how="none", record="shadow")
         return await self._approver.obtain(
             plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
@@ -408,7 +446,8 @@ class Guard:
         restrictive = (
             plan.info.metered
             and plan.call.tool.capability not in CHECKS_OF_STATE
-            and effective(admission.modes, plan.info.name) is Mode.RESTRICTIVE
+            and effective(admission.modes, plan.info.name, plan.call.caller.principal)
+            is Mode.RESTRICTIVE
         )
         return self._reads.recall(plan.call, restrictive=restrictive)
 

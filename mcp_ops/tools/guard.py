@@ -71,6 +71,7 @@ async def set_guard_mode(
     approval. critical leaves only checks and recovery, lockdown nothing."""
     previous = await guard.mode_of(target)
     if write.dry_run:
+        write.saw({"mode": previous.value}, None)
         return GuardModeSet(
             outcome="planned",
             previous=previous,
@@ -107,6 +108,8 @@ async def reset_circuit(
     if write.dry_run:
         state = previous.value if previous else "closed"
         verb = "Close" if to == "closed" else "Let one call try"
+        # Not the phase: it goes from open to half-open and back by itself.
+        write.saw({"isolated_by": before.by if before and state == "isolated" else None}, None)
         return CircuitChange(
             outcome="planned",
             previous=previous,

@@ -24,13 +24,14 @@ from mcp_ops.ports import (
     CircuitPhase,
     CircuitPolicy,
     CircuitState,
+    Grant,
     ModeEntry,
     ModeSource,
     Partition,
     Rate,
     RateState,
 )
-from mcp_ops.stores.sqlite import circuits, modes, partitions
+from mcp_ops.stores.sqlite import circuits, grants, modes, partitions
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Change, Circuit, Decision, Window
 from mcp_ops.stores.sqlite.database import Database
@@ -159,7 +160,7 @@ class HotStore:
         return modes.in_force((*self._floor, *found), self._time.now())
 
     async def set_mode(self, entry: ModeEntry) -> None:
-        """Put an entry in the place of the one with its scope and source."""
+        """Put an entry above those of its scope and source."""
 
         def job(connection: sqlite3.Connection) -> tuple[ModeEntry, ...]:
             modes.put(connection, entry, self._time.now())
@@ -232,10 +233,22 @@ class HotStore:
     def _size(self, target: str, at: float) -> int | None:
         return partitions.size_of(self._snapshot.partitions, target, at)
 
+    async def grants(self) -> tuple[Grant, ...]:
+        """The elevations in force, as they are in the file."""
+        return await self._database.read(lambda c: grants.load(c, self._time.now()))
+
+    async def set_grant(self, grant: Grant) -> None:
+        """Add an elevation."""
+        await self._database.write(lambda c: grants.put(c, grant, self._time.now()))
+
+    async def clear_grant(self, grant_id: str) -> bool:
+        """End an elevation; false if there is none with this id."""
+        return await self._database.write(lambda c: grants.end(c, grant_id, self._time.now()))
+
     def _look(self, request: AdmitRequest) -> _Look:
         at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
-        applying = modes.concerning(entries, request.target, at)
+        applying = modes.concerning(entries, request.target, request.principal, at)
         factor = modes.factor(applying, request)
         rates = tuple(self._rates.look(rate, factor, monotonic) for rate in request.rates)
         circuit = self._snapshot.circuit(request.target)
@@ -261,7 +274,9 @@ class HotStore:
         return Admission(
             granted=granted,
             at=taken.at,
-            modes=modes.concerning((*self._floor, *taken.modes), request.target, taken.at),
+            modes=modes.concerning(
+                (*self._floor, *taken.modes), request.target, request.principal, taken.at
+            ),
             rates=self._charged(request, look) if granted else look.rates,
             circuit=self._adopt(taken.circuit),
             probe=taken.probe,
@@ -274,10 +289,10 @@ class HotStore:
         entries = modes.load(connection)
         circuit = circuits.load(connection, request.target)
         decision = circuits.decide(circuit, now) if request.use_circuit else "pass"
-        granted = (
-            modes.allow(modes.concerning((*self._floor, *entries), request.target, now), request)
-            and decision != "refuse"
+        concerning = modes.concerning(
+            (*self._floor, *entries), request.target, request.principal, now
         )
+        granted = modes.allow(concerning, request) and decision != "refuse"
         probe = granted and decision == "probe"
         if probe:
             circuit = circuits.start_probe(circuit, now)
