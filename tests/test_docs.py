@@ -33,7 +33,18 @@ PAGES = sorted(
 )
 COMMAND = typer.main.get_command(root.app)
 # Where a reader puts a value of their own.
-PLACEHOLDERS = {"TOOL", "ID", "NAME", "MODE", "FILE", "CODE", "STATE", "key=value", "…"}
+PLACEHOLDERS = {
+    "TOOL",
+    "PRINCIPAL",
+    "ID",
+    "NAME",
+    "MODE",
+    "FILE",
+    "CODE",
+    "STATE",
+    "key=value",
+    "…",
+}
 # What can be typed without a lab, and changes nothing.
 HARMLESS = {
     "mcp-ops doctor",
