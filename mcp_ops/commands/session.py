@@ -51,6 +51,28 @@ class Stores(Protocol):
     ledger: Ledger
 
 
+class Desk(Protocol):
+    """What people can do with questions; raises `OpsError`."""
+
+    async def recent(self, limit: int) -> list[Approval]:
+        """Pending ones first, then the newest."""
+        ...
+
+    async def get(self, approval_id: str) -> Approval:
+        """One question."""
+        ...
+
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Say yes or no to a pending question."""
+        ...
+
+    async def revoke(self, approval_id: str, caller: Caller, *, note: str) -> Approval:
+        """Take a question back."""
+        ...
+
+
 class RunningApp(Protocol):
     """What the commands use of the composition root, `mcp_ops.app`."""
 
@@ -67,10 +89,9 @@ class RunningApp(Protocol):
         """One tool call, on the way that every call takes."""
         ...
 
-    async def decide(
-        self, approval_id: str, caller: Caller, *, approved: bool, note: str
-    ) -> Approval:
-        """Approve or deny a pending question in a caller's name."""
+    @property
+    def people(self) -> Desk:
+        """Where people decide questions, each in the name of a caller."""
         ...
 
     async def check_targets(self) -> Sequence[ComponentHealth]:

@@ -12,7 +12,7 @@ from mcp_ops.capabilities.guard import (
     ApprovalItem,
     AuditPage,
     BudgetInfo,
-    BulkheadInfo,
+    BulkheadResized,
     CircuitInfo,
     GuardStatus,
     HotTool,
@@ -23,25 +23,23 @@ from mcp_ops.capabilities.guard import (
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import Conflict, InvalidInput, NotFound, RefusalCode, Refused
 from mcp_ops.guard import shown
-from mcp_ops.guard.act import current
+from mcp_ops.guard.act import allowed_by_a_person
 from mcp_ops.guard.break_glass import openings
+from mcp_ops.guard.circuits import Circuits, ResetTo
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
 from mcp_ops.guard.limits import destroys_budget, principal_rate, target_rate, writes_budget
 from mcp_ops.guard.modes import effective, slowest
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.partitions import Partitions
 from mcp_ops.guard.switching import clear, scope_of, switch
 from mcp_ops.ports import (
     OWN_TARGET,
     CircuitPhase,
-    CircuitState,
     Mode,
     ModeEntry,
 )
 from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
-
-_OPERATOR = "operator:"
-_LIFTS_ISOLATION = frozenset({"ops:admin", "ops:approve"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +62,17 @@ class Control:
     def __init__(self, parts: Parts, caller: Caller) -> None:
         self._p = parts
         self._caller = caller
+        self._circuits = Circuits(
+            hot=parts.guard.hot, caller=caller, clock=parts.clock, changed=self._changed
+        )
+        self._partitions = Partitions(
+            hot=parts.guard.hot,
+            targets=parts.guard.targets,
+            bulkheads=parts.guard.bulkheads,
+            caller=caller,
+            clock=parts.clock,
+            changed=self._changed,
+        )
 
     async def health(self) -> ServerHealth:
         """Ask every target and look at every part."""
@@ -117,16 +126,7 @@ class Control:
                 for state in await self._p.ledger.budgets(budgets)
             ],
             circuits=[c for c in await self.circuits() if c.state is not CircuitPhase.CLOSED],
-            bulkheads=[
-                BulkheadInfo(
-                    target=p.name,
-                    active=p.active,
-                    waiting=len(p.queue),
-                    max_concurrent=p.size,
-                    timed_out=p.timed_out,
-                )
-                for p in guard.bulkheads.all()
-            ],
+            bulkheads=await self._partitions.shown(),
             freeze_windows=[shown.freeze_info(each) for each in await guard.freezes.at()],
             elevations=[shown.elevation_info(grant) for grant in await guard.hot.grants()],
             break_glass=[
@@ -153,7 +153,7 @@ class Control:
             minutes=minutes,
             reason=reason,
             now=self._p.clock.now(),
-            allowed=_allowed_by_a_person(),
+            allowed=allowed_by_a_person(),
         )
         await self._changed("set_guard_mode", scope, reason, {"mode": mode.value})
         return await self.mode_of(target)
@@ -169,45 +169,33 @@ class Control:
 
     async def circuits(self) -> list[CircuitInfo]:
         """The circuits of all targets; one that never failed is closed."""
-        known = {state.target: state for state in await self._p.guard.hot.circuits()}
         names = [name for name in self._p.guard.targets.names() if name != OWN_TARGET]
-        return [shown.circuit_info(known.get(name, CircuitState(target=name))) for name in names]
+        return await self._circuits.all(names)
 
-    async def reset_circuit(self, target: str, *, reason: str) -> CircuitInfo:
-        """Close a circuit."""
-        before = await self._circuit(target)
-        # The second scope is what a command line without a terminal lacks: an agent may have one.
-        if _isolated_by_operator(before) and not self._caller.scopes >= _LIFTS_ISOLATION:
-            raise Refused(
-                RefusalCode.PERMISSION_DENIED,
-                f"{target} was isolated by {before.by}; only an operator lifts that.",
-                hint="An operator runs, at a terminal: "
-                "mcp-ops call reset_circuit target=… reason=…",
-            )
-        after = await self._set_circuit(
-            CircuitState(target=target, by=self._caller.principal, reason=reason), before
-        )
-        await self._changed("reset_circuit", target, reason, {"from": before.phase.value})
-        return shown.circuit_info(after)
+    async def reset_circuit(
+        self, target: str, *, reason: str, to: ResetTo = "closed"
+    ) -> CircuitInfo:
+        """Close a circuit, or let its one probe through now."""
+        return await self._circuits.reset(target, to=to, reason=reason)
 
     async def isolate(self, target: str, *, reason: str) -> CircuitInfo:
         """Open a circuit until further notice."""
-        before = await self._circuit(target)
-        keeps = _isolated_by_operator(before)
-        after = await self._set_circuit(
-            dataclasses.replace(
-                before,
-                phase=CircuitPhase.ISOLATED,
-                opened_at=before.opened_at or self._p.clock.now(),
-                retry_at=None,
-                probing=False,
-                by=before.by if keeps else self._isolator(),
-                reason=before.reason if keeps else reason,
-            ),
-            before,
+        return await self._circuits.isolate(target, reason=reason)
+
+    async def set_bulkhead_limit(
+        self, target: str, size: int, *, minutes: int, reason: str, dry_run: bool
+    ) -> BulkheadResized:
+        """Give a target's partition another size for a while."""
+        if dry_run:
+            found = await self._partitions.plan(target, size, minutes=minutes)
+        else:
+            found = await self._partitions.resize(target, size, minutes=minutes, reason=reason)
+        return BulkheadResized(
+            previous=found.previous,
+            size=found.size,
+            targets=found.targets,
+            expires_at=rfc3339(found.expires_at) if found.expires_at else None,
         )
-        await self._changed("isolate_target", target, reason, {"from": before.phase.value})
-        return shown.circuit_info(after)
 
     async def hot_tools(self, *, since_minutes: int, limit: int) -> list[HotTool]:
         """Who spent the most upstream calls."""
@@ -270,20 +258,48 @@ class Control:
             return self._operation(operation)
         approval = await self._p.approvals.get(operation_id)
         if approval is not None:
-            return OperationStatus(
-                id=approval.id,
-                kind="approval",
-                state=approval.state,
-                tool=approval.tool,
-                target=approval.target or OWN_TARGET,
-                started_at=rfc3339(approval.created_at),
-                expires_at=rfc3339(approval.expires_at),
-                ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
-            )
+            return shown.approval_status(approval)
         raise NotFound(
             "There is no operation or approval with this id.",
             hint="list_approvals and search_audit show the ids of recent ones.",
         )
+
+    async def cancel_operation(
+        self, operation_id: str, *, reason: str, dry_run: bool
+    ) -> OperationStatus:
+        """Ask a running write to stop; one in another process hears of it at its next renewal."""
+        operation = await self._p.ledger.get_operation(operation_id)
+        if operation is None:
+            raise NotFound(
+                "There is no operation with this id.",
+                hint="search_audit shows the ids of recent ones; a question cannot be cancelled.",
+            )
+        if self._caller.principal != operation.principal and not self._operator:
+            raise Refused(
+                RefusalCode.PERMISSION_DENIED,
+                f"{self._caller.principal} may not stop what {operation.principal} asked for.",
+                hint="Who asked for it or an operator runs: mcp-ops call cancel_operation",
+            )
+        if not dry_run:
+            asked = await self._p.ledger.cancel(operation_id, by=self._caller.principal)
+            running = self._p.operations.get(operation_id)
+            if asked is not None and running is not None:
+                running.cancelled = True
+            operation = asked or await self._p.ledger.get_operation(operation_id) or operation
+        status = self._operation(operation)
+        if status.state != "running":
+            raise Conflict(
+                f"The operation does not run (any more): it is {status.state}.",
+                hint="get_operation shows how it ended.",
+            )
+        if not dry_run:
+            evidence = {"operation": operation_id, "tool": operation.tool}
+            await self._changed("cancel_operation", operation.target, reason, evidence)
+        return status
+
+    @property
+    def _operator(self) -> bool:
+        return "ops:admin" in self._caller.scopes
 
     def _operation(self, operation: Operation) -> OperationStatus:
         running = self._p.operations.get(operation.id)
@@ -304,28 +320,6 @@ class Control:
             answer=orjson.loads(operation.answer) if operation.answer else {},
         )
 
-    def _isolator(self) -> str:
-        """Who isolates: an operator by whatever way is named as one, and only one lifts that."""
-        principal = self._caller.principal
-        if "ops:admin" not in self._caller.scopes or principal.startswith(_OPERATOR):
-            return principal
-        return f"{_OPERATOR}{principal}"
-
-    async def _circuit(self, target: str) -> CircuitState:
-        for state in await self._p.guard.hot.circuits():
-            if state.target == target:
-                return state
-        return CircuitState(target=target)
-
-    async def _set_circuit(self, wanted: CircuitState, before: CircuitState) -> CircuitState:
-        after = await self._p.guard.hot.set_circuit(wanted, expected_version=before.version)
-        if after is None:
-            raise Conflict(
-                f"The circuit of {wanted.target} changed at this moment.",
-                hint="Look at list_circuits and call again if it is still needed.",
-            )
-        return after
-
     async def _changed(self, tool: str, target: str, reason: str, evidence: dict[str, str]) -> None:
         await self._p.ledger.change(
             Entry(
@@ -340,14 +334,3 @@ class Control:
                 evidence=evidence,
             )
         )
-
-
-def _allowed_by_a_person() -> bool:
-    passage = current.get(None)
-    return passage is not None and (
-        passage.consent.how == "approve" or passage.consent.record == "shadow"
-    )
-
-
-def _isolated_by_operator(circuit: CircuitState) -> bool:
-    return circuit.phase is CircuitPhase.ISOLATED and circuit.by.startswith(_OPERATOR)

@@ -102,7 +102,7 @@ def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) 
 
 def is_tightening(call: Call, entries: Iterable[ModeEntry]) -> bool:
     """Whether a call on the guard can only make it stricter: nobody is asked, no mode stops it."""
-    if call.tool.name == "isolate_target":
+    if call.tool.name in ("isolate_target", "cancel_operation"):
         return True
     return call.tool.name == "set_guard_mode" and not _asks_looser(call, entries)
 

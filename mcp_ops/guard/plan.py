@@ -12,6 +12,8 @@ from mcp_ops.guard.elevation import lowered
 from mcp_ops.guard.freeze import Freeze, Freezes
 from mcp_ops.guard.limits import budgets_of, rates_of
 from mcp_ops.guard.modes import RATE_FACTORS, is_loosening, is_tightening, modes_allowed
+from mcp_ops.guard.partitions import TOOL as RESIZES
+from mcp_ops.guard.partitions import enlarges
 from mcp_ops.guard.policy import Decision, Policy
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, Grant, ModeEntry
@@ -77,6 +79,9 @@ class Planner:
             entries = await self.hot.modes()
             tightening = is_tightening(call, entries)
             loosening = is_loosening(call, entries)
+            if call.tool.name == RESIZES:
+                loosening = await enlarges(call, self.hot, self.targets)
+                tightening = not loosening
         decision = await self._decide(call, about, tightening=tightening, loosening=loosening)
         free = tightening or call.breaks_glass  # charged to nothing, and held back by no mode
         system = bool(call.target) and call.target != OWN_TARGET

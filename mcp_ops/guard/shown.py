@@ -11,6 +11,7 @@ from mcp_ops.capabilities.guard import (
     ElevationInfo,
     FreezeInfo,
     ModeInfo,
+    OperationStatus,
 )
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import RefusalCode
@@ -77,6 +78,7 @@ def approval_item(approval: Approval) -> ApprovalItem:
         reason=approval.reason,
         created_at=rfc3339(approval.created_at),
         expires_at=rfc3339(approval.expires_at),
+        votes=f"{len(approval.votes)} of {approval.needed}",
         decided_by=approval.decided_by or None,
         note=approval.note or None,
     )
@@ -141,4 +143,23 @@ def shadow_line(call: Call, code: RefusalCode, *, rule: str, at: float) -> Entry
         evidence={"shadow": True},
         trace_id=call.caller.trace_id,
         parent=call.parent,
+    )
+
+
+def approval_status(approval: Approval) -> OperationStatus:
+    """A question to a person, for the caller that waits for it."""
+    votes = f"{len(approval.votes)} of {approval.needed} said yes"
+    ended = approval.state in ("denied", "revoked")
+    words = f"{votes}; {approval.note}" if ended and approval.note else votes
+    return OperationStatus(
+        id=approval.id,
+        kind="approval",
+        state=approval.state,
+        tool=approval.tool,
+        target=approval.target or OWN_TARGET,
+        progress=words if approval.kind == "approve" else None,
+        started_at=rfc3339(approval.created_at),
+        expires_at=rfc3339(approval.expires_at),
+        execute_by=rfc3339(approval.execute_by) if approval.execute_by else None,
+        ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
     )

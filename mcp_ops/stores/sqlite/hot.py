@@ -27,10 +27,11 @@ from mcp_ops.ports import (
     Grant,
     ModeEntry,
     ModeSource,
+    Partition,
     Rate,
     RateState,
 )
-from mcp_ops.stores.sqlite import circuits, grants, modes
+from mcp_ops.stores.sqlite import circuits, grants, modes, partitions
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Change, Circuit, Decision, Window
 from mcp_ops.stores.sqlite.database import Database
@@ -116,6 +117,7 @@ class HotStore:
             rates=self._charged(request, look) if takes else look.rates,
             circuit=look.circuit.seen(look.at),
             marks=self._charge(request, look) if takes else (),
+            concurrent=self._size(request.target, look.at),
         )
 
     async def give_back(self, request: AdmitRequest, admission: Admission) -> None:
@@ -136,9 +138,11 @@ class HotStore:
             if not probe:
                 return known.seen(self._time.now())
             return await self._change(target, lambda c: circuits.untouched(c, probe=True))
-        window = self._windows.setdefault(target, Window())
         failure = health is Health.FAILED
-        share = window.add(failure=failure, now=self._time.monotonic(), policy=policy)
+        share = ""
+        if known.state.phase is CircuitPhase.CLOSED:  # a late answer says nothing of later calls
+            window = self._windows.setdefault(target, Window())
+            share = window.add(failure=failure, now=self._time.monotonic(), policy=policy)
         if not failure:
             if not probe and not known.state.failures:
                 return known.seen(self._time.now())
@@ -192,12 +196,42 @@ class HotStore:
             return changed
 
         changed = await self._database.write(job)
-        return None if changed is None else self._adopt(changed)
+        if changed is None:
+            return None
+        self._windows.pop(state.target, None)  # what was set by hand starts anew
+        return self._adopt(changed)
 
     async def rates(self, requests: tuple[Rate, ...]) -> tuple[RateState, ...]:
         """Look at limits at their full rate, without charging."""
         now = self._time.monotonic()
         return tuple(self._rates.look(rate, 1.0, now) for rate in requests)
+
+    async def partitions(self) -> tuple[Partition, ...]:
+        """The partition sizes in force, as they are in the file."""
+        return partitions.in_force(await self._database.read(partitions.load), self._time.now())
+
+    async def set_partition(self, partition: Partition) -> None:
+        """Set a partition's size, in the place of the one set before."""
+
+        def job(connection: sqlite3.Connection) -> tuple[Partition, ...]:
+            partitions.put(connection, partition, self._time.now())
+            return partitions.load(connection)
+
+        self._snapshot.adopt_partitions(await self._database.write(job))
+
+    async def clear_partition(self, target: str) -> bool:
+        """Return to the configured size; false if it is in force already."""
+
+        def job(connection: sqlite3.Connection) -> tuple[bool, tuple[Partition, ...]]:
+            cleared = partitions.clear(connection, target, self._time.now())
+            return cleared, partitions.load(connection)
+
+        cleared, left = await self._database.write(job)
+        self._snapshot.adopt_partitions(left)
+        return cleared
+
+    def _size(self, target: str, at: float) -> int | None:
+        return partitions.size_of(self._snapshot.partitions, target, at)
 
     async def grants(self) -> tuple[Grant, ...]:
         """The elevations in force, as they are in the file."""
@@ -247,6 +281,7 @@ class HotStore:
             circuit=self._adopt(taken.circuit),
             probe=taken.probe,
             marks=marks if granted else (),
+            concurrent=self._size(request.target, taken.at),
         )
 
     def _take(self, connection: sqlite3.Connection, request: AdmitRequest) -> _Taken:
