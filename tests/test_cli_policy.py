@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
+from mcp_ops.cli import main
 from mcp_ops.commands.policy import caller_as, moment, split_as
 from mcp_ops.errors import InvalidInput
 from mcp_ops.settings import KeySettings, ServerSettings, Settings
@@ -61,8 +62,24 @@ def command(home: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "mcp_ops", *words, "--config", str(home / "config.toml")]
 
 
-def run(home: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+class Run(Protocol):
+    """A command in this process: exit code, stdout, stderr."""
+
+    def __call__(self, *words: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def command_here(*words: str) -> tuple[int, str, str]:
+        code = main([*words, "--config", str(home / "config.toml")])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command_here
+
+
+def run_with(home: Path, *words: str, **environ: str) -> tuple[int, str, str]:
+    done = subprocess.run(
         command(home, *words),
         cwd=REPOSITORY,
         env={**os.environ, **environ},
@@ -73,6 +90,7 @@ def run(home: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[
         timeout=60,
         check=False,
     )
+    return done.returncode, done.stdout, done.stderr
 
 
 def at_terminal(home: Path, typed: Sequence[tuple[str, str]], *words: str) -> tuple[int, str]:
@@ -95,30 +113,34 @@ def at_terminal(home: Path, typed: Sequence[tuple[str, str]], *words: str) -> tu
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown
 
 
-def test_show_prints_the_rules_with_their_places_and_those_of_the_profile(home: Path) -> None:
-    done = run(home, "policy", "show", "--json", "--channel", "http")
-    rows: list[dict[str, str]] = json.loads(done.stdout)
+def test_show_prints_the_rules_with_their_places_and_those_of_the_profile(
+    home: Path, run: Run
+) -> None:
+    _, out, _ = run("policy", "show", "--json", "--channel", "http")
+    rows: list[dict[str, str]] = json.loads(out)
     assert [row["rule"] for row in rows] == [
         *("policy[1]", "policy[2]", "team[1]", "team[2]", "team[3]", "team[4]"),
     ]
     assert rows[1]["place"] == f"{home / 'policy.toml'} line 5: policy #2"
     assert rows[1]["approvers"] == "2 of who may approve"
     assert rows[2]["place"] == "built in"
-    assert "policy[2]" in run(home, "policy", "show").stdout
+    assert "policy[2]" in run("policy", "show")[1]
+    assert run("policy", "show", "--channel", "pigeon")[0] == 2
 
 
-def test_explain_says_stage_by_stage_what_would_become_of_a_call(home: Path) -> None:
+def test_explain_says_stage_by_stage_what_would_become_of_a_call(home: Path, run: Run) -> None:
     asked = ("policy", "explain", "reset_circuit", "target=vault", "as", "key:bot")
-    done = run(home, *asked, "--at", "2027-01-14T12:00:00Z", "--json")
-    found: dict[str, Any] = json.loads(done.stdout)
+    _, out, _ = run(*asked, "--at", "2027-01-14T12:00:00Z", "--json")
+    found: dict[str, Any] = json.loads(out)
     assert found["outcome"] == "approve"
     (policy,) = [stage for stage in found["stages"] if stage["name"] == "policy"]
     assert policy["says"] == (
         f"policy[2] ({home / 'policy.toml'} line 5: policy #2) requires approve"
     )
-    frozen = run(home, *asked, "--at", "2027-01-15T18:00:00Z")
-    assert "refuses: frozen" in frozen.stdout
-    assert frozen.stdout.rstrip().endswith("outcome: frozen")
+    code, out, _ = run(*asked, "--at", "2027-01-15T18:00:00Z")
+    assert code == 0
+    assert "refuses: frozen" in out
+    assert out.rstrip().endswith("outcome: frozen")
 
 
 EXPECTATIONS = """[[expect]]
@@ -138,29 +160,53 @@ tool = "reset_circuit"
 target = "vault"
 at = "2027-01-15T18:00:00Z"
 outcome = "frozen"
+
+[[expect]]
+tool = "list_deadletters"
+outcome = "allowed"
 """
 
 
-def test_expectations_that_hold_end_with_zero(home: Path) -> None:
-    (home / "expect.toml").write_text(EXPECTATIONS, encoding="utf-8")
-    done = run(home, "policy", "test", str(home / "expect.toml"))
-    assert (done.returncode, done.stdout) == (0, "3 of 3 expectations hold.\n")
+def expecting(home: Path, text: str) -> tuple[str, str, str]:
+    (home / "expect.toml").write_text(text, encoding="utf-8")
+    return "policy", "test", str(home / "expect.toml")
 
 
-def test_an_expectation_that_does_not_hold_is_shown_with_its_line_and_the_rule(home: Path) -> None:
+def test_expectations_that_hold_end_with_zero(home: Path, run: Run) -> None:
+    code, out, _ = run(*expecting(home, EXPECTATIONS))
+    assert (code, out) == (0, "4 of 4 expectations hold.\n")
+
+
+def test_an_expectation_that_does_not_hold_is_shown_with_its_line_and_the_rule(
+    home: Path, run: Run
+) -> None:
     more = '\n[[expect]]\ntool = "reset_circuit"\ntarget = "vault"\nprincipal = "key:bot"\n'
     more += 'at = "2027-01-14T12:00:00Z"\noutcome = "allowed"\n'
-    (home / "expect.toml").write_text(EXPECTATIONS + more, encoding="utf-8")
-    done = run(home, "policy", "test", str(home / "expect.toml"))
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == [
-        "line 19: reset_circuit on vault, key:bot",
+    code, out, _ = run(*expecting(home, EXPECTATIONS + more))
+    assert code == 1
+    assert out.splitlines() == [
+        "line 23: reset_circuit on vault, key:bot",
         "  - expected allowed",
         f"  + found    approve   (policy[2], {home / 'policy.toml'} line 5: policy #2)",
-        "3 of 4 expectations hold.",
+        "4 of 5 expectations hold.",
     ]
-    found = json.loads(run(home, "policy", "test", str(home / "expect.toml"), "--json").stdout)
-    assert (found["expectations"], found["wrong"][0]["found"]) == (4, "approve")
+    found = json.loads(run("policy", "test", str(home / "expect.toml"), "--json")[1])
+    assert (found["expectations"], found["wrong"][0]["found"]) == (5, "approve")
+
+
+def test_the_configured_mode_counts_for_expectations(home: Path, run: Run) -> None:
+    path = home / "config.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        f"{text}\n[guard]\nmode = 'lockdown'\n".replace(
+            '[guard.break_glass]\nkey = "file:glass.txt"\n', ""
+        ),
+        encoding="utf-8",
+    )
+    asked = "[[expect]]\ntool = 'reset_circuit'\ntarget = 'vault'\noutcome = 'locked_down'\n"
+    asked += "at = '2027-01-14T12:00:00Z'\n"
+    code, out, _ = run(*expecting(home, asked))
+    assert code == 0, out
 
 
 @pytest.mark.parametrize(
@@ -168,56 +214,57 @@ def test_an_expectation_that_does_not_hold_is_shown_with_its_line_and_the_rule(h
     [
         ("[[expect]]\ntool = 'x'\n", "expect.toml line 1: expect #1.outcome: it is missing."),
         ("[[expect]]\ntool = 'get_helth'\noutcome = 'allowed'\n", 'Did you mean "get_health"?'),
-        (
-            "[[expect]]\ntool = 'reset_circuit'\ntarget = 'no'\noutcome = 'allowed'\n",
-            "line 1: target",
-        ),
+        ("[[expect]]\ntool = 'reset_circuit'\ntarget = 'no'\noutcome = 'frozen'\n", "1: target"),
+        ("[[expect]]\ntool = 'get_health'\nat = 'now'\noutcome = 'frozen'\n", "line 1: at: a time"),
         ("", "expect: it is missing"),
         ("[[expect]\n", "not TOML"),
     ],
 )
-def test_expectations_that_cannot_be_read_end_with_four(home: Path, text: str, says: str) -> None:
-    (home / "expect.toml").write_text(text, encoding="utf-8")
-    done = run(home, "policy", "test", str(home / "expect.toml"))
-    assert done.returncode == 4
-    assert says in done.stderr
+def test_expectations_that_cannot_be_read_end_with_four(
+    home: Path, run: Run, text: str, says: str
+) -> None:
+    code, _, err = run(*expecting(home, text))
+    assert (code, says in err) == (4, True), err
 
 
 ELEVATE = (
     *("elevate", "agent:*", "--tool", "reset_*", "--target", "vault", "--minutes", "5"),
-    *("--incident", "INC-7", "--reason", "it is stuck"),
+    *("--incident", "INC-7", "--reason", "it is stuck", "--require", "none"),
 )
 
 
-def test_elevating_needs_a_terminal(home: Path) -> None:
-    done = run(home, *ELEVATE)
-    assert done.returncode == 5
-    assert "needs the yes of a person at a terminal; nothing was changed" in done.stderr
-    assert run(home, "elevate", "list").stdout == "No elevation is in force.\n"
+def test_elevating_needs_a_terminal(run: Run) -> None:
+    code, _, err = run(*ELEVATE)
+    assert code == 5
+    assert "needs the yes of a person at a terminal; nothing was changed" in err
+    assert run("elevate", "list")[1] == "No elevation is in force.\n"
 
 
-def test_an_elevation_is_given_at_a_terminal_listed_and_ended_without_one(home: Path) -> None:
+def test_an_elevation_is_given_at_a_terminal_listed_and_ended_without_one(
+    home: Path, run: Run
+) -> None:
     code, shown = at_terminal(home, [("Elevate? [y/N]", "y")], *ELEVATE)
     assert code == 0, shown
-    (grant,) = json.loads(run(home, "elevate", "list", "--json").stdout)
+    (grant,) = json.loads(run("elevate", "list", "--json")[1])
     assert (grant["principal"], grant["incident"]) == ("agent:*", "INC-7")
+    assert grant["id"] in run("elevate", "list")[1]
     asked = ("policy", "explain", "reset_circuit", "target=vault", "as", "agent:x")
-    assert f"elevation {grant['id']} for INC-7" in run(home, *asked).stdout
-    assert run(home, "elevate", "end", grant["id"]).stdout == f"ended: {grant['id']}\n"
-    assert run(home, "elevate", "end", grant["id"]).returncode == 1
+    assert f"elevation {grant['id']} for INC-7" in run(*asked)[1]
+    assert run("elevate", "end", grant["id"])[1] == f"ended: {grant['id']}\n"
+    assert run("elevate", "end", grant["id"])[0] == 1
 
 
 GLASS = ("call", "list_circuits", "--break-glass", "--reason", "everything is down")
 
 
 def test_break_glass_takes_its_credential_from_the_environment_and_is_shown_after(
-    home: Path,
+    home: Path, run: Run
 ) -> None:
-    done = run(home, *GLASS, MCP_OPS_BREAK_GLASS=KEY)
-    assert done.returncode == 0, done.stderr
-    assert "BREAK-GLASS: this call goes past the guard" in done.stderr
-    assert "list_circuits on this server" in run(home, "mode").stderr
-    (told,) = [f for f in json.loads(run(home, "doctor", "--json").stdout) if "glass" in f["check"]]
+    code, _, err = run_with(home, *GLASS, MCP_OPS_BREAK_GLASS=KEY)
+    assert code == 0, err
+    assert "BREAK-GLASS: this call goes past the guard" in err
+    assert "list_circuits on this server" in run("mode")[2]
+    (told,) = [f for f in json.loads(run("doctor", "--json")[1]) if "glass" in f["check"]]
     assert (told["state"], '"everything is down"' in told["message"]) == ("warn", True)
 
 
@@ -227,29 +274,21 @@ def test_break_glass_asks_for_its_credential_without_showing_it(home: Path) -> N
     assert KEY not in shown
 
 
-@pytest.mark.parametrize(
-    ("words", "environ", "code", "says"),
-    [
-        (GLASS, {}, 2, "The break-glass credential was not given."),
-        (GLASS, {"MCP_OPS_BREAK_GLASS": "wrong"}, 3, "This is not the break-glass credential"),
-        (GLASS[:3], {"MCP_OPS_BREAK_GLASS": KEY}, 2, "Break-glass needs a reason."),
-    ],
-)
-def test_break_glass_without_credential_or_reason_opens_nothing(
-    home: Path, words: tuple[str, ...], environ: dict[str, str], code: int, says: str
-) -> None:
-    done = run(home, *words, **environ)
-    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
-    assert run(home, "mode").stderr == ""
+def test_break_glass_with_a_wrong_credential_opens_nothing(home: Path, run: Run) -> None:
+    code, _, err = run_with(home, *GLASS, MCP_OPS_BREAK_GLASS="wrong")
+    assert (code, "This is not the break-glass credential" in err) == (3, True), err
+    assert run("mode")[2] == ""
 
 
-def test_a_principals_mode_is_cleared_by_its_name_at_a_terminal(home: Path) -> None:
-    code, shown = at_terminal(home, [("[y/N]", "y")], "mode", "clear", "principal:agent:x")
-    assert code == 0
-    assert "principal:agent:x: cleared" in shown
-    assert run(home, "mode", "clear", "nowhere").returncode == 2
-    assert run(home, "mode", "clear", "vault", "--target", "vault").returncode == 2
-    assert run(home, "mode", "clear", "vault").returncode == 5
+def test_break_glass_without_a_credential_is_not_tried(run: Run) -> None:
+    code, _, err = run(*GLASS)
+    assert (code, "The break-glass credential was not given." in err) == (2, True), err
+
+
+def test_clearing_a_mode_names_one_scope_and_needs_a_terminal(run: Run) -> None:
+    assert run("mode", "clear", "nowhere")[0] == 2
+    assert run("mode", "clear", "vault", "--target", "vault")[0] == 2
+    assert run("mode", "clear", "principal:agent:x")[0] == 5
 
 
 def test_the_word_as_is_followed_by_one_principal() -> None:

@@ -1,4 +1,4 @@
-"""The policy in a file of its own: what it adds, its mistakes, and that it must be there."""
+"""The policy in a file of its own: what it adds, where its mistakes are, that it must be there."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_rules_of_the_main_file_have_their_places_and_calendars_its_folder(tmp_p
     [
         (None, "policy.toml: the file cannot be read (No such file or directory)."),
         ("[[policy]\n", "policy.toml: this is not TOML: "),
-        ("a = 1\nb = [\n", "line 3"),
+        ("a = 1\nb = = 2\n", "line 2"),
         ("\n\n[[policy]]\nrequire = 'always'\n", "policy.toml line 3: policy #1.require: found"),
         ("[[policy]]\nrequire = 'none'\nwho = 1\n", "line 1: policy #1.who: there is no such key"),
         ("[[freeze]]\nstart = 'now'\n", "policy.toml line 1: freeze #1.start: found"),

@@ -75,9 +75,16 @@ def supposed(tool: Tool, raw: dict[str, Any], caller: Caller, targets: Sequence[
         target = targets[0]
     about = str(given.get("target", "")) if tool.own else ""
     wrong = (target not in targets) if not tool.own else (about not in ("", "all", *targets))
-    if wrong or given.keys() - fields.keys():
-        # Asked again with everything in place, so that the words are those of a real call.
-        parse(tool, raw, caller=caller, call_id=new_id(), targets=tuple(targets))
+    if wrong:
+        raise InvalidInput(
+            "target: must be one of the configured targets.",
+            hint=f"One of: {', '.join(targets[:20])}.",
+        )
+    if unknown := given.keys() - fields.keys():
+        raise InvalidInput(
+            f"{tool.name} has no argument {min(unknown)[:40]!r}.",
+            hint=f"Arguments of {tool.name}: {', '.join(sorted(fields))}.",
+        )
     values = {**dict.fromkeys(left_out, ""), **given}
     arguments = tool.arguments.model_construct(**values)
     return Call(

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -17,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_ops.clock import Clock
+from mcp_ops.errors import ConfigurationError
 from mcp_ops.guard.calendar import Span, Unreadable, local_span, spans_of
 from mcp_ops.redact import quoted
 from mcp_ops.settings import FreezeWindow
@@ -127,7 +129,19 @@ class _Calendar:
 
 
 def _source(window: FreezeWindow, clock: Clock) -> _Fixed | _Calendar:
-    return _Calendar(window, clock) if window.calendar else _Fixed(window)
+    if not window.calendar:
+        return _Fixed(window)
+    installed("icalendar")
+    return _Calendar(window, clock)
+
+
+def installed(library: str) -> None:
+    """Raise `ConfigurationError` where the library that reads calendars is not installed."""
+    if find_spec(library) is None:
+        raise ConfigurationError(
+            f"A freeze calendar needs the library {library}, which is not installed.",
+            hint="Install it: pip install 'mcp-ops[calendar]'.",
+        )
 
 
 def _freeze(window: FreezeWindow, spans: Iterable[Span], at: float) -> Freeze:

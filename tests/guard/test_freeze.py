@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mcp_ops.clock import ManualClock
-from mcp_ops.guard.freeze import Freeze, Freezes
+from mcp_ops.errors import ConfigurationError
+from mcp_ops.guard.freeze import Freeze, Freezes, installed
 from mcp_ops.settings import FreezeWindow, GuardSettings
 from tests.guard.bench import OPEN_LIMITS, WHY, bench
 
@@ -419,3 +420,10 @@ async def test_a_window_that_got_past_the_settings_unreadable_holds(
 ) -> None:
     odd = FreezeWindow.model_construct(targets=("*",), reason="odd", **window)
     assert (await one(odd, moment)).active is holds
+
+
+def test_a_calendar_without_its_library_is_a_mistake_at_start() -> None:
+    installed("icalendar")
+    with pytest.raises(ConfigurationError) as caught:
+        installed("nocalendar")
+    assert "mcp-ops[calendar]" in caught.value.hint
