@@ -6,6 +6,7 @@ Everything is opened in one exit stack and closed in reverse.
 from __future__ import annotations
 
 import getpass
+import hashlib
 import logging
 import os
 import secrets
@@ -15,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -37,6 +37,7 @@ from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
+from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
@@ -45,7 +46,7 @@ from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings, TargetSettings
 from mcp_ops.settings_options import resolve_options, secrets_in
-from mcp_ops.stores.sqlite.embedded import Stores, open_stores
+from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.version import VERSION
@@ -107,17 +108,11 @@ async def open_app(
     """
     clock = clock or SystemClock()
     redactor = redactor or Redactor()
-    for key in settings.server.keys:
-        redactor.add(key.key.get_secret_value())
+    redactor.add(*secrets_in(settings.server))
+    redactor.add(*(text for text in secrets_in(settings.store) if text != SQLITE))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
-            open_stores(
-                settings.state_dir / "state.db",
-                clock,
-                floor=_floor(settings, clock),
-                failed_items=settings.deadletters.max_items,
-                failed_s=settings.deadletters.retention_days * 86_400,
-            )
+            open_stores(_place(settings), clock, floor=_floor(settings, clock))
         )
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
@@ -188,9 +183,17 @@ async def open_app(
             version=VERSION,
             user=_user(),
         )
-        seal(server.mcp, [_sealing_key(settings.state_dir)], bind_caller(_user()))
+        seal(server.mcp, [_sealing_key(settings)], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
+        resumer = Resumer(
+            guard=guard,
+            tools=ALL_TOOLS,
+            ledger=stores.ledger,
+            operations=operations,
+            now=clock.now,
+        )
         tasks.start_soon(operations.keep_leases)
+        tasks.start_soon(resumer.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(
@@ -337,6 +340,20 @@ def _configured(
     return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
 
 
+def _place(settings: Settings) -> Place:
+    store = settings.store
+    return Place(
+        directory=settings.state_dir,
+        hot=store.hot.get_secret_value(),
+        ledger=store.ledger.get_secret_value(),
+        key=store.key.get_secret_value() if store.key else "",
+        keeping={
+            "failed_items": settings.deadletters.max_items,
+            "failed_s": settings.deadletters.retention_days * 86_400,
+        },
+    )
+
+
 def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
     """The environment's mode: it holds in this process and nobody can lift it."""
     if settings.guard.mode is Mode.NORMAL:
@@ -353,10 +370,13 @@ def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
     )
 
 
-def _sealing_key(directory: Path) -> bytes:
-    """The key that seals questions to clients: one a state directory, so that a restart and the
-    processes beside this one open them too."""
-    path = directory / "sealing.key"
+def _sealing_key(settings: Settings) -> bytes:
+    """The key that seals questions to clients: that of all replicas, else one a state directory,
+    so that a restart and the processes beside this one open them too."""
+    if settings.store.key is not None:
+        shared = settings.store.key.get_secret_value().encode()
+        return hashlib.sha256(b"questions" + shared).digest()
+    path = settings.state_dir / "sealing.key"
     try:
         key = path.read_bytes()
     except FileNotFoundError:

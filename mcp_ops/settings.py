@@ -37,13 +37,19 @@ def _long_enough(key: SecretStr) -> SecretStr:
     return key
 
 
-def _embedded(store: str) -> str:
-    if store != "sqlite":
-        raise ValueError('"sqlite": stores that replicas share come in a later version')
-    return store
+def _scheme(*schemes: str) -> AfterValidator:
+    def check(store: SecretStr) -> SecretStr:
+        text = store.get_secret_value()
+        if text != "sqlite" and not text.startswith(tuple(f"{each}://" for each in schemes)):
+            raise ValueError(f'"sqlite", or a reference to a URL that starts with {schemes[0]}://')
+        return store
+
+    return AfterValidator(check)
 
 
-Store = Annotated[str, AfterValidator(_embedded)]
+HotUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
+LedgerUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
+SealKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 Rfc3339 = Annotated[str, AfterValidator(_moment)]
 BearerKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 
@@ -74,6 +80,9 @@ class LimitSettings(Frozen):
     writes_per_object: int = Field(3, ge=1, description="Writes on one object in 30 minutes.")
     writes_per_hour: int = Field(20, ge=1, description="Writes an hour a principal.")
     destroys_per_hour: int = Field(5, ge=1, description="Destroys an hour a principal.")
+    runaway_refusals: int = Field(
+        20, ge=3, le=1000, description="Refusals of one change in 10 minutes that stop its agent."
+    )
     concurrent_per_target: int = Field(10, ge=1, le=1000, description="Calls at once a target.")
     bulkhead_wait_s: float = Field(2, ge=0, le=30, description="Wait for a free slot, seconds.")
     read_timeout_s: float = Field(30, gt=0, le=60, description="Deadline of a read, seconds.")
@@ -184,10 +193,27 @@ class ServerSettings(Frozen):
 
 
 class StoreSettings(Frozen):
-    """Where the guard's state lives. Only the embedded store for now."""
+    """Where the guard's state lives: a file of this machine, or stores that replicas share.
 
-    hot: Store = Field("sqlite", description="Hot state: limits, modes, circuits.")
-    ledger: Store = Field("sqlite", description="Audit, approvals, operations.")
+    A URL is a reference (env:NAME or file:PATH), since it holds a password.
+    """
+
+    hot: HotUrl = Field(
+        SecretStr("sqlite"), description="Limits, modes, circuits: sqlite, or a Redis URL."
+    )
+    ledger: LedgerUrl = Field(
+        SecretStr("sqlite"),
+        description="Audit, approvals, operations: sqlite, or PostgreSQL's URL.",
+    )
+    key: SealKey | None = Field(
+        None, description="Seals a shared ledger and questions; one for all replicas, a reference."
+    )
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if self.ledger.get_secret_value() != "sqlite" and self.key is None:
+            raise ValueError("a store.key where store.ledger is shared: one for all replicas")
+        return self
 
 
 class ToolSettings(Frozen):

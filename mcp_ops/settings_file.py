@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.ports import OWN_TARGET
-from mcp_ops.settings import ServerSettings, Settings
+from mcp_ops.settings import ServerSettings, Settings, StoreSettings
 from mcp_ops.settings_draft import Draft
 from mcp_ops.settings_environ import read_environment, state_directory
 from mcp_ops.settings_options import References
@@ -122,6 +122,11 @@ def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Probl
     )
     if isinstance(server := raw.get("server"), dict):
         raw["server"] = references.model(ServerSettings, server, ("server",))
+    if isinstance(store := raw.get("store"), dict):
+        # "sqlite" is no secret, and the only value that may stand there as it is.
+        plain = {name: value for name, value in store.items() if value == "sqlite"}
+        others = {name: value for name, value in store.items() if name not in plain}
+        raw["store"] = {**references.model(StoreSettings, others, ("store",)), **plain}
     _check_names(draft, problems)
     settings: Settings | None = None
     try:
