@@ -37,6 +37,7 @@ from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
+from mcp_ops.guard.reads import check_cache
 from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
@@ -108,12 +109,12 @@ async def open_app(
     """
     clock = clock or SystemClock()
     redactor = redactor or Redactor()
-    redactor.add(*secrets_in(settings.server))
-    redactor.add(*(text for text in secrets_in(settings.store) if text != SQLITE))
+    redactor.add(*(text for text in secrets_in(settings) if text != SQLITE))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
             open_stores(_place(settings), clock, floor=_floor(settings, clock))
         )
+        check_cache(settings.guard.cache.tools, ALL_TOOLS)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -183,7 +184,8 @@ async def open_app(
             version=VERSION,
             user=_user(),
         )
-        seal(server.mcp, [_sealing_key(settings)], bind_caller(_user()))
+        redactor.use_key(sealing_key := _sealing_key(settings))
+        seal(server.mcp, [sealing_key], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
@@ -334,6 +336,7 @@ def _configured(
         metered=adapter.metered if target.metered is None else target.metered,
         per_minute=target.per_minute,
         concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
+        partition=target.partition or target.name,
         links={str(key): name for key, name in target.links.items()},
         capabilities=frozenset(each for each in known if implements(adapter, each)),
     )
@@ -350,6 +353,7 @@ def _place(settings: Settings) -> Place:
         keeping={
             "failed_items": settings.deadletters.max_items,
             "failed_s": settings.deadletters.retention_days * 86_400,
+            **settings.store.bounds,
         },
     )
 

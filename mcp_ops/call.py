@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import InvalidInput
-from mcp_ops.redact import fingerprint
+from mcp_ops.redact import Redactor
 from mcp_ops.tool import ArgumentModel, Tool
 
 Channel = Literal["stdio", "http", "cli"]
@@ -93,6 +93,11 @@ class Call:
     def effect(self) -> Effect:
         """The effect of this call: a dry run counts as a read."""
         return Effect.READ if self.dry_run else self.tool.effect
+
+    @property
+    def breaks_glass(self) -> bool:
+        """Whether an operator at the command line has shown the credential for emergencies."""
+        return self.caller.break_glass and self.caller.channel == "cli"
 
     @property
     def binding(self) -> str:
@@ -230,10 +235,18 @@ def digest_of(tool: str, target: str, arguments: dict[str, Any]) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def shown_arguments(call: Call) -> dict[str, Any]:
-    """The arguments as people and the ledger may see them: secrets by fingerprint only."""
+def shown_digest(call: Call, redactor: Redactor) -> str:
+    """The digest as it may be exported. One of sensitive values is keyed: beside all the other
+    arguments it would tell whoever tries likely values that they found the right one."""
+    return redactor.fingerprint(call.digest) if call.tool.sensitive else call.digest
+
+
+def shown_arguments(call: Call, redactor: Redactor) -> dict[str, Any]:
+    """The arguments as people and the ledger may see them: sensitive ones by keyed fingerprint."""
     return {
-        name: f"fingerprint:{fingerprint(value)}" if name in call.tool.sensitive else value
+        name: f"fingerprint:{redactor.fingerprint(str(value))}"
+        if name in call.tool.sensitive
+        else value
         for name, value in call.arguments.model_dump().items()
         if value not in ("", []) or name in ("reason",)
     }

@@ -324,7 +324,7 @@ class Approver:
         seen: Seen = _UNSEEN,
     ) -> Approval:
         now = self._clock.now()
-        shown: Mapping[str, Any] = self._redactor.value(shown_arguments(call))
+        shown: Mapping[str, Any] = self._redactor.value(shown_arguments(call, self._redactor))
         fresh = Approval(
             id=new_id(),
             kind=kind,

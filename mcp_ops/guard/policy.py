@@ -50,11 +50,6 @@ class Decision:
     execute_s: float = 900.0
     elevated: str = ""
 
-    @property
-    def record(self) -> str:
-        """The decision as the ledger keeps it: the rule, and the elevation that lowered it."""
-        return f"{self.rule}; {self.elevated}" if self.elevated else self.rule
-
 
 _REMEMBERED = 1_000
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mcp_ops.call import Call, Caller, shown_arguments
+import orjson
+
+from mcp_ops.call import Call, Caller, shown_arguments, shown_digest
 from mcp_ops.clock import Clock
 from mcp_ops.errors import OpsError, Refused, StoreUnavailable, UnknownTool
 from mcp_ops.guard import telemetry
@@ -29,7 +31,7 @@ class Frame:
         "_caller",
         "_clock",
         "_ledger",
-        "_policy",
+        "_raw",
         "_redactor",
         "_started",
         "_tool",
@@ -38,6 +40,7 @@ class Frame:
         "closed",
         "detached",
         "had_effect",
+        "policy",
         "upstream_calls",
     )
 
@@ -58,13 +61,18 @@ class Frame:
         self._tool = tool
         self._caller = caller
         self._call: Call | None = None
-        self._policy = ""
-        self.approval = ""
+        self._raw: Mapping[str, Any] = {}
+        self.policy = ""  # the rule that decided, once one did
+        self.approval = ""  # the question that was answered, or that the call ended in
         self.call_id = call_id
         self.upstream_calls = 0
         self.closed = False
         self.had_effect = False
         self.detached = False  # a write's own task closes it, whatever becomes of the request
+
+    def heard(self, raw: Mapping[str, Any]) -> None:
+        """Keep what the client sent, for the record of a call that cannot be parsed."""
+        self._raw = raw
 
     def know(self, call: Call) -> None:
         """Add what parsing found out."""
@@ -80,7 +88,7 @@ class Frame:
 
     def began(self, *, policy: str, approval: str) -> Entry:
         """The line that says that a write is about to run."""
-        self._policy, self.approval = policy, approval
+        self.policy, self.approval = policy, approval
         return self._entry(EntryKind.BEGAN, {})
 
     def ended(
@@ -123,6 +131,13 @@ class Frame:
         if not self.closed:
             self._ledger.note(self.ended(verdict, code=code, outcome=outcome))
 
+    def fail(self, error: OpsError) -> None:
+        """Close a call that ends in an error of ours, with the question that it waits for."""
+        question = error.details.get("approval_id")
+        if not self.approval and isinstance(question, str):
+            self.approval = question
+        self.abandon(verdict_of(error), code=error.code)
+
     def abandon(self, verdict: Verdict, *, code: str = "") -> None:
         """Close a call that ends in an error anyway; a line that finds no room goes to the log."""
         try:
@@ -145,10 +160,11 @@ class Frame:
 
     def _entry(self, kind: EntryKind, evidence: Mapping[str, Any], **end: Any) -> Entry:
         call, caller = self._call, self._caller
-        known: dict[str, Any] = {}
-        if call is not None:
+        if call is None:
+            known = self._unparsed()
+        else:
             said = {
-                "arguments": shown_arguments(call),
+                "arguments": shown_arguments(call, self._redactor),
                 "reason": call.reason,
                 "object": call.object,
                 "evidence": dict(evidence),
@@ -158,24 +174,42 @@ class Frame:
                 "target": call.target or call.about,
                 "effect": call.tool.effect.value,
                 "dry_run": call.dry_run,
-                "digest": call.digest,
+                "digest": shown_digest(call, self._redactor),
                 "parent": call.parent,
             }
         return Entry(
             kind=kind,
             call_id=self.call_id,
             at=self._clock.now(),
-            tool=tame(self._tool, 64),
+            # Redacted before it is cut: both are a client's own words.
+            tool=tame(self._redactor.text(self._tool[:1_000]), 64),
             principal=caller.principal,
-            client=tame(caller.client, 100),
+            client=tame(self._redactor.text(caller.client[:1_000]), 100),
             channel=caller.channel,
             era=caller.era,
             trace_id=caller.trace_id,
-            policy=self._policy,
+            policy=self.policy,
             approval=self.approval,
             **known,
             **end,
         )
+
+    def _unparsed(self) -> dict[str, Any]:
+        """What can be said of arguments that are not valid: which target, and whether they are
+        the same as those of another call."""
+        if not self._raw:
+            return {}
+        target = self._raw.get("target")
+        try:
+            body = orjson.dumps(self._raw, option=orjson.OPT_SORT_KEYS, default=str).decode()
+        except TypeError:  # a lone surrogate, a huge number
+            body = repr(self._raw)
+        return {
+            "target": tame(self._redactor.text(target[:1_000]), 64)
+            if isinstance(target, str)
+            else "",
+            "digest": f"raw:{self._redactor.fingerprint(body)}",
+        }
 
 
 def open_frame(call: Call, *, ledger: Ledger, redactor: Redactor, clock: Clock) -> Frame:
