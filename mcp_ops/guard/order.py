@@ -37,7 +37,7 @@ from mcp_ops.guard.operations import Operations, Running
 from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
-from mcp_ops.guard.record import Frame
+from mcp_ops.guard.record import Frame, open_frame
 from mcp_ops.guard.targets import Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
@@ -327,21 +327,20 @@ class Guard:
             plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
         )
 
-    async def resume(self, call: Call, operation: Operation, *, approval: str) -> None:
+    async def resume(
+        self,
+        call: Call,
+        operation: Operation,
+        *,
+        approval: str,
+        pinned: tuple[str, ...] | None = None,
+    ) -> None:
         """Go on with a write whose process was lost, in a task of its own.
 
         Its budgets and its approval were used when it began; everything else is asked again.
         """
-        frame = Frame(
-            call_id=call.id,
-            tool=call.tool.name,
-            caller=call.caller,
-            ledger=self._ledger,
-            redactor=self.redactor,
-            clock=self.clock,
-        )
-        frame.know(call)
-        consent = Consent(how="none", record=approval)
+        frame = open_frame(call, ledger=self._ledger, redactor=self.redactor, clock=self.clock)
+        consent = Consent(how="none", record=approval, pinned=pinned)
 
         async def body(running: Running) -> dict[str, Any]:
             plan = replace(await self._gate.plan(call), budgets=())

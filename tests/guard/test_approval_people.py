@@ -376,7 +376,7 @@ async def test_an_approved_selection_is_what_was_shown_as_far_as_it_is_there(
 ) -> None:
     async with bench(tmp_path, **ONE) as b:
         b.world.items = [Item(name=name) for name in ("a", "b", "c")]
-        arguments = {"reason": WHY}
+        arguments: dict[str, Any] = {"reason": WHY}
         question = await asked(b, "sweep_all", **arguments)
         assert (await people(b).get(question)).seen_shown["items"] == ["a", "b", "c"]
         await say(b, question, "operator:ada")
