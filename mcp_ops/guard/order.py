@@ -38,6 +38,7 @@ from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame, open_frame
+from mcp_ops.guard.runaway import Runaway
 from mcp_ops.guard.targets import Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
@@ -111,6 +112,9 @@ class Guard:
             clock=clock,
             bulkheads=self.bulkheads,
         )
+        self._runaway = Runaway(
+            hot=hot, ledger=ledger, clock=clock, most=settings.limits.runaway_refusals
+        )
         self._approver = Approver(
             approvals,
             clock,
@@ -155,14 +159,15 @@ class Guard:
             if replayed is not None:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
-            plan = await self._gate.plan(call)
-            frame.policy = plan.decision.rule
-            if not self._asks_nobody(plan):
-                await self._gate.look(plan)
-            consent = await self._consent(plan)
-            return await self._writes.run(
-                call, frame, lambda running: self._write(plan, consent, frame, running)
-            )
+            async with self._runaway.watching(call):
+                plan = await self._gate.plan(call)
+                frame.policy = plan.decision.rule
+                if not self._asks_nobody(plan):
+                    await self._gate.look(plan)
+                consent = await self._consent(plan)
+                return await self._writes.run(
+                    call, frame, lambda running: self._write(plan, consent, frame, running)
+                )
 
     async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
         plan = await self._gate.plan(call)
