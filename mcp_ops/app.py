@@ -102,8 +102,11 @@ async def open_app(
     environ: Mapping[str, str],
     clock: Clock | None = None,
     redactor: Redactor | None = None,
+    alone: bool = False,
 ) -> AsyncIterator[App]:
     """Everything, opened; leaving waits for running writes, then closes in reverse.
+
+    `alone` opens stores of this machine where the shared ones are away: for break-glass.
 
     Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
     """
@@ -112,7 +115,7 @@ async def open_app(
     redactor.add(*(text for text in secrets_in(settings) if text != SQLITE))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
-            open_stores(_place(settings), clock, floor=_floor(settings, clock))
+            open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
         check_cache(settings.guard.cache.tools, ALL_TOOLS)
         usage = UsageWatch(
@@ -343,13 +346,14 @@ def _configured(
     return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
 
 
-def _place(settings: Settings) -> Place:
+def _place(settings: Settings, *, alone: bool) -> Place:
     store = settings.store
     return Place(
         directory=settings.state_dir,
         hot=store.hot.get_secret_value(),
         ledger=store.ledger.get_secret_value(),
         key=store.key.get_secret_value() if store.key else "",
+        alone=alone,
         keeping={
             "failed_items": settings.deadletters.max_items,
             "failed_s": settings.deadletters.retention_days * 86_400,

@@ -123,8 +123,7 @@ class AdmitRequest:
     `take` false looks without charging anything. `modes_allowed` and `rate_factors` let the store
     decide on its own state in one atomic step. `use_circuit` false passes by the circuit
     (recovery), and its outcome is still recorded. `fresh` is set by writes: the decision is made
-    on what the store holds at this moment, never on a copy in memory. `alone` is an operator's
-    break-glass: it may be decided in this process while the shared store is away.
+    on what the store holds at this moment, never on a copy in memory.
     """
 
     call_id: str
@@ -136,7 +135,6 @@ class AdmitRequest:
     rates: tuple[Rate, ...] = ()
     use_circuit: bool = True
     fresh: bool = False
-    alone: bool = False
     circuit: CircuitPolicy = field(default_factory=CircuitPolicy)
 
 

@@ -240,11 +240,6 @@ class Ledger(Protocol):
         """Durably add a line on a change of the guard."""
         ...
 
-    async def spool(self, entry: Entry) -> None:
-        """Durably keep a line on this machine while the store is away; it is merged later. Raises
-        `StoreUnavailable` where there is no such place."""
-        ...
-
     async def renew(
         self,
         operation_id: str,

@@ -85,7 +85,7 @@ def call(
                 return Exit.APPROVAL
         return show_reply(reply, as_json=as_json)
 
-    with_app(config, body, as_json=as_json)
+    with_app(config, body, as_json=as_json, alone=break_glass)
 
 
 async def _break_glass(app: RunningApp, tool: Tool, given: dict[str, Any], reason: str) -> bool:

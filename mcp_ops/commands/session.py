@@ -100,24 +100,31 @@ class RunningApp(Protocol):
 
 
 def open_app(
-    settings: Settings, environ: Mapping[str, str]
+    settings: Settings, environ: Mapping[str, str], *, alone: bool = False
 ) -> AbstractAsyncContextManager[RunningApp]:
-    """The server's parts, opened; the module is imported only by commands that need it."""
+    """The server's parts, opened; the module is imported only by commands that need it.
+
+    `alone` opens stores of this machine where the shared ones are away: for break-glass.
+    """
     opened: AbstractAsyncContextManager[RunningApp] = import_module("mcp_ops.app").open_app(
-        settings, environ=environ
+        settings, environ=environ, alone=alone
     )
     return opened
 
 
 def with_app(
-    config: Path | None, body: Callable[[RunningApp], Awaitable[int]], *, as_json: bool
+    config: Path | None,
+    body: Callable[[RunningApp], Awaitable[int]],
+    *,
+    as_json: bool,
+    alone: bool = False,
 ) -> NoReturn:
     """Load the settings, open the app, run `body` in it and end with its exit code."""
 
     async def run() -> int:
         environ = process_environment()
         settings = load_settings(config, environ, {})
-        async with open_app(settings, environ) as app:
+        async with open_app(settings, environ, alone=alone) as app:
             return await body(app)
 
     try:

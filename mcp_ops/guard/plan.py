@@ -99,7 +99,6 @@ class Planner:
             rates=() if free else rates_of(call, info, self.limits, sub=sub),
             use_circuit=system and not call.tool.recovery and not call.breaks_glass,
             fresh=call.effect is not Effect.READ,
-            alone=call.breaks_glass,
             circuit=self.circuit,
         )
         return Plan(

@@ -2,8 +2,9 @@
 
 While Redis answers, every call is decided there, and this process keeps a copy of the modes and
 circuits, at most a second old. When it does not, reads go on under that copy, in restrictive mode
-and at a quarter of every rate, counted in this process. Writes are refused, except an operator's
-with break-glass. Nothing known means nothing allowed.
+and at a quarter of every rate, counted in this process. Writes are refused; an operator with
+break-glass opens stores of this machine instead (`opening.py`). Nothing known means nothing
+allowed.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class SteadyHotStore:
             admission = await self._shared.admit(request)
         except StoreUnavailable:
             self._away()
-            if (request.fresh and not request.alone) or self._modes is None:
+            if request.fresh or self._modes is None:
                 raise
             return self._alone(request, self._modes)
         self._back()

@@ -6,20 +6,27 @@ The client libraries load only where a URL asks for them.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from mcp_ops.clock import Clock
-from mcp_ops.errors import ConfigurationError
+from mcp_ops.errors import ConfigurationError, StoreUnavailable
 from mcp_ops.ports import HotStore, ModeEntry
 from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.stores.sqlite import embedded
 
 SQLITE = "sqlite"
+ALONE = "break-glass.db"
+_MERGED = "merged|"
+_BATCH = 200
+_log = logging.getLogger("mcp_ops.stores")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +44,16 @@ class Place:
     """Where the stores are: the directory of what is local, and "sqlite" or a URL for each half.
 
     `key` seals a shared ledger and is the same for all replicas.
-    `keeping` are the times and numbers of `embedded.open_stores`.
+    `keeping` are the times and numbers of `embedded.open_stores`. `alone` is for an operator with
+    break-glass: what is shared and does not answer is replaced by a file of this machine, whose
+    lines are merged when it does.
     """
 
     directory: Path
     hot: str = SQLITE
     ledger: str = SQLITE
     key: str = ""
+    alone: bool = False
     keeping: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,11 +74,29 @@ async def open_stores(
             )
         kept = local
         if place.ledger != SQLITE:
-            kept = await stack.enter_async_context(_postgres(place, clock))
-        hot = local.hot if place.hot == SQLITE else None
-        if hot is None:
-            hot = await stack.enter_async_context(_redis(place, clock, kept.ledger, floor))
-        yield Stores(hot=hot, ledger=kept.ledger, approvals=kept.approvals, failed=kept.failed)
+            kept = await _or_alone(stack, _postgres(place, clock), place, clock)
+        hot = local
+        if place.hot != SQLITE:
+            hot = await _or_alone(stack, _redis(place, clock, kept.ledger, floor), place, clock)
+        yield Stores(hot=hot.hot, ledger=kept.ledger, approvals=kept.approvals, failed=kept.failed)
+
+
+async def _or_alone(
+    stack: AsyncExitStack, shared: AbstractAsyncContextManager[Any], place: Place, clock: Clock
+) -> Any:
+    try:
+        return await stack.enter_async_context(shared)
+    except StoreUnavailable as error:
+        if not place.alone:
+            raise
+        _log.warning(
+            "The shared store is away (%s) This call is recorded on this machine alone; nothing "
+            "stops the same write elsewhere.",
+            error.message,
+        )
+        return await stack.enter_async_context(
+            embedded.open_stores(place.directory / ALONE, clock, **place.keeping)
+        )
 
 
 @asynccontextmanager
@@ -81,13 +109,28 @@ async def _postgres(place: Place, clock: Clock) -> AsyncIterator[Any]:
     place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     spool = Spool(place.directory / "spool.jsonl", key)
     async with open_ledger(place.ledger, clock, key=key, spool=spool, **place.keeping) as kept:
+        await _merge_alone(place.directory / ALONE, clock, kept.ledger)
         yield kept
+
+
+async def _merge_alone(file: Path, clock: Clock, ledger: Ledger) -> None:
+    """Bring the lines of break-glass on this machine into the shared ledger, each once."""
+    if not await anyio.Path(file).exists():
+        return
+    async with embedded.open_stores(file, clock) as alone:
+        merged = int((await alone.ledger.facts()).get(_MERGED, 0))
+        while lines := await alone.ledger.lines(after=merged, limit=_BATCH):
+            for line in lines:
+                evidence = {**line.entry.evidence, "merged_from": ALONE}
+                await ledger.change(replace(line.entry, evidence=evidence, seq=0, writer=""))
+                merged = line.entry.seq
+                await alone.ledger.put_fact(_MERGED, str(merged))
 
 
 @asynccontextmanager
 async def _redis(
     place: Place, clock: Clock, ledger: Ledger, floor: tuple[ModeEntry, ...]
-) -> AsyncIterator[HotStore]:
+) -> AsyncIterator[Any]:
     _needs("redis", "store.hot", "redis")
     from mcp_ops.stores.degraded import SteadyHotStore
     from mcp_ops.stores.redis.opening import open_hot
@@ -96,7 +139,12 @@ async def _redis(
         open_hot(place.hot, clock, floor=floor, facts=ledger) as shared,
         SteadyHotStore.open(shared, clock) as hot,
     ):
-        yield hot
+        yield _Hot(hot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hot:
+    hot: HotStore
 
 
 def _needs(library: str, setting: str, extra: str) -> None:

@@ -254,13 +254,6 @@ class Ledger:
         await self.flush()
         return await self._database.read(lambda connection: queries.search(connection, query))
 
-    async def spool(self, entry: Entry) -> None:
-        """Never: the file is on this machine already. Raises `StoreUnavailable`."""
-        raise StoreUnavailable(
-            "The ledger's file cannot be written, and there is no other place for a record.",
-            hint="An operator must look at the server's state directory.",
-        )
-
     async def spent(self, since: float, limit: int) -> list[Spent]:
         """Who spent the most upstream calls since then."""
         await self.flush()
