@@ -33,11 +33,10 @@ from mcp_ops.stores.redis import scripts, shapes
 from mcp_ops.stores.redis.connection import Script
 from mcp_ops.stores.redis.facts import Book
 from mcp_ops.stores.redis.server import Server
-from mcp_ops.stores.redis.shapes import Item
+from mcp_ops.stores.redis.shapes import Item, Reader
 
 _ERROR_CHARACTERS = 300
 _FLUSH_S = 1.0
-_SKEW_S = 1.0
 
 _ADMIT, _GIVE_BACK = Script(scripts.ADMIT), Script(scripts.GIVE_BACK)
 _RATES, _RECORD = Script(scripts.RATES), Script(scripts.RECORD)
@@ -100,13 +99,13 @@ class RedisHotStore:
             },
             [self._window(request.target), *self._rate_keys(request.rates)],
         )
-        at = int(found["at"]) / 1e6
+        reader = self._reader(found)
         return Admission(
             granted=found["granted"],
-            at=at,
-            modes=(*floor, *_modes(found["modes"])),
+            at=reader.at,
+            modes=(*floor, *reader.modes(found["modes"])),
             rates=shapes.rate_states(request.rates, found["rates"]),
-            circuit=self._learn(found["circuit"], at),
+            circuit=self._learn(reader.circuit(found["circuit"])),
             probe=found["probe"],
             marks=tuple(float(mark) for mark in found["marks"]),
             concurrent=found.get("concurrent"),
@@ -149,7 +148,7 @@ class RedisHotStore:
         """All entries in force."""
         found = await self._server.run(_LOOK, {})
         floor = self._in_force(self._floor)
-        return (*floor, *_modes(found["modes"]))
+        return (*floor, *self._reader(found).modes(found["modes"]))
 
     async def set_mode(self, entry: ModeEntry) -> None:
         """Put an entry above those of its scope and source."""
@@ -164,13 +163,9 @@ class RedisHotStore:
     async def circuits(self) -> tuple[CircuitState, ...]:
         """The circuits of all targets that had one."""
         found = await self._server.run(_LOOK, {})
-        at = int(found["at"]) / 1e6
-        return tuple(
-            sorted(
-                (self._learn(raw, at) for raw in found["circuits"]),
-                key=lambda state: state.target,
-            )
-        )
+        reader = self._reader(found)
+        states = (self._learn(reader.circuit(raw)) for raw in found["circuits"])
+        return tuple(sorted(states, key=lambda state: state.target))
 
     async def set_circuit(
         self, state: CircuitState, *, expected_version: int
@@ -184,7 +179,7 @@ class RedisHotStore:
         if not found["done"]:
             await self._book.drop([name] if name else [])
             return None
-        return self._learn(found["circuit"], int(found["at"]) / 1e6)
+        return self._learn(self._reader(found).circuit(found["circuit"]))
 
     async def rates(self, requests: tuple[Rate, ...]) -> tuple[RateState, ...]:
         """Look at limits at their full rate, without charging."""
@@ -195,9 +190,8 @@ class RedisHotStore:
     async def grants(self) -> tuple[Grant, ...]:
         """The elevations in force."""
         found = await self._server.run(_LOOK, {})
-        return tuple(
-            sorted((shapes.grant(raw) for raw in found["grants"]), key=lambda g: (g.since, g.id))
-        )
+        grants = map(self._reader(found).grant, found["grants"])
+        return tuple(sorted(grants, key=lambda grant: (grant.since, grant.id)))
 
     async def set_grant(self, grant: Grant) -> None:
         """Add an elevation."""
@@ -219,7 +213,7 @@ class RedisHotStore:
     async def partitions(self) -> tuple[Partition, ...]:
         """The partition sizes that people set, in force."""
         found = await self._server.run(_LOOK, {})
-        sizes = (shapes.partition(raw) for raw in found["partitions"])
+        sizes = map(self._reader(found).partition, found["partitions"])
         return tuple(sorted(sizes, key=lambda size: size.target))
 
     async def set_partition(self, partition: Partition) -> None:
@@ -253,7 +247,7 @@ class RedisHotStore:
             "answered": answered,
         }
         found = await self._server.run(_RECORD, ask, [self._window(target)])
-        return self._learn(found["circuit"], int(found["at"]) / 1e6)
+        return self._learn(self._reader(found).circuit(found["circuit"]))
 
     async def _set(self, what: str, item: Item, **more: object) -> Item:
         """A change that puts an item: durable as a fact before Redis has it."""
@@ -270,16 +264,17 @@ class RedisHotStore:
 
     async def _ahead(self) -> float:
         """Seconds by which the server's clock is ahead of ours: a person's expiry is in ours."""
-        ahead = await self._server.now() - self._clock.now()
-        return ahead if abs(ahead) > _SKEW_S else 0.0
+        return self._reader(await self._server.look()).ahead
+
+    def _reader(self, found: Item) -> Reader:
+        return Reader(found["at"], self._clock.now())
 
     def _known(self, target: str) -> _Target:
         if target not in self._targets:
             self._targets[target] = _Target(CircuitState(target=target))
         return self._targets[target]
 
-    def _learn(self, raw: Item, at: float) -> CircuitState:
-        state = shapes.circuit(raw, at)
+    def _learn(self, state: CircuitState) -> CircuitState:
         self._known(state.target).circuit = state
         return state
 
@@ -304,8 +299,3 @@ class RedisHotStore:
 
     def _rate_keys(self, rates: Iterable[Rate]) -> list[str]:
         return [self._server.key("rate", rate.key) for rate in rates]
-
-
-def _modes(found: Iterable[Item]) -> tuple[ModeEntry, ...]:
-    entries = (shapes.mode(raw) for raw in found)
-    return tuple(sorted(entries, key=lambda entry: (entry.scope, entry.source)))

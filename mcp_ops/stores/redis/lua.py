@@ -237,16 +237,13 @@ local function put_mode(entry)
     end
   end
   stack[#stack + 1] = entry
-  local of_source, kept = 0, {}
-  for i = #stack, 1, -1 do
-    of_source = of_source + (stack[i].source == entry.source and 1 or 0)
-    if stack[i].source == entry.source and of_source > 8 then
-      drop(stack[i])
-    else
-      table.insert(kept, 1, stack[i])
-    end
+  local mine = {}
+  for i, item in ipairs(stack) do
+    if item.source == entry.source then mine[#mine + 1] = i end
   end
-  save(MODES, entry.scope, kept)
+  -- The lowest stays: it is what remains when all others have expired.
+  if #mine > 8 then drop(table.remove(stack, mine[2])) end
+  save(MODES, entry.scope, stack)
 end
 local function put_one(hash, field, item)
   local before = load(hash, field)

@@ -81,9 +81,9 @@ class Server:
                 " limits could be forgotten"
             )
 
-    async def now(self) -> float:
-        """The server's time, in Unix seconds."""
-        return int((await self.run(_IDENTIFY, {}))["at"]) / 1e6
+    async def look(self) -> Any:
+        """Which data is there, and the server's time."""
+        return await self.run(_IDENTIFY, {})
 
     async def _ask(
         self, script: Script, ask: Any, keys: Sequence[str] = (), *, check: bool = False

@@ -25,6 +25,7 @@ from mcp_ops.ports import (
 
 TIMES = ("since", "expires_at", "opened_at", "retry_at")
 Item = dict[str, Any]
+_SKEW_S = 1.0
 
 
 def dump(value: Any) -> bytes:
@@ -56,40 +57,54 @@ def item(record: ModeEntry | CircuitState | Grant | Partition, *, ahead: float, 
     return made
 
 
-def mode(raw: Item) -> ModeEntry:
-    """An entry."""
-    return ModeEntry(**{**_known(raw, ModeEntry), "mode": Mode(raw["mode"])})
+class Reader:
+    """Turns an answer's items into records, with their times in this process's clock.
 
+    `at` is when the server answered, in this process's clock as well where the two are apart by
+    more than a second: people and guard compare these times with their own.
+    """
 
-def circuit(raw: Item, at: float) -> CircuitState:
-    """A circuit as it is to be understood at `at`: a lost probe does not probe any more."""
-    until = raw.get("probe_until")
-    return CircuitState(
-        **{
-            **_known(raw, CircuitState),
-            "phase": CircuitPhase(raw["phase"]),
-            "probing": until is not None and float(until) > at,
+    def __init__(self, at_us: str, now: float) -> None:
+        self._at = int(at_us) / 1e6
+        ahead = self._at - now
+        self.ahead = ahead if abs(ahead) > _SKEW_S else 0.0
+        self.at = self._at - self.ahead
+
+    def mode(self, raw: Item) -> ModeEntry:
+        """An entry."""
+        return ModeEntry(**{**self._known(raw, ModeEntry), "mode": Mode(raw["mode"])})
+
+    def modes(self, raws: Iterable[Item]) -> tuple[ModeEntry, ...]:
+        """Entries, by scope and source."""
+        entries = (self.mode(raw) for raw in raws)
+        return tuple(sorted(entries, key=lambda entry: (entry.scope, entry.source)))
+
+    def circuit(self, raw: Item) -> CircuitState:
+        """A circuit as it is to be understood now: a lost probe does not probe any more."""
+        until = raw.get("probe_until")
+        return CircuitState(
+            **{
+                **self._known(raw, CircuitState),
+                "phase": CircuitPhase(raw["phase"]),
+                "probing": until is not None and float(until) > self._at,
+            }
+        )
+
+    def grant(self, raw: Item) -> Grant:
+        """An elevation."""
+        return Grant(**self._known(raw, Grant))
+
+    def partition(self, raw: Item) -> Partition:
+        """A partition's size."""
+        return Partition(**self._known(raw, Partition))
+
+    def _known(self, raw: Item, kind: type) -> Item:
+        names = {field.name for field in fields(kind)}
+        return {
+            name: float(value) - self.ahead if name in TIMES else value
+            for name, value in raw.items()
+            if name in names
         }
-    )
-
-
-def grant(raw: Item) -> Grant:
-    """An elevation."""
-    return Grant(**_known(raw, Grant))
-
-
-def partition(raw: Item) -> Partition:
-    """A partition's size."""
-    return Partition(**_known(raw, Partition))
-
-
-def _known(raw: Item, kind: type) -> Item:
-    names = {field.name for field in fields(kind)}
-    return {
-        name: float(value) if name in TIMES else value
-        for name, value in raw.items()
-        if name in names
-    }
 
 
 def rates(requests: Iterable[Rate]) -> list[Item]:
