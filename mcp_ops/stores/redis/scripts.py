@@ -48,8 +48,8 @@ local state = circuit(ask.target)
 local decision = ask.use_circuit and decide(state) or 'pass'
 local size = load(PARTITIONS, ask.target)
 local granted, marks = ask.take and allowed and decision ~= 'refuse', {}
+if ask.take then touch() end
 if granted then
-  touch()
   for i, rate in ipairs(ask.rates) do marks[i] = charge(KEYS[6 + i], rate, rates[i]) end
   if decision == 'probe' then state = start_probe(state) end
 end
