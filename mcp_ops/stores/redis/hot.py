@@ -37,6 +37,7 @@ from mcp_ops.stores.redis.shapes import Item, Reader
 
 _ERROR_CHARACTERS = 300
 _FLUSH_S = 1.0
+_LOOSER = frozenset({"set_grant", "set_partition"})
 
 _ADMIT, _GIVE_BACK = Script(scripts.ADMIT), Script(scripts.GIVE_BACK)
 _RATES, _RECORD = Script(scripts.RATES), Script(scripts.RECORD)
@@ -196,12 +197,7 @@ class RedisHotStore:
     async def set_grant(self, grant: Grant) -> None:
         """Add an elevation."""
         name = self._book.name("grant")
-        try:
-            await self._set("set_grant", shapes.item(grant, ahead=await self._ahead(), fact=name))
-        except StoreUnavailable:
-            # Nobody was told that it holds: a loss must not bring it to life later.
-            await self._book.drop([name])
-            raise
+        await self._set("set_grant", shapes.item(grant, ahead=await self._ahead(), fact=name))
 
     async def clear_grant(self, grant_id: str) -> bool:
         """End an elevation; false if there is none with this id."""
@@ -251,9 +247,17 @@ class RedisHotStore:
 
     async def _set(self, what: str, item: Item, **more: object) -> Item:
         """A change that puts an item: durable as a fact before Redis has it."""
-        if "fact" in item:
-            await self._book.keep(item)
-        return await self._change(what, item=item, **more)
+        if "fact" not in item:
+            return await self._change(what, item=item, **more)
+        await self._book.keep(item)
+        try:
+            return await self._change(what, item=item, **more)
+        except StoreUnavailable:
+            # Nobody was told that it holds. What is stricter may come to life after a loss, and
+            # must if Redis has it after all; what is looser never.
+            if what in _LOOSER:
+                await self._book.drop([item["fact"]])
+            raise
 
     async def _change(self, what: str, **ask: object) -> Item:
         item = ask.get("item")
