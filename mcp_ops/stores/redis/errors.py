@@ -22,12 +22,14 @@ _PERMISSION = "its user lacks a permission"
 _CREDENTIAL = "it does not accept the credential"
 _DISK = "it cannot persist or replicate its writes"
 _CLUSTER = "this node of a cluster does not serve the store's keys"
+_REPLICA = "it is a read-only replica"
+_ORPHAN = "it is a replica that lost its primary"
 _REASONS = {
     "OOM": _MEMORY,
-    "READONLY": "it is a read-only replica",
+    "READONLY": _REPLICA,
     "LOADING": _BUSY,
     "BUSY": _BUSY,
-    "MASTERDOWN": "it is a replica that lost its primary",
+    "MASTERDOWN": _ORPHAN,
     "NOPERM": _PERMISSION,
     "ACL failure": _PERMISSION,
     "NOAUTH": _CREDENTIAL,
@@ -57,7 +59,13 @@ def translated() -> Iterator[None]:
 
     try:
         yield
-    except (r.RedisError, r.RedisClusterException, r.ChildDeadlockedError, OSError) as exc:
+    except (
+        r.RedisError,
+        r.RedisClusterException,
+        r.IncorrectPolicyType,
+        r.ChildDeadlockedError,
+        OSError,
+    ) as exc:
         raise unavailable(reason(exc)) from exc
 
 
@@ -69,8 +77,10 @@ def reason(exc: BaseException) -> str:
         ((r.NoPermissionError, r.AuthorizationError), _PERMISSION),
         ((r.AuthenticationError,), _CREDENTIAL),
         ((r.OutOfMemoryError,), _MEMORY),
-        ((r.ReadOnlyError,), _REASONS["READONLY"]),
+        ((r.ReadOnlyError,), _REPLICA),
         ((r.BusyLoadingError,), _BUSY),
+        ((r.ClusterError, r.AskError, r.ClusterCrossSlotError, r.TryAgainError), _CLUSTER),
+        ((r.MasterDownError,), _ORPHAN),
         ((r.TimeoutError, TimeoutError), "it does not answer in time"),
         ((r.InvalidResponse,), "it answers something that is not its protocol"),
         ((r.ResponseError, r.RedisClusterException), _said(exc)),

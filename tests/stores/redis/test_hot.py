@@ -107,7 +107,8 @@ async def test_all_keys_lie_in_one_slot_and_those_of_clients_expire(
 
 async def test_the_scripts_run_on_a_node_of_a_cluster(opening: Opening, tmp_path: Path) -> None:
     clock = ManualClock()
-    async with valkey(tmp_path, free_port(), "--cluster-enabled", "yes") as server:
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    async with valkey(tmp_path, free_port(), *cluster) as server:
         async with server.client() as eyes:
             await eyes.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             with anyio.fail_after(5):
