@@ -56,3 +56,8 @@ class Opening:
 
     def _lost(self) -> None:
         self.losses += 1
+
+
+async def command(client: Any, *words: str | int) -> Any:
+    """One command as it is typed; the library has no types for that."""
+    return await client.execute_command(*words)

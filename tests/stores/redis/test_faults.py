@@ -17,7 +17,7 @@ from mcp_ops.ports import CircuitPolicy, Mode
 from mcp_ops.stores.redis.errors import reason, translated
 from tests.adapters.redis_lab import free_port
 from tests.stores import records
-from tests.stores.redis.opened import CLOCK, Opening, ServerTime
+from tests.stores.redis.opened import CLOCK, Opening, ServerTime, command
 from tests.stores.redis.test_hot import grant
 
 ASKED = records.request(rates=(records.rate(per_minute=6, burst=9),))
@@ -150,9 +150,7 @@ async def test_a_server_that_takes_no_writes_refuses_what_would_be_taken(
 
 async def test_credentials_and_permissions_are_named(opening: Opening, tmp_path: Path) -> None:
     async with valkey(tmp_path, free_port()) as server, server.client() as eyes:
-        await eyes.execute_command(
-            "ACL", "SETUSER", "weak", "on", ">secret", "~*", "+@all", "-info"
-        )
+        await command(eyes, "ACL", "SETUSER", "weak", "on", ">secret", "~*", "+@all", "-info")
         address = server.url.removeprefix("redis://")
         for url, words in (
             (f"redis://weak:wrong@{address}", "does not accept the credential"),
@@ -162,11 +160,11 @@ async def test_credentials_and_permissions_are_named(opening: Opening, tmp_path:
                 async with opening(url=url):
                     pass
             says_nothing_it_should_not(caught.value)
-        await eyes.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+        await command(eyes, "ACL", "SETUSER", "default", "resetpass", ">secret")
         with pytest.raises(StoreUnavailable, match="does not accept the credential"):
             async with opening(url=server.url):
                 pass
-        await eyes.execute_command("ACL", "SETUSER", "default", "nopass")
+        await command(eyes, "ACL", "SETUSER", "default", "nopass")
 
 
 async def test_the_documented_permissions_suffice(opening: Opening, hot_server: Valkey) -> None:
@@ -175,7 +173,7 @@ async def test_the_documented_permissions_suffice(opening: Opening, hot_server: 
     rules = [rule.replace("mcp-ops", opening.prefix) for rule in rules]
     async with hot_server.client() as eyes:
         name = "least"
-        await eyes.execute_command("ACL", "SETUSER", name, "reset", "on", ">secret", *rules)
+        await command(eyes, "ACL", "SETUSER", name, "reset", "on", ">secret", *rules)
         address = hot_server.url.removeprefix("redis://")
         clock = ManualClock()
         async with opening(clock, url=f"redis://{name}:secret@{address}") as hot:
@@ -190,7 +188,7 @@ async def test_the_documented_permissions_suffice(opening: Opening, hot_server: 
             await hot.circuits()
             await eyes.delete(f"{{{opening.prefix}}}:meta")
             await hot.admit(ASKED)
-        await eyes.execute_command("ACL", "DELUSER", name)
+        await command(eyes, "ACL", "DELUSER", name)
 
 
 async def test_a_node_of_a_cluster_that_does_not_serve_the_keys_says_so(

@@ -16,7 +16,7 @@ from mcp_ops.stores.redis.facts import MemoryFacts
 from mcp_ops.stores.redis.hot import RedisHotStore
 from tests.adapters.redis_lab import free_port
 from tests.stores import records
-from tests.stores.redis.opened import CLOCK, Opening
+from tests.stores.redis.opened import CLOCK, Opening, command
 from tests.stores.redis.test_hot import grant, partition
 
 ISOLATED = CircuitState(
@@ -191,7 +191,7 @@ async def test_a_promoted_replica_is_not_trusted_with_what_it_may_lack(
                             pass
                 await hot.clear_modes("*", frozenset({"operator"}))
                 await hot.set_mode(records.mode(CLOCK, scope="*", mode=Mode.READ_ONLY))
-                await eyes.execute_command("REPLICAOF", "NO", "ONE")
+                await command(eyes, "REPLICAOF", "NO", "ONE")
             async with opening(url=replica.url) as promoted:
                 assert opening.losses == 1
                 assert Mode.READ_ONLY in [entry.mode for entry in await promoted.modes()]

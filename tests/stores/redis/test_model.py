@@ -9,7 +9,16 @@ import pytest
 
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import Health
-from mcp_ops.ports import CircuitPhase, CircuitPolicy, CircuitState, Mode, Rate, RateState
+from mcp_ops.ports import (
+    Admission,
+    AdmitRequest,
+    CircuitPhase,
+    CircuitPolicy,
+    CircuitState,
+    Mode,
+    Rate,
+    RateState,
+)
 from mcp_ops.stores.sqlite import circuits
 from mcp_ops.stores.sqlite.circuits import Circuit, Window
 from mcp_ops.stores.sqlite.rates import RateTable
@@ -110,7 +119,8 @@ async def test_limits_say_and_charge_what_the_model_does(opening: Opening, seed:
         Rate(key="b", name="b", per_minute=600.0, burst=20),
         Rate(key="a", name="c", per_minute=70.0, burst=6, scaled=True),
     ]
-    taken, granted = [], 0
+    taken: list[tuple[AdmitRequest, Admission, list[float]]] = []
+    granted = 0
     async with opening(ManualClock(time()), time=time) as hot:
         for _ in range(500):
             time.advance(random_.expovariate(1.5))
