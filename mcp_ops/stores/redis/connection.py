@@ -52,6 +52,15 @@ class _Asked(NamedTuple):
         argv = (_CHECK if check or self.check or whole else "", self.time, self.payload)
         return (*name, len(self.keys), *self.keys, *argv)
 
+    def settle(self, result: bytes | StoreUnavailable) -> None:
+        """Answer the caller, unless it was answered or has gone."""
+        if self.answer.done():
+            return
+        if isinstance(result, StoreUnavailable):
+            self.answer.set_exception(result)
+        else:
+            self.answer.set_result(result)
+
 
 class Connections:
     """Runs scripts; every error leaves as `StoreUnavailable`, within about a second."""
@@ -139,8 +148,7 @@ class _Lane:
             self._busy = None
             left, self._queue, self.load = [*batch, *self._queue], [], 0
             for asked in left:
-                if not asked.answer.done():
-                    asked.answer.set_exception(unavailable("it is being closed"))
+                asked.settle(unavailable("it is being closed"))
 
     async def _send(self, batch: list[_Asked]) -> None:
         """Every caller of the batch has its answer or its error afterwards."""
@@ -155,8 +163,7 @@ class _Lane:
             behind, self._queue = self._queue, []
             self.load -= len(behind)
             for asked in (*batch, *behind):
-                if not asked.answer.done():
-                    asked.answer.set_exception(_again(error))
+                asked.settle(_again(error))
         except BaseException:
             await self._forget()
             raise
@@ -205,11 +212,9 @@ class _Lane:
         except r.ResponseError as exc:
             error = unavailable(reason(exc))
             error.__cause__ = exc
-            if not asked.answer.done():
-                asked.answer.set_exception(error)
-            return True
-        if not asked.answer.done():  # the caller may have been cancelled
-            asked.answer.set_result(answer)
+            asked.settle(error)
+        else:
+            asked.settle(answer)
         return True
 
 

@@ -14,7 +14,7 @@ from mcp_ops.stores.redis import scripts
 from mcp_ops.stores.redis.connection import Connections, Script
 from mcp_ops.stores.redis.errors import unavailable
 from mcp_ops.stores.redis.facts import Book
-from mcp_ops.stores.redis.shapes import dump
+from mcp_ops.stores.redis.shapes import clean, dump
 
 _log = logging.getLogger("mcp_ops.store")
 _ATTEMPTS = 3
@@ -49,7 +49,7 @@ class Server:
 
     def key(self, kind: str, name: str) -> str:
         """A key of the store; all of them lie in one slot of a cluster."""
-        return f"{self._tag}{kind}:{name}"
+        return clean(f"{self._tag}{kind}:{name}")
 
     async def run(self, script: Script, ask: Any, keys: Sequence[str] = ()) -> Any:
         """Run a script on data that is known to be whole; its answer.

@@ -33,16 +33,21 @@ def dump(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
-        return orjson.dumps(_clean(value))
+        return orjson.dumps(_clean_all(value))
 
 
-def _clean(value: Any) -> Any:
+def clean(text: str) -> str:
+    """Text as valid Unicode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _clean_all(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return clean(value)
     if isinstance(value, Mapping):
-        return {key: _clean(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(each) for each in value]
+        return {key: _clean_all(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_clean_all(each) for each in value]
     return value
 
 

@@ -226,6 +226,27 @@ async def test_closing_ends_what_waits(opening: Opening, hot_server: Valkey) -> 
         await anyio.wait_all_tasks_blocked()
 
 
+async def test_a_caller_that_has_gone_does_not_disturb_those_of_its_batch(
+    opening: Opening, hot_server: Valkey
+) -> None:
+    async with (
+        proxy(hot_server.port) as between,
+        opening(url=f"redis://127.0.0.1:{between.port}/0") as hot,
+    ):
+        between.latency_s = 0.1
+        with anyio.CancelScope() as gone:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(8):
+                    tasks.start_soon(hot._server.open)
+                await anyio.wait_all_tasks_blocked()
+                gone.cancel()
+        assert gone.cancelled_caught
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(8):
+                    tasks.start_soon(hot.admit, ASKED)
+
+
 def test_every_error_of_the_library_has_words() -> None:
     for _, kind in inspect.getmembers(vendor, inspect.isclass):
         if not issubclass(kind, Exception) or not kind.__module__.startswith("redis"):

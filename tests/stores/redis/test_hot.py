@@ -259,6 +259,8 @@ async def test_text_that_is_no_unicode_is_kept_as_far_as_it_goes(opening: Openin
             "shop", Health.FAILED, error=strange, probe=False, policy=CircuitPolicy()
         )
         assert state.last_error == 'a?"\\\x00\N{SNOWMAN}/'
+        asked = records.request(principal=strange, rates=(records.rate(key=strange),))
+        assert (await hot.admit(asked)).rates[0].remaining == 2
 
 
 async def test_stores_with_different_prefixes_do_not_meet(

@@ -207,6 +207,17 @@ async def test_without_facts_a_process_restores_what_it_set_itself(
         assert len(await hot.modes()) == 1
 
 
+async def test_a_process_with_a_ledger_of_its_own_learns_which_data_it_uses(
+    opening: Opening, hot_server: Valkey
+) -> None:
+    other = Opening(hot_server.url, prefix=opening.prefix)
+    async with opening(), other():
+        assert await other.facts.facts() == await opening.facts.facts()
+    await flush(hot_server, opening)
+    async with other():
+        assert other.losses == 1
+
+
 class FullLedger(MemoryFacts):
     """A ledger that cannot be written."""
 

@@ -122,6 +122,8 @@ async def test_limits_say_and_charge_what_the_model_does(opening: Opening, seed:
     taken: list[tuple[AdmitRequest, Admission, list[float]]] = []
     granted = 0
     async with opening(ManualClock(time()), time=time) as hot:
+        for scope in ("t0.25", "t0.0"):
+            await hot.set_mode(records.mode(ManualClock(time()), scope=scope))
         for _ in range(500):
             time.advance(random_.expovariate(1.5))
             now = time()
@@ -139,10 +141,6 @@ async def test_limits_say_and_charge_what_the_model_does(opening: Opening, seed:
             asked = records.request(
                 target=f"t{factor}", rates=rates, rate_factors={Mode.RESTRICTIVE: factor}
             )
-            if factor < 1:
-                await hot.set_mode(
-                    records.mode(ManualClock(time()), scope=asked.target, mode=Mode.RESTRICTIVE)
-                )
             looked = [table.look(rate, factor, now) for rate in rates]
             admission = await hot.admit(asked)
             assert admission.granted is all(state.allowed for state in looked)
