@@ -15,7 +15,7 @@ _WORD = re.compile(
     r"\b(OOM|READONLY|LOADING|BUSY|MASTERDOWN|NOPERM|ACL failure|NOAUTH|WRONGPASS|MISCONF"
     r"|NOREPLICAS|MOVED|ASK|CLUSTERDOWN|CROSSSLOT)\b"
 )
-_HINT = "An operator must look at the Redis that `store.hot` names; see docs/targets/redis.md."
+_HINT = "An operator must look at the Redis that `store.hot` names; see docs/shared-store.md."
 _MEMORY = "it is out of memory and takes no writes"
 _BUSY = "it is loading its data or busy with a script"
 _PERMISSION = "its user lacks a permission"
