@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from mcp_ops.call import Call, new_id
-from mcp_ops.capabilities.base import Effect
+from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard import settle
@@ -28,6 +28,7 @@ from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
 from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
+from mcp_ops.guard.freeze import Freezes
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
     RESTRICTED_ITEMS,
@@ -39,6 +40,7 @@ from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame
+from mcp_ops.guard.shown import shadow_line
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
@@ -50,7 +52,14 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.records import Approvals, BudgetState, FailedOperations, Ledger
+from mcp_ops.records import (
+    Approvals,
+    Budget,
+    BudgetState,
+    FailedOperations,
+    Ledger,
+    Operation,
+)
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
@@ -72,6 +81,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
+        approver_keys: frozenset[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -79,7 +89,7 @@ class Guard:
         self.hot = hot
         self.clock = clock
         self.redactor = redactor
-        self.bulkheads = Bulkheads()
+        self.bulkheads = Bulkheads(targets)
         self.shadow_refusals = 0
         self.circuit_policy = CircuitPolicy(
             consecutive=settings.circuit.threshold,
@@ -88,22 +98,35 @@ class Guard:
             window_s=settings.circuit.window_s,
             open_s=settings.circuit.open_s,
         )
-        self._planner = Planner(
+        self.freezes = Freezes(settings.freeze, clock)
+        self.planner = Planner(
             limits=settings.limits,
             circuit=self.circuit_policy,
             policy=self.policy,
             targets=targets,
             hot=hot,
+            freezes=self.freezes,
         )
         self._ledger = ledger
-        self._approver = Approver(approvals, clock, redactor)
-        self._reads = Reads(clock, attempts=settings.limits.read_attempts)
+        self._approver = Approver(
+            approvals,
+            clock,
+            redactor,
+            ledger=ledger,
+            targets=targets,
+            rehearse=self._rehearse,
+            keys=approver_keys,
+        )
+        self._reads = Reads(
+            clock, attempts=settings.limits.read_attempts, cache=settings.cache.tools
+        )
         self._actor = Actor(
             targets=targets,
             hot=hot,
             circuit=self.circuit_policy,
             make_port=make_port,
             sub_call=self.sub_call,
+            steps=operations.steps,
         )
         self._writes = Writes(
             operations=operations,
@@ -125,6 +148,7 @@ class Guard:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
             plan = await self._plan(call)
+            frame.policy = plan.decision.rule
             if not self._asks_nobody(plan):
                 await self._look(plan)
             consent = await self._consent(plan)
@@ -134,6 +158,7 @@ class Guard:
 
     async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
         plan = await self._plan(call)
+        frame.policy = plan.decision.rule
         consent = Consent(how="none", record=plan.decision.rule)
         if plan.decision.require != "none":
             await self._look(plan)
@@ -150,19 +175,19 @@ class Guard:
             if admission.probe:  # one attempt of its own: it is the circuit's question
                 data = await self._ask(plan, frame, admission)
             else:
-                data = await self._reads.share(call, lambda: self._ask(plan, frame, admission))
-        if plan.info is not None and plan.info.metered:
-            self._reads.remember(call, data)
+                data = await self._reads.share(
+                    call,
+                    lambda: self._ask(plan, frame, admission),
+                    metered=plan.info is not None and plan.info.metered,
+                    within_s=self._read_s(call),
+                )
         frame.close("ok")
         return data
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
-        call = _within(plan.call, applying(admission.modes, plan.request.target))
-        deadline = self.settings.limits.read_timeout_s
-        if call.tool.bulk:
-            deadline = self.settings.limits.bulk_timeout_s
-        deadline = min(deadline, call.tool.timeout_s)
-        ends = self.clock.monotonic() + deadline
+        principal = plan.call.caller.principal
+        call = _within(plan.call, applying(admission.modes, plan.request.target, principal))
+        ends = self.clock.monotonic() + self._read_s(call)
         retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
         while True:
@@ -175,13 +200,8 @@ class Guard:
                 retry=None if admission.probe else retry,
             )
             try:
-                return settle.settle(
-                    result,
-                    target=call.target or call.about or OWN_TARGET,
-                    at=self.clock.now(),
-                    redactor=self.redactor,
-                    limit_bytes=self.settings.limits.result_bytes,
-                    ask_again="limit" in call.tool.arguments.model_fields,
+                return self._settled(
+                    call, result, ask_again="limit" in call.tool.arguments.model_fields
                 )
             except settle.TooLarge as page:
                 asked_again += 1
@@ -192,15 +212,12 @@ class Guard:
     ) -> dict[str, Any]:
         call = plan.call
         admission, room = await self._admit(plan)
-        async with self._passage(plan, consent, frame, admission):
-            self._reads.forget(call.target)
-            holder = await self._writes.begin(
-                call,
-                frame.began(policy=plan.decision.rule, approval=consent.record),
-                running,
-                budgets=plan.budgets if room else (),
-                approval=consent.redemption(call, plan.decision),
-            )
+        async with (
+            self._passage(plan, consent, frame, admission),
+            self._reads.changing(call.target),
+        ):
+            budgets = plan.budgets if room else ()
+            holder = await self._begin(plan, consent, frame, running, budgets)
             if holder is not None:
                 await self.hot.give_back(plan.request, admission)
                 return holder
@@ -211,13 +228,36 @@ class Guard:
                 running=running,
                 probe=admission.probe,
             )
+        return self._settled(call, result)
+
+    async def _begin(
+        self,
+        plan: Plan,
+        consent: Consent,
+        frame: Frame,
+        running: Running,
+        budgets: tuple[Budget, ...],
+    ) -> dict[str, Any] | None:
+        """The durable intent; the answer of who holds the key already. A resumed write has one."""
+        if running.began:
+            return None
+        return await self._writes.begin(
+            plan.call,
+            frame.began(policy=plan.decision.rule, approval=consent.record),
+            running,
+            budgets=budgets,
+            approval=consent.redemption(plan.call, plan.decision),
+        )
+
+    def _settled(self, call: Call, result: Result, *, ask_again: bool = False) -> dict[str, Any]:
+        """The answer: redacted, cut, stamped."""
         return settle.settle(
             result,
             target=call.target or call.about or OWN_TARGET,
             at=self.clock.now(),
             redactor=self.redactor,
             limit_bytes=self.settings.limits.result_bytes,
-            ask_again=False,
+            ask_again=ask_again,
         )
 
     async def _admit(self, plan: Plan, *, take: bool = True) -> tuple[Admission, bool]:
@@ -264,13 +304,14 @@ class Guard:
         reading = effect is Effect.READ
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
-            self._taken(plan, admission),
+            self._taken(plan, admission, place=not self.bulkheads.holds(parent.target, info)),
+            nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
     async def _plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
-        plan = await self._planner.plan(call, info=info, sub=sub)
+        plan = await self.planner.plan(call, info=info, sub=sub)
         self._refuse(plan)
         return plan
 
@@ -293,6 +334,7 @@ class Guard:
             at=admission.at if admission else self.clock.now(),
             admission=admission,
             budgets=budgets,
+            frozen=plan.frozen,
         )
         check = present_refusal if admission else configured_refusal
         refusal = check(situation)
@@ -301,13 +343,32 @@ class Guard:
         # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
         trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
         if self.settings.enforcement == "shadow" and trial:
-            self.shadow_refusals += plan.request.take  # the look before it counts nothing
+            self._overlook(plan, refusal.reason)
             return
         raise refusal
+
+    def _overlook(self, plan: Plan, code: RefusalCode) -> None:
+        """In shadow mode: what would have been refused is counted once, and has its line."""
+        if plan.overlooked:
+            return
+        plan.overlooked.append(code)
+        self.shadow_refusals += 1
+        line = shadow_line(plan.call, code, rule=plan.decision.rule, at=self.clock.now())
+        self._ledger.note(line)
 
     async def _look(self, plan: Plan) -> None:
         """All checks, before anyone is asked and without taking anything."""
         await self._admit(plan, take=False)
+
+    async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
+        """The dry run of a call that a person is asked about, on the way of a read."""
+        plan = await self._plan(call, sub=True)
+        admission, _ = await self._admit(plan)
+        deadline = self.settings.limits.read_timeout_s
+        async with self._passage(plan, consent, frame, admission):
+            return await self._actor.act(
+                call, frame, deadline_s=deadline, running=None, probe=admission.probe
+            )
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(
@@ -316,10 +377,34 @@ class Guard:
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":
+            if plan.decision.require == "approve":
+                self._overlook(plan, RefusalCode.APPROVAL_REQUIRED)
             return Consent(how="none", record="shadow")
         return await self._approver.obtain(
             plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
         )
+
+    async def resume(self, call: Call, operation: Operation, *, approval: str) -> None:
+        """Go on with a write whose process was lost, in a task of its own.
+
+        Its budgets and its approval were used when it began; everything else is asked again.
+        """
+        frame = Frame(
+            call_id=call.id,
+            tool=call.tool.name,
+            caller=call.caller,
+            ledger=self._ledger,
+            redactor=self.redactor,
+            clock=self.clock,
+        )
+        frame.know(call)
+        consent = Consent(how="none", record=approval)
+
+        async def body(running: Running) -> dict[str, Any]:
+            plan = replace(await self._plan(call), budgets=())
+            return await self._write(plan, consent, frame, running)
+
+        await self._writes.go_on(call, frame, body, operation)
 
     @asynccontextmanager
     async def _passage(
@@ -333,16 +418,20 @@ class Guard:
             current.reset(token)
 
     @asynccontextmanager
-    async def _taken(self, plan: Plan, admission: Admission) -> AsyncIterator[None]:
+    async def _taken(
+        self, plan: Plan, admission: Admission, *, place: bool = True
+    ) -> AsyncIterator[None]:
         """A place at the target; what was admitted comes back on a late refusal, and on a
         cancellation that comes before the place."""
-        place: AbstractAsyncContextManager[None] = nullcontext()
-        if plan.info is not None and plan.info.name != OWN_TARGET:
-            partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
-            place = partition.slot(self.settings.limits.bulkhead_wait_s)
+        slot: AbstractAsyncContextManager[None] = nullcontext()
+        if place and plan.info is not None and plan.info.name != OWN_TARGET:
+            limits = self.settings.limits
+            slot = self.bulkheads.of(plan.info, admission.concurrent).slot(
+                limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
+            )
         arrived = False
         try:
-            async with place:
+            async with slot:
                 arrived = True
                 yield
         except BaseException as ended:
@@ -352,14 +441,20 @@ class Guard:
             raise
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
-        if plan.info is None or not plan.info.metered:
+        if plan.info is None:
             return None
-        if plan.call.tool.capability in CHECKS_OF_STATE:
-            return None
-        if effective(admission.modes, plan.info.name) is not Mode.RESTRICTIVE:
-            return None
-        found = self._reads.recall(plan.call)
-        return None if found is None else {**found[1], "cached_age_s": round(found[0], 1)}
+        restrictive = (
+            plan.info.metered
+            and plan.call.tool.capability not in CHECKS_OF_STATE
+            and effective(admission.modes, plan.info.name, plan.call.caller.principal)
+            is Mode.RESTRICTIVE
+        )
+        return self._reads.recall(plan.call, restrictive=restrictive)
+
+    def _read_s(self, call: Call) -> float:
+        limits = self.settings.limits
+        deadline = limits.bulk_timeout_s if call.tool.bulk else limits.read_timeout_s
+        return min(deadline, call.tool.timeout_s)
 
 
 _PAGES = 3  # a page that is too large is asked for again so often; then item by item
