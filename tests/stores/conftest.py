@@ -12,8 +12,18 @@ from tests.adapters.redis_lab import free_port
 from tests.stores.backends import BACKENDS, Backend, Redis
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says `HOT = True` is about hot state: the shared hot store joins in."""
+    if "backend" in metafunc.fixturenames:
+        names = [*sorted(BACKENDS), *(["redis"] if getattr(metafunc.module, "HOT", False) else [])]
+        metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "redis":
+        shared: Redis = request.getfixturevalue("redis_backend")
+        return shared
     return BACKENDS[request.param](tmp_path)
 
 

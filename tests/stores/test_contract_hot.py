@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import anyio
 import pytest
@@ -13,18 +12,10 @@ from mcp_ops.clock import ManualClock
 from mcp_ops.errors import Health
 from mcp_ops.ports import CircuitPhase, CircuitPolicy, CircuitState, Mode
 from tests.stores import records
-from tests.stores.backends import BACKENDS, Backend, Stores
+from tests.stores.backends import Backend, Stores
 
 POLICY = CircuitPolicy()
-
-
-@pytest.fixture(params=[*sorted(BACKENDS), "redis"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """All backends of records, and that of hot state alone."""
-    if request.param == "redis":
-        shared: Backend = request.getfixturevalue("redis_backend")
-        return shared
-    return BACKENDS[request.param](tmp_path)
+HOT = True
 
 
 async def fail(stores: Stores, times: int = 1, *, probe: bool = False) -> CircuitState:

@@ -9,8 +9,7 @@ opens a little earlier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Health, StoreUnavailable
@@ -37,6 +36,7 @@ from mcp_ops.stores.redis.shapes import Item, Reader
 
 _ERROR_CHARACTERS = 300
 _FLUSH_S = 1.0
+_FRACTIONS = 240
 _LOOSER = frozenset({"set_grant", "set_partition"})
 
 _ADMIT, _GIVE_BACK = Script(scripts.ADMIT), Script(scripts.GIVE_BACK)
@@ -44,13 +44,32 @@ _RATES, _RECORD = Script(scripts.RATES), Script(scripts.RECORD)
 _LOOK, _CHANGE = Script(scripts.LOOK), Script(scripts.CHANGE)
 
 
-@dataclass(slots=True)
 class _Target:
-    """What this process knows of a target's circuit, and the answers it has not counted yet."""
+    """What this process knows of a target's circuit, and the answers that are not counted yet."""
 
-    circuit: CircuitState
-    answered: int = 0
-    since: float = 0.0
+    __slots__ = ("_answers", "circuit", "policy")
+
+    def __init__(self, circuit: CircuitState) -> None:
+        self.circuit = circuit
+        self.policy = CircuitPolicy()
+        self._answers: list[list[float]] = []  # [monotonic, how many], oldest first
+
+    def answered(self, now: float, policy: CircuitPolicy) -> None:
+        """Note an answer, with its time to a fraction of the window's slots."""
+        self.policy = policy
+        if not self._answers or now >= self._answers[-1][0] + policy.window_s / _FRACTIONS:
+            self._answers.append([now, 0])
+            del self._answers[:-_FRACTIONS]
+        self._answers[-1][1] += 1
+
+    def due(self, now: float) -> bool:
+        """Whether some have waited for long enough."""
+        return bool(self._answers) and now - self._answers[0][0] >= _FLUSH_S
+
+    def take(self, now: float) -> list[tuple[int, int]]:
+        """Those to count: microseconds ago, and how many."""
+        answers, self._answers = self._answers, []
+        return [(round((now - at) * 1e6), int(many)) for at, many in answers]
 
 
 class RedisHotStore:
@@ -82,7 +101,7 @@ class RedisHotStore:
         """
         floor = self._floor_for(request)
         factors = {mode.value: factor for mode, factor in request.rate_factors.items()}
-        answered = self._due(request.target)
+        known, now = self._known(request.target), self._clock.monotonic()
         found = await self._server.run(
             _ADMIT,
             {
@@ -95,8 +114,8 @@ class RedisHotStore:
                 "factors": factors,
                 "rates": shapes.rates(request.rates),
                 "use_circuit": request.use_circuit,
-                "answered": answered,
-                "policy": shapes.policy(request.circuit),
+                "answered": known.take(now) if known.due(now) else [],
+                "policy": shapes.policy(known.policy),
             },
             [self._window(request.target), *self._rate_keys(request.rates)],
         )
@@ -137,10 +156,9 @@ class RedisHotStore:
             return known.circuit
         healthy = known.circuit.phase is CircuitPhase.CLOSED and not known.circuit.failures
         if health is Health.ANSWERED and not probe and healthy:
-            known.since = known.since if known.answered else self._clock.monotonic()
-            known.answered += 1
+            known.answered(self._clock.monotonic(), policy)
             return known.circuit
-        answered, known.answered = known.answered, 0
+        answered = known.take(self._clock.monotonic())
         return await self._tell(
             target, health, error=error, probe=probe, policy=policy, answered=answered
         )
@@ -180,6 +198,7 @@ class RedisHotStore:
         if not found["done"]:
             await self._book.drop([name] if name else [])
             return None
+        self._known(state.target).take(0.0)  # what was set by hand starts anew
         return self._learn(self._reader(found).circuit(found["circuit"]))
 
     async def rates(self, requests: tuple[Rate, ...]) -> tuple[RateState, ...]:
@@ -231,7 +250,7 @@ class RedisHotStore:
         error: str,
         probe: bool,
         policy: CircuitPolicy,
-        answered: int = 0,
+        answered: Sequence[tuple[int, int]] = (),
     ) -> CircuitState:
         """Record one outcome at the server, and `answered` calls that nobody counted yet."""
         ask = {
@@ -279,16 +298,11 @@ class RedisHotStore:
         return self._targets[target]
 
     def _learn(self, state: CircuitState) -> CircuitState:
-        self._known(state.target).circuit = state
+        known = self._known(state.target)
+        known.circuit = state
+        if state.phase is not CircuitPhase.CLOSED:
+            known.take(0.0)  # the window begins anew
         return state
-
-    def _due(self, target: str) -> int:
-        """The answers to count with this call: none, or those of the last second and more."""
-        known = self._known(target)
-        if not known.answered or self._clock.monotonic() - known.since < _FLUSH_S:
-            return 0
-        answered, known.answered = known.answered, 0
-        return answered
 
     def _in_force(self, entries: Iterable[ModeEntry]) -> tuple[ModeEntry, ...]:
         now = self._clock.now()

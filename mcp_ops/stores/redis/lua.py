@@ -183,16 +183,26 @@ local function failed(state, probe, policy, share)
   return changed(state)
 end
 
--- Calls and failures of the last seconds, in at most sixty slots.
-local function count(key, calls, failures, policy)
+-- Calls and failures of the last seconds, in at most sixty slots. `early` are answers that nobody
+-- counted when they came: their age in microseconds, and how many.
+local function count(key, early, calls, failures, policy)
   local found, slots = call('GET', key), {}
   local window = policy.window_s * 1000000
   for _, slot in ipairs(found and cmsgpack.unpack(found) or {}) do
     if slot[1] > now - window then slots[#slots + 1] = slot end
   end
-  if #slots == 0 or slots[#slots][1] <= now - window / 60 then slots[#slots + 1] = {now, 0, 0} end
-  local newest = slots[#slots]
-  newest[2], newest[3] = newest[2] + calls, newest[3] + failures
+  local function add(at, more, bad)
+    local newest = slots[#slots]
+    if not newest or newest[1] <= at - window / 60 then
+      newest = {at, 0, 0}
+      slots[#slots + 1] = newest
+    end
+    newest[2], newest[3] = newest[2] + more, newest[3] + bad
+  end
+  for _, answers in ipairs(early) do
+    if answers[1] < window then add(now - answers[1], answers[2], 0) end
+  end
+  if calls > 0 then add(now, calls, failures) end
   call('SET', key, cmsgpack.pack(slots), 'PX', whole(math.ceil(window / 1000) + spare))
   local all, bad = 0, 0
   for _, slot in ipairs(slots) do all, bad = all + slot[2], bad + slot[3] end

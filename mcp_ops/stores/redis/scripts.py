@@ -53,9 +53,9 @@ if granted then
   for i, rate in ipairs(ask.rates) do marks[i] = charge(KEYS[6 + i], rate, rates[i]) end
   if decision == 'probe' then state = start_probe(state) end
 end
-if ask.answered > 0 and state.phase == 'closed' then
+if ask.answered[1] and state.phase == 'closed' then
   touch()
-  count(KEYS[6], ask.answered, 0, ask.policy)
+  count(KEYS[6], ask.answered, 0, 0, ask.policy)
 end
 return cjson.encode({
   granted = granted, at = whole(raw), modes = modes, rates = rates, circuit = state,
@@ -96,9 +96,9 @@ RECORD = (
     + """
 touch()
 local state, share = circuit(ask.target), nil
-if ask.health ~= 'untouched' then
+if ask.health ~= 'untouched' and state.phase == 'closed' then
   local bad = ask.health == 'failed' and 1 or 0
-  share = count(KEYS[6], ask.answered + 1, bad, ask.policy)
+  share = count(KEYS[6], ask.answered, 1, bad, ask.policy)
 end
 if ask.health == 'failed' then
   state = failed(state, ask.probe, ask.policy, share)
@@ -161,7 +161,7 @@ elseif ask.what == 'set_circuit' then
     if item.probing then item.probe_until = text(wall + PROBE / 1000000) end
     item.probing = nil
     state = keep(item)
-    if state.phase ~= 'closed' then call('DEL', KEYS[6]) end
+    call('DEL', KEYS[6])  -- what was set by hand starts anew
   end
 elseif ask.what == 'set_grant' then
   put_one(GRANTS, item.id, item)

@@ -45,7 +45,9 @@ class Model:
         if health is Health.UNTOUCHED:
             self.adopt(circuits.untouched(self.circuit, probe=probe))
             return
-        share = self.window.add(failure=health is Health.FAILED, now=now, policy=POLICY)
+        share = ""
+        if self.circuit.state.phase is CircuitPhase.CLOSED:
+            share = self.window.add(failure=health is Health.FAILED, now=now, policy=POLICY)
         if health is Health.ANSWERED:
             self.adopt(circuits.answered(self.circuit, probe=probe))
             return
@@ -66,6 +68,7 @@ class Model:
         version = self.circuit.state.version + 1
         # As it is read back from the file: only the time says that a probe is on its way.
         state = replace(state, version=version, probing=False)
+        self.window = Window()
         self.adopt(Circuit(state=state, probe_until=until))
 
 
