@@ -1,4 +1,4 @@
-"""The policy in a file of its own: what it adds, where its mistakes are, and that it must be there."""
+"""The policy in a file of its own: what it adds, its mistakes, and that it must be there."""
 
 from __future__ import annotations
 

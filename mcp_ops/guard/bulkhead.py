@@ -44,7 +44,7 @@ class Partition:
     async def slot(self, wait_s: float, *, most_waiting: int = 50) -> AsyncIterator[None]:
         """Hold one place. Raises `Refused` when none is free within `wait_s` seconds, or when
         `most_waiting` callers wait already."""
-        if self.active < self.size and not self.queue:
+        if self.active < self.size:  # then nobody waits: `_serve` gives free places away
             self.active += 1
         else:
             await self._wait(wait_s, most_waiting)

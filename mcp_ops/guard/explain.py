@@ -17,7 +17,7 @@ from mcp_ops.guard.modes import effective, floor_refuses
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Decision
-from mcp_ops.ports import Grant, ModeEntry
+from mcp_ops.ports import Grant, ModeEntry, Partition
 from mcp_ops.records import Ledger
 from mcp_ops.settings import GuardSettings
 from mcp_ops.tool import Tool
@@ -45,6 +45,10 @@ class NothingSet:
     """A guard in which nobody has set a mode or given an elevation: what is configured, alone."""
 
     async def modes(self) -> tuple[ModeEntry, ...]:
+        """None."""
+        return ()
+
+    async def partitions(self) -> tuple[Partition, ...]:
         """None."""
         return ()
 

@@ -12,23 +12,21 @@ settle    outcome to the circuit, evidence to the ledger, the answer redacted an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import anyio
-
 from mcp_ops.call import Call, new_id
 from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
-from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
+from mcp_ops.errors import Internal, RefusalCode
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
-from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
 from mcp_ops.guard.freeze import Freezes
+from mcp_ops.guard.gate import Gate
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
     RESTRICTED_ITEMS,
@@ -40,8 +38,7 @@ from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame
-from mcp_ops.guard.shown import shadow_line
-from mcp_ops.guard.targets import TargetInfo, Targets
+from mcp_ops.guard.targets import Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
 from mcp_ops.ports import (
@@ -55,7 +52,6 @@ from mcp_ops.ports import (
 from mcp_ops.records import (
     Approvals,
     Budget,
-    BudgetState,
     FailedOperations,
     Ledger,
     Operation,
@@ -90,7 +86,6 @@ class Guard:
         self.clock = clock
         self.redactor = redactor
         self.bulkheads = Bulkheads(targets)
-        self.shadow_refusals = 0
         self.circuit_policy = CircuitPolicy(
             consecutive=settings.circuit.threshold,
             ratio=settings.circuit.ratio,
@@ -108,6 +103,14 @@ class Guard:
             freezes=self.freezes,
         )
         self._ledger = ledger
+        self._gate = Gate(
+            settings=settings,
+            planner=self.planner,
+            hot=hot,
+            ledger=ledger,
+            clock=clock,
+            bulkheads=self.bulkheads,
+        )
         self._approver = Approver(
             approvals,
             clock,
@@ -137,6 +140,11 @@ class Guard:
             wait_s=settings.limits.write_wait_s,
         )
 
+    @property
+    def shadow_refusals(self) -> int:
+        """How many calls were let pass that would have been refused, since the start."""
+        return self._gate.shadow_refusals
+
     async def run(self, call: Call, frame: Frame) -> dict[str, Any]:
         """The call's answer. Raises `OpsError`, or `NeedsAnswer` when it ends in a question."""
         frame.know(call)
@@ -147,24 +155,23 @@ class Guard:
             if replayed is not None:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
-            plan = await self._plan(call)
+            plan = await self._gate.plan(call)
             frame.policy = plan.decision.rule
             if not self._asks_nobody(plan):
-                await self._look(plan)
+                await self._gate.look(plan)
             consent = await self._consent(plan)
             return await self._writes.run(
                 call, frame, lambda running: self._write(plan, consent, frame, running)
             )
 
     async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
-        plan = await self._plan(call)
+        plan = await self._gate.plan(call)
         frame.policy = plan.decision.rule
         consent = Consent(how="none", record=plan.decision.rule)
         if plan.decision.require != "none":
-            await self._look(plan)
+            await self._gate.look(plan)
             consent = await self._consent(plan)
-        admission = await self.hot.admit(plan.request)
-        self._refuse(plan, admission)
+        admission, _ = await self._gate.admit(plan)
         cached = self._cached(plan, admission)
         if cached is not None:
             await self.hot.give_back(plan.request, admission)
@@ -211,7 +218,7 @@ class Guard:
         self, plan: Plan, consent: Consent, frame: Frame, running: Running
     ) -> dict[str, Any]:
         call = plan.call
-        admission, room = await self._admit(plan)
+        admission, room = await self._gate.admit(plan)
         async with (
             self._passage(plan, consent, frame, admission),
             self._reads.changing(call.target),
@@ -260,19 +267,6 @@ class Guard:
             ask_again=ask_again,
         )
 
-    async def _admit(self, plan: Plan, *, take: bool = True) -> tuple[Admission, bool]:
-        """Ask the stores; what the budgets have no room for takes nothing else. Raises `Refused`.
-
-        The second answer is whether there was room: false gets through in shadow mode only.
-        """
-        states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
-        room = all(state.allowed for state in states)
-        request = replace(plan.request, take=take and room)
-        admission = await self.hot.admit(request)
-        looking = plan if take else replace(plan, request=request)
-        self._refuse(looking, admission, states)
-        return admission, room
-
     async def sub_call(
         self,
         target: str,
@@ -297,73 +291,22 @@ class Guard:
             tool=replace(parent.tool, effect=effect, capability=capability, bulk=False),
             dry_run=False,
         )
-        plan = await self._plan(call, info=info, sub=True)
-        admission = await self.hot.admit(plan.request)
-        self._refuse(plan, admission)
+        plan = await self._gate.plan(call, info=info, sub=True)
+        admission, _ = await self._gate.admit(plan)
         # A write may be half done when a shorter deadline than its own ends it.
         reading = effect is Effect.READ
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
-            self._taken(plan, admission, place=not self.bulkheads.holds(parent.target, info)),
+            self._gate.taken(plan, admission, place=not self.bulkheads.holds(parent.target, info)),
             nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
-    async def _plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
-        plan = await self.planner.plan(call, info=info, sub=sub)
-        self._refuse(plan)
-        return plan
-
-    def _refuse(
-        self,
-        plan: Plan,
-        admission: Admission | None = None,
-        budgets: tuple[BudgetState, ...] = (),
-    ) -> None:
-        """Raise the first refusal: by the configuration or, once the store was asked, by it."""
-        situation = Situation(
-            call=plan.call,
-            info=plan.info,
-            decision=plan.decision,
-            settings=self.settings,
-            modes_allowed=plan.request.modes_allowed,
-            use_circuit=plan.request.use_circuit,
-            tightening=plan.tightening,
-            taking=plan.request.take,
-            at=admission.at if admission else self.clock.now(),
-            admission=admission,
-            budgets=budgets,
-            frozen=plan.frozen,
-        )
-        check = present_refusal if admission else configured_refusal
-        refusal = check(situation)
-        if refusal is None:
-            return
-        # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
-        trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
-        if self.settings.enforcement == "shadow" and trial:
-            self._overlook(plan, refusal.reason)
-            return
-        raise refusal
-
-    def _overlook(self, plan: Plan, code: RefusalCode) -> None:
-        """In shadow mode: what would have been refused is counted once, and has its line."""
-        if plan.overlooked:
-            return
-        plan.overlooked.append(code)
-        self.shadow_refusals += 1
-        line = shadow_line(plan.call, code, rule=plan.decision.rule, at=self.clock.now())
-        self._ledger.note(line)
-
-    async def _look(self, plan: Plan) -> None:
-        """All checks, before anyone is asked and without taking anything."""
-        await self._admit(plan, take=False)
-
     async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
         """The dry run of a call that a person is asked about, on the way of a read."""
-        plan = await self._plan(call, sub=True)
-        admission, _ = await self._admit(plan)
+        plan = await self._gate.plan(call, sub=True)
+        admission, _ = await self._gate.admit(plan)
         deadline = self.settings.limits.read_timeout_s
         async with self._passage(plan, consent, frame, admission):
             return await self._actor.act(
@@ -378,7 +321,7 @@ class Guard:
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":
             if plan.decision.require == "approve":
-                self._overlook(plan, RefusalCode.APPROVAL_REQUIRED)
+                self._gate.overlook(plan, RefusalCode.APPROVAL_REQUIRED)
             return Consent(how="none", record="shadow")
         return await self._approver.obtain(
             plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
@@ -401,7 +344,7 @@ class Guard:
         consent = Consent(how="none", record=approval)
 
         async def body(running: Running) -> dict[str, Any]:
-            plan = replace(await self._plan(call), budgets=())
+            plan = replace(await self._gate.plan(call), budgets=())
             return await self._write(plan, consent, frame, running)
 
         await self._writes.go_on(call, frame, body, operation)
@@ -412,33 +355,10 @@ class Guard:
     ) -> AsyncIterator[None]:
         token = current.set(Passage(call=plan.call, frame=frame, consent=consent))
         try:
-            async with self._taken(plan, admission):
+            async with self._gate.taken(plan, admission):
                 yield
         finally:
             current.reset(token)
-
-    @asynccontextmanager
-    async def _taken(
-        self, plan: Plan, admission: Admission, *, place: bool = True
-    ) -> AsyncIterator[None]:
-        """A place at the target; what was admitted comes back on a late refusal, and on a
-        cancellation that comes before the place."""
-        slot: AbstractAsyncContextManager[None] = nullcontext()
-        if place and plan.info is not None and plan.info.name != OWN_TARGET:
-            limits = self.settings.limits
-            slot = self.bulkheads.of(plan.info, admission.concurrent).slot(
-                limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
-            )
-        arrived = False
-        try:
-            async with slot:
-                arrived = True
-                yield
-        except BaseException as ended:
-            if not arrived or isinstance(ended, Refused | StoreUnavailable):
-                with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
-                    await self.hot.give_back(plan.request, admission)
-            raise
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
         if plan.info is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from mcp_ops.call import Call, Caller
 from mcp_ops.capabilities.guard import BulkheadInfo
@@ -24,7 +25,14 @@ TOOL = "set_bulkhead_limit"
 _AT_A_TERMINAL = frozenset({"ops:admin", "ops:approve"})
 
 
-async def enlarges(call: Call, hot: HotStore, targets: Targets) -> bool:
+class Sizes(Protocol):
+    """Where the sizes are that people set."""
+
+    async def partitions(self) -> tuple[Partition, ...]:
+        """Those in force."""
+
+
+async def enlarges(call: Call, hot: Sizes, targets: Targets) -> bool:
     """Whether a call of `set_bulkhead_limit` asks for more places than there are now."""
     info = targets.info(call.about)
     asked: int = call.arguments.max_concurrent  # type: ignore[attr-defined]

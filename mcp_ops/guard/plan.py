@@ -16,7 +16,7 @@ from mcp_ops.guard.partitions import TOOL as RESIZES
 from mcp_ops.guard.partitions import enlarges
 from mcp_ops.guard.policy import Decision, Policy
 from mcp_ops.guard.targets import TargetInfo, Targets
-from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, Grant, ModeEntry
+from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, Grant, ModeEntry, Partition
 from mcp_ops.records import Budget
 from mcp_ops.settings import LimitSettings
 
@@ -51,6 +51,10 @@ class Known(Protocol):
 
     async def grants(self) -> tuple[Grant, ...]:
         """The elevations in force."""
+        ...
+
+    async def partitions(self) -> tuple[Partition, ...]:
+        """The partition sizes that people set, in force."""
         ...
 
 

@@ -187,7 +187,7 @@ class Reads:
         oldest = self._seconds.get(call.tool.name, 0.0)
         if restrictive:
             oldest = max(oldest, CACHE_AGE_S)
-        if not oldest or call.dry_run or call.caller.principal.startswith("server:"):
+        if not oldest or call.caller.principal.startswith("server:"):
             return None
         found = self._cache.get((call.target, call.caller.principal, call.digest))
         if found is None:

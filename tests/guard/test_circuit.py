@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -292,6 +293,22 @@ async def test_a_timeout_of_the_client_library_is_told_apart_in_the_same_way(
         assert await b.code("look_at_item", name="x") == "upstream_timeout"
         (circuit,) = await b.stores.hot.circuits()
         assert circuit.failures == 1
+
+
+async def test_what_was_answered_in_full_counts_as_what_it_is(tmp_path: Path) -> None:
+    """Only a timeout asks whether a byte came."""
+
+    async def say(error: OpsError) -> None:
+        asking()
+        heard()
+        raise error
+
+    async with bench(tmp_path, settings=ONE_TRY) as b:
+        for error, failures in ((errors.UpstreamBroken("500"), 1), (errors.NotFound("404"), 0)):
+            b.world.plans.append(partial(say, error))
+            assert await b.code("look_at_item", name="x") == error.code
+            (circuit,) = await b.stores.hot.circuits()
+            assert circuit.failures == failures
 
 
 async def test_a_slow_probe_gives_its_permit_back(tmp_path: Path) -> None:

@@ -451,6 +451,22 @@ async def test_what_was_read_while_a_write_ran_is_not_remembered(tmp_path: Path)
         assert "cached_age_s" not in await b.ok("look_at_item", name="x")
 
 
+async def test_what_was_asked_before_a_write_is_not_remembered_after_it(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CACHED) as b:
+        old = b.world.hold()
+
+        async def look() -> None:
+            await b.ok("look_at_item", name="x")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            with anyio.fail_after(5):
+                await old.arrived.wait()
+            await b.put(name="x")
+            old.released.set()
+        assert "cached_age_s" not in await b.ok("look_at_item", name="x")
+
+
 async def test_a_read_after_a_write_does_not_share_one_from_before_it(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         old = b.world.hold()
