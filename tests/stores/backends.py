@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 from anyio.abc import Process
 
-from mcp_ops.clock import Clock
-from mcp_ops.ports import HotStore
+from mcp_ops.clock import Clock, ManualClock
+from mcp_ops.ports import HotStore, ModeEntry
 from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.stores.redis.opening import open_hot
 from mcp_ops.stores.sqlite.embedded import open_stores
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,66 @@ class Sqlite:
 
     def open(self, clock: Clock, **options: Any) -> AbstractAsyncContextManager[Stores]:
         return open_stores(Path(self.address), clock, **options)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The hot store of one backend, the records of another."""
+
+    hot: HotStore
+    ledger: Ledger
+    approvals: Approvals
+    failed: FailedOperations
+
+
+@dataclass(frozen=True)
+class Redis:
+    """The shared hot store, with its facts in an embedded ledger. The address is `url|file`; the
+    file's name is the prefix of the keys, so that tests share a server."""
+
+    address: str
+    offsets: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        return self.address.split("|")[1]
+
+    @asynccontextmanager
+    async def open(
+        self, clock: Clock, *, floor: tuple[ModeEntry, ...] = (), **options: Any
+    ) -> AsyncIterator[Stores]:
+        url, path = self.address.split("|")
+        async with (
+            open_stores(Path(path), clock) as embedded,
+            open_hot(
+                url,
+                clock,
+                floor=floor,
+                facts=embedded.ledger,
+                prefix=self.prefix,
+                server_time=self._time(clock),
+                **options,
+            ) as hot,
+        ):
+            yield Combined(
+                hot=hot,
+                ledger=embedded.ledger,
+                approvals=embedded.approvals,
+                failed=embedded.failed,
+            )
+
+    def _time(self, clock: Clock) -> Callable[[], float] | None:
+        """The server's time where the test's clock is told to move: its steps go with the test's,
+        but the jumps of a client's wall clock are not its own."""
+        if not isinstance(clock, ManualClock):
+            return None
+        offset = self.offsets.setdefault(id(clock), clock.now() - clock.monotonic())
+        return lambda: clock.monotonic() + offset
+
+
+def at(address: str) -> Backend:
+    """The backend with this address."""
+    return Redis(address) if address.startswith("redis:") else Sqlite(address)
 
 
 BACKENDS = {"sqlite": lambda directory: Sqlite(str(directory / "state" / "ops.db"))}

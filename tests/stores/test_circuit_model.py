@@ -13,6 +13,7 @@ from mcp_ops.ports import Admission, AdmitRequest, CircuitPhase, CircuitPolicy, 
 from tests.stores import records
 from tests.stores.backends import Backend, Stores
 
+HOT = True
 PROBE_S = 60
 CLOSED, OPEN, HALF_OPEN, ISOLATED = CircuitPhase
 POLICIES = {

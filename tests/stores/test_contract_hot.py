@@ -15,6 +15,7 @@ from tests.stores import records
 from tests.stores.backends import Backend, Stores
 
 POLICY = CircuitPolicy()
+HOT = True
 
 
 async def fail(stores: Stores, times: int = 1, *, probe: bool = False) -> CircuitState:

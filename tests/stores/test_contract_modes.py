@@ -9,6 +9,8 @@ from mcp_ops.ports import Grant, Mode
 from tests.stores import records
 from tests.stores.backends import Backend, line, worker
 
+HOT = True
+
 
 def grant(clock: ManualClock, grant_id: str = "g1", **fields: object) -> Grant:
     values = {

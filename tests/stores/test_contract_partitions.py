@@ -13,6 +13,8 @@ from mcp_ops.ports import Partition
 from tests.stores import records
 from tests.stores.backends import Backend
 
+HOT = True
+
 
 def partition(clock: ManualClock, **fields: Any) -> Partition:
     return Partition(
