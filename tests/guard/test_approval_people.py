@@ -13,16 +13,21 @@ import anyio
 import pytest
 from anyio.abc import Process
 
-from mcp_ops.call import Caller
+from mcp_ops.call import Caller, parse
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import Conflict, NotFound, OpsError, Rejected, Unreachable
+from mcp_ops.guard.act import Passage, current
+from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.people import People
+from mcp_ops.guard.record import open_frame
+from mcp_ops.guard.resume import kept
 from mcp_ops.records import Approval
 from mcp_ops.settings import GuardSettings, PolicyRule
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPERATOR, SCOPES, WHY, Bench, answering, bench, shelf_target
 from tests.guard.redeem_peer import CALLS
 from tests.guard.shelf import Item, ItemPut, Name, Shelf
+from tests.stores import records
 
 HTTP = replace(AGENT, principal="key:agent", channel="http", client_confirms=False)
 X = {"name": "x", "reason": WHY}
@@ -403,6 +408,23 @@ async def test_what_nobody_had_to_approve_is_not_pinned(tmp_path: Path) -> None:
         b.world.items = [Item(name="a")]
         await b.ok("sweep_all", reason=WHY)
         assert b.world.effects == ["drop a"]
+
+
+@pytest.mark.parametrize("pins", [("a", "b"), (), None])
+async def test_a_write_that_goes_on_elsewhere_keeps_the_pins_of_its_approval(
+    tmp_path: Path, pins: tuple[str, ...] | None
+) -> None:
+    async with bench(tmp_path, **ONE) as b:
+        raw = {"reason": WHY}
+        call = parse(sweep_all, raw, caller=AGENT, call_id="c1", targets=("shelf",))
+        frame = open_frame(call, ledger=b.stores.ledger, redactor=b.redactor, clock=b.clock)
+        consent = Consent(how="approve", record="approve q by operator:ada", pinned=pins)
+        token = current.set(Passage(call=call, frame=frame, consent=consent))
+        text = kept(call, approval=consent.record)
+        current.reset(token)
+        lost = records.operation(b.clock, "c1", tool="sweep_all", target="shelf", resume=text)
+        again, approval, pinned = b.resumer._call(lost)
+        assert (again.digest, approval, pinned) == (call.digest, consent.record, pins)
 
 
 # ---- races
