@@ -37,12 +37,12 @@ from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
+from mcp_ops.guard.reads import check_cache
 from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
-from mcp_ops.records import Approval
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings, TargetSettings
@@ -79,17 +79,16 @@ class App:
         """The guard's controls in the hands of a caller."""
         return Control(self.parts, caller)
 
-    async def decide(
-        self, approval_id: str, caller: Caller, *, approved: bool, note: str
-    ) -> Approval:
-        """Approve or deny a pending question in a caller's name."""
-        people = People(
+    @property
+    def people(self) -> People:
+        """Where people decide questions, each in the name of a caller."""
+        return People(
             approvals=self.stores.approvals,
             ledger=self.stores.ledger,
             policy=self.guard.policy,
             clock=self.parts.clock,
+            redactor=self.guard.redactor,
         )
-        return await people.decide(approval_id, caller, approved=approved, note=note)
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -110,12 +109,12 @@ async def open_app(
     """
     clock = clock or SystemClock()
     redactor = redactor or Redactor()
-    redactor.add(*secrets_in(settings.server))
-    redactor.add(*(text for text in secrets_in(settings.store) if text != SQLITE))
+    redactor.add(*(text for text in secrets_in(settings) if text != SQLITE))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
             open_stores(_place(settings), clock, floor=_floor(settings, clock))
         )
+        check_cache(settings.guard.cache.tools, ALL_TOOLS)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -147,6 +146,9 @@ async def open_app(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
+            approver_keys=frozenset(
+                f"key:{key.name}" for key in settings.server.keys if "ops:approve" in key.scopes
+            ),
         )
         health = HealthCheck(
             targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call
@@ -236,6 +238,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
 
 async def _serve_http(app: App, stop: anyio.Event) -> None:
     # Only who serves HTTP pays for importing it.
+    from mcp_ops.approval_page import key_page
     from mcp_ops.transport_http import http_app, serve_http
 
     async def health() -> tuple[int, dict[str, Any]]:
@@ -250,7 +253,11 @@ async def _serve_http(app: App, stop: anyio.Event) -> None:
 
     settings = app.settings.server
     application = http_app(
-        app.server.mcp, settings=settings, health=health, sse=settings.transport == "sse"
+        app.server.mcp,
+        settings=settings,
+        health=health,
+        sse=settings.transport == "sse",
+        pages=key_page(app.people, settings.keys, app.parts.clock),
     )
     await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
 
@@ -329,6 +336,7 @@ def _configured(
         metered=adapter.metered if target.metered is None else target.metered,
         per_minute=target.per_minute,
         concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
+        partition=target.partition or target.name,
         links={str(key): name for key, name in target.links.items()},
         capabilities=frozenset(each for each in known if implements(adapter, each)),
     )

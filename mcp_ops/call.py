@@ -51,7 +51,9 @@ class Caller:
     `ask` asks within the call (elicitation of the session-based revisions, or a terminal);
     `asks_by_result` means that `NeedsAnswer` reaches the client as an `InputRequiredResult`;
     `answered` is the question id and the answer that came with this call, out of sealed state.
-    `progress` reports how far a long call is; it never raises.
+    `progress` reports how far a long call is; it never raises. `break_glass` is set by the
+    command line alone, for an operator who has shown that credential: what would refuse the call
+    is passed by, and recorded.
     """
 
     principal: str
@@ -65,6 +67,7 @@ class Caller:
     client_confirms: bool = False
     trace_id: str = ""
     progress: Callable[[float, float, str], Awaitable[None]] | None = None
+    break_glass: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,11 @@ class Call:
     def effect(self) -> Effect:
         """The effect of this call: a dry run counts as a read."""
         return Effect.READ if self.dry_run else self.tool.effect
+
+    @property
+    def breaks_glass(self) -> bool:
+        """Whether an operator at the command line has shown the credential for emergencies."""
+        return self.caller.break_glass and self.caller.channel == "cli"
 
     @property
     def binding(self) -> str:

@@ -89,6 +89,10 @@ class OneRun:
         return 0
 
 
+def _unseen(_state: Mapping[str, Any], _items: tuple[str, ...] | None) -> None:
+    """Nobody is asked: what a plan saw is for nobody."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
@@ -96,6 +100,10 @@ class Write:
     `cancelled` is asked between items; a cancelled write stops there. `pause` waits that many
     seconds for an effect to show: a tool waits through it alone and counts what it waited.
     `steps` is for tools that are `resumable`.
+
+    A plan tells through `saw` what a person has to know of the target: its state without times and
+    ages (a change of it asks anew) and the items that a selection means. `pinned` are those of
+    them that a person approved: the write touches no others.
     """
 
     reason: str
@@ -106,6 +114,8 @@ class Write:
     cancelled: Callable[[], bool]
     pause: Callable[[float], Awaitable[None]] = anyio.sleep
     steps: Steps = field(default_factory=OneRun)
+    saw: Callable[[Mapping[str, Any], tuple[str, ...] | None], None] = _unseen
+    pinned: tuple[str, ...] | None = None
 
 
 class ArgumentModel(BaseModel):

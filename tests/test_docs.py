@@ -33,7 +33,18 @@ PAGES = sorted(
 )
 COMMAND = typer.main.get_command(root.app)
 # Where a reader puts a value of their own.
-PLACEHOLDERS = {"TOOL", "ID", "NAME", "MODE", "FILE", "CODE", "STATE", "key=value", "…"}
+PLACEHOLDERS = {
+    "TOOL",
+    "PRINCIPAL",
+    "ID",
+    "NAME",
+    "MODE",
+    "FILE",
+    "CODE",
+    "STATE",
+    "key=value",
+    "…",
+}
 # What can be typed without a lab, and changes nothing.
 HARMLESS = {
     "mcp-ops doctor",
@@ -107,6 +118,8 @@ def test_every_command_in_the_documents_is_one(page: str, line: str) -> None:
     while hasattr(command, "commands") and arguments and arguments[0] in command.commands:
         path.append(arguments.pop(0))
         command = command.commands[path[-1]]
+    if path == ["elevate"] and arguments:  # what is no command there is the principal
+        command = command.commands["grant"]
     mentioned = bool(path) and not arguments  # a sentence that speaks of the command
     if not path or hasattr(command, "commands") or placeholders or mentioned:
         known = {option for parameter in command.params for option in parameter.opts}

@@ -14,7 +14,7 @@ from mcp_ops.settings_problems import model_in
 
 PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
 # Filled in by loading, or written in another way in the file.
-NOT_IN_THE_FILE = {"source", "notices", "origin", "options"}
+NOT_IN_THE_FILE = {"source", "notices", "rule_places", "origin", "options"}
 
 
 def fields(model: type[BaseModel]) -> set[str]:

@@ -13,11 +13,19 @@ import anyio
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect, Result
-from mcp_ops.errors import DeadlineExceeded, Health, OpsError, StoreUnavailable
+from mcp_ops.errors import (
+    DeadlineExceeded,
+    Health,
+    OpsError,
+    StoreUnavailable,
+    UpstreamTimeout,
+)
 from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
+from mcp_ops.guard.seen import Sight
 from mcp_ops.guard.targets import TargetInfo, Targets, View
+from mcp_ops.heard import listening
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
 from mcp_ops.tool import WRITE_FIELDS, OneRun, Steps, Write
 
@@ -41,6 +49,14 @@ class Passage:
 
 # The call that the current task works for: a sub-call belongs to it.
 current: ContextVar[Passage] = ContextVar("mcp_ops_passage")
+
+
+def allowed_by_a_person() -> bool:
+    """Whether a person approved the current call, or shadow mode lets everything pass."""
+    passage = current.get(None)
+    return passage is not None and (
+        passage.consent.how == "approve" or passage.consent.record == "shadow"
+    )
 
 
 class Link:
@@ -116,14 +132,18 @@ class Actor:
 
     @asynccontextmanager
     async def attempt(self, target: str, *, deadline_s: float, probe: bool) -> AsyncIterator[None]:
-        """A deadline around one attempt at a target, whose circuit learns the outcome."""
+        """A deadline around one attempt at a target, whose circuit learns the outcome.
+
+        A timeout counts only where the target gave no byte: a long log that is still arriving
+        must not open the circuit for writes.
+        """
         health, error = Health.UNTOUCHED, ""
         try:
-            with anyio.fail_after(deadline_s):
+            with listening() as signs, anyio.fail_after(deadline_s):
                 yield
             health = Health.ANSWERED
         except TimeoutError:
-            health, error = Health.FAILED, "timeout"
+            health, error = _unless(Health.FAILED, slow=signs.heard), "timeout"
             raise DeadlineExceeded(
                 f"{target or 'The server'} gave no answer within {deadline_s:g} s.",
                 hint="Look at the target's state before trying again.",
@@ -131,7 +151,9 @@ class Actor:
         except OpsError as failure:
             if failure.blamed in ("", target):
                 failure.blamed = target
-                health, error = failure.health, f"{failure.code}: {failure.message}"
+                slow = signs.heard and isinstance(failure, UpstreamTimeout)
+                health = _unless(failure.health, slow=slow)
+                error = f"{failure.code}: {failure.message}"
             raise
         finally:
             if target and target != OWN_TARGET:
@@ -154,6 +176,7 @@ class Actor:
 
     def _write(self, call: Call, running: Running | None) -> Write:
         steps = self._steps(call, running) if running and call.tool.resumable else OneRun()
+        consent = current.get().consent
         return Write(
             reason=call.reason,
             dry_run=call.dry_run,
@@ -162,6 +185,8 @@ class Actor:
             progress=running.progress if running else _no_progress,
             cancelled=(lambda: running.cancelled) if running else _never,
             steps=steps,
+            pinned=consent.pinned,
+            saw=(consent.sight or Sight()).tell,
         )
 
     async def _inject(self, call: Call, frame: Frame) -> Any:
@@ -174,6 +199,10 @@ class Actor:
         info = self._targets.info(call.target)
         linked = info.links.get(parameter)
         return Link(linked, capability, self._sub_call) if linked else None
+
+
+def _unless(health: Health, *, slow: bool) -> Health:
+    return Health.UNTOUCHED if slow else health
 
 
 def _no_progress(_done: int, _total: int, _message: str) -> None:

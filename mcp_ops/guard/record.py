@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -144,6 +145,19 @@ class Frame:
         except StoreUnavailable:
             _log.error("no room for the record of a call", extra={"call_id": self.call_id})
 
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the frame by how what it encloses ends: for a call that answers no client."""
+        try:
+            yield
+        except OpsError as error:
+            self.abandon(verdict_of(error), code=error.code)
+            raise
+        except BaseException:
+            self.abandon("error", code="internal_error")
+            raise
+        self.close("ok")
+
     def _entry(self, kind: EntryKind, evidence: Mapping[str, Any], **end: Any) -> Entry:
         call, caller = self._call, self._caller
         if call is None:
@@ -196,6 +210,20 @@ class Frame:
             else "",
             "digest": f"raw:{self._redactor.fingerprint(body)}",
         }
+
+
+def open_frame(call: Call, *, ledger: Ledger, redactor: Redactor, clock: Clock) -> Frame:
+    """The frame of a call that another call makes, known from the start."""
+    frame = Frame(
+        call_id=call.id,
+        tool=call.tool.name,
+        caller=call.caller,
+        ledger=ledger,
+        redactor=redactor,
+        clock=clock,
+    )
+    frame.know(call)
+    return frame
 
 
 def verdict_of(error: OpsError) -> Verdict:

@@ -16,6 +16,7 @@ import orjson
 
 from mcp_ops.call import Call, Caller, parse
 from mcp_ops.errors import InvalidInput, OpsError
+from mcp_ops.guard.act import current
 from mcp_ops.guard.operations import LEASE_S, Operations
 from mcp_ops.records import Ledger, Operation
 from mcp_ops.tool import Tool
@@ -30,8 +31,10 @@ _log = logging.getLogger("mcp_ops.guard")
 def kept(call: Call, *, approval: str) -> str:
     """What is stored with the intent of a resumable write. Such a tool takes no secrets."""
     caller = call.caller
+    pinned = current.get().consent.pinned
     return orjson.dumps(
         {
+            "pinned": None if pinned is None else list(pinned),
             "arguments": call.arguments.model_dump(mode="json"),
             "approval": approval,
             "caller": {
@@ -86,7 +89,7 @@ class Resumer:
 
     async def _go_on(self, operation: Operation) -> None:
         try:
-            call, approval = self._call(operation)
+            call, approval, pinned = self._call(operation)
         except (InvalidInput, KeyError, ValueError):
             # The tool or the target is not here: another process may know them.
             await self._ledger.renew(
@@ -97,9 +100,9 @@ class Resumer:
                 checkpoint=operation.checkpoint,
             )
             return
-        await self._guard.resume(call, operation, approval=approval)
+        await self._guard.resume(call, operation, approval=approval, pinned=pinned)
 
-    def _call(self, operation: Operation) -> tuple[Call, str]:
+    def _call(self, operation: Operation) -> tuple[Call, str, tuple[str, ...] | None]:
         tool = self._tools[operation.tool]
         data = orjson.loads(operation.resume)
         caller = Caller(**{**data["caller"], "scopes": frozenset(data["caller"]["scopes"])})
@@ -113,4 +116,5 @@ class Resumer:
             call_id=operation.id,
             targets=(operation.target,),
         )
-        return call, str(data["approval"])
+        pinned = data.get("pinned")
+        return call, str(data["approval"]), None if pinned is None else tuple(pinned)

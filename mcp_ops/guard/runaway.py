@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from mcp_ops.call import Call, new_id
-from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock
-from mcp_ops.errors import RefusalCode, Refused
+from mcp_ops.errors import RefusalCode, Refused, StoreUnavailable
 from mcp_ops.ports import PRINCIPAL_SCOPE, HotStore, Mode, ModeEntry
 from mcp_ops.records import Entry, EntryKind, Ledger
 
@@ -33,17 +34,20 @@ class Runaway:
         self._most = most
         self._seen: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
 
-    async def refused(self, call: Call, refusal: Refused) -> None:
-        """Count a refusal; the last one of too many makes the principal read-only.
-
-        Raises `StoreUnavailable`.
-        """
-        if call.effect is Effect.READ or call.caller.channel == "cli":
-            return
-        if refusal.reason not in _LOOPING:
-            return
-        if self._counted(call) == self._most:
-            await self._stop(call)
+    @asynccontextmanager
+    async def watching(self, call: Call) -> AsyncIterator[None]:
+        """Count the refusal that ends a change; the last one of too many makes its principal
+        read-only. The refusal goes on as it is, also when that cannot be stored."""
+        try:
+            yield
+        except Refused as refusal:
+            loops = refusal.reason in _LOOPING and call.caller.channel != "cli"
+            if loops and self._counted(call) == self._most:
+                try:
+                    await self._stop(call)
+                except StoreUnavailable as error:
+                    _log.error("a runaway agent could not be stopped: %s", error.message)
+            raise
 
     def _counted(self, call: Call) -> int:
         key = (call.caller.principal, call.tool.name, call.target or call.about, call.object)

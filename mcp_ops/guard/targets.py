@@ -18,7 +18,10 @@ from mcp_ops.errors import Internal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetInfo:
-    """A configured target as the guard's rules see it."""
+    """A configured target as the guard's rules see it.
+
+    `partition` names the bulkhead partition, which targets may share; the target's own by default.
+    """
 
     name: str
     kind: str
@@ -28,6 +31,11 @@ class TargetInfo:
     concurrent: int
     links: Mapping[str, str] = field(default_factory=dict)
     capabilities: frozenset[type] = frozenset()
+    partition: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.partition:
+            object.__setattr__(self, "partition", self.name)
 
 
 class Targets(Protocol):

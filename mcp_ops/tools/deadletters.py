@@ -133,8 +133,9 @@ async def retry_deadletters(
         )
     chosen = Selected(ids=())
     if not write.steps.before:  # else the items are those of the process that was lost
-        chosen = await source.select_ids(selection, max_items=max_items, checkpoint=checkpoint)
+        chosen = await _chosen(source, write, selection, max_items, checkpoint)
     if write.dry_run:
+        write.saw({"by_call": source.retries_by_call}, chosen.ids)
         return DeadLetterRetry(
             outcome="planned", plan=await _plan("retry", source, chosen), remaining=len(chosen.ids)
         )
@@ -163,8 +164,9 @@ async def discard_deadletters(
     They are exported first; restore_deadletters puts them back within 7 days.
     """
     selection = _selection(ids, failure_type, operation, since, until, text)
-    chosen = await source.select_ids(selection, max_items=max_items)
+    chosen = await _chosen(source, write, selection, max_items)
     if write.dry_run:
+        write.saw({}, chosen.ids)
         plan = await _plan("discard", source, chosen)
         return DeadLetterDiscard(outcome="planned", plan=plan, remaining=len(chosen.ids))
     return await _discard(source, write, chosen)
@@ -227,6 +229,22 @@ async def _discard(source: DeadLetterQueue, write: Write, chosen: Selected) -> D
         restorable_until=rfc3339(until) if until is not None and exported else None,
         problems=problems[:_SHOWN_PROBLEMS],
     )
+
+
+async def _chosen(
+    source: DeadLetterQueue,
+    write: Write,
+    selection: DeadLetterFilter,
+    max_items: int,
+    checkpoint: str = "",
+) -> Selected:
+    """What the selection means now; for an approved call exactly what the person was shown."""
+    if write.pinned is None:
+        return await source.select_ids(selection, max_items=max_items, checkpoint=checkpoint)
+    if not write.pinned:
+        return Selected(ids=(), searched="nothing was selected when it was approved")
+    exactly = DeadLetterFilter(ids=write.pinned, queue=selection.queue)
+    return await source.select_ids(exactly, max_items=max_items)
 
 
 def _selection(

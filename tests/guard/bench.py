@@ -195,6 +195,7 @@ async def bench(
     clock: ManualClock | None = None,
     worlds: Mapping[str, World] | None = None,
     extra_tools: Mapping[str, Tool] | None = None,
+    approver_keys: frozenset[str] | None = None,
 ) -> AsyncIterator[Bench]:
     """The parts of `app.open_app`, around the shelf."""
     clock, redactor = clock or ManualClock(), Redactor()
@@ -231,6 +232,7 @@ async def bench(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
+            approver_keys=approver_keys,
         )
         health = HealthCheck(
             targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call

@@ -1,0 +1,110 @@
+"""A runaway agent: capped by its budgets, then stopped until a person looks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from mcp_ops.settings import GuardSettings, PolicyRule
+from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+
+CAPPED = GuardSettings(
+    limits=OPEN_LIMITS.model_copy(update={"writes_per_object": 3, "runaway_refusals": 5})
+)
+FREE = (PolicyRule(require="none"),)
+OTHER = replace(AGENT, principal="agent:other@host")
+
+
+async def drop(b: Bench, key: str, caller: Any = AGENT, name: str = "a") -> str:
+    return await b.code("drop_item", caller, name=name, reason=WHY, idempotency_key=key)
+
+
+async def loop(b: Bench, times: int) -> list[str]:
+    return [await drop(b, f"k{number}") for number in range(times)]
+
+
+async def test_the_same_change_in_a_loop_is_capped_and_then_stopped(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        codes = await loop(b, 12)
+        assert codes == ["ok"] * 3 + ["budget_exhausted"] * 5 + ["read_only"] * 4
+        assert b.world.effects == ["drop a"] * 3
+        error = await b.error("put_item", name="b", reason=WHY)
+        assert error["code"] == "read_only"
+        assert "mcp-ops mode clear principal:agent:test@host" in error["hint"]
+        assert await b.code("look_at_item", name="a") == "ok"
+        assert await drop(b, "mine", OTHER, name="b") == "ok"
+
+
+async def test_a_person_ends_it_and_the_ledger_says_what_happened(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        await loop(b, 9)
+        (line,) = [e for e in await b.entries(tool="set_guard_mode") if e.kind == "changed"]
+        assert line.principal == "server:mcp-ops"
+        assert line.reason == "drop_item was refused 5 times in 10 minutes"
+        assert line.evidence == {"mode": "read_only", "principal": AGENT.principal}
+        await b.control(OPERATOR).clear_modes(f"principal:{AGENT.principal}", reason="looked")
+        assert await b.code("put_item", name="b", reason=WHY) == "ok"
+
+
+async def test_an_agent_does_not_lift_it_by_itself(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        await loop(b, 9)
+        for scope in ("all", "shelf"):
+            code = await b.code("set_guard_mode", mode="normal", target=scope, reason=WHY)
+            assert code in ("approval_required", "ok")
+        assert await b.code("put_item", name="b", reason=WHY) == "read_only"
+
+
+async def test_refusals_that_are_far_apart_or_of_other_changes_are_no_loop(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        await loop(b, 7)
+        b.clock.advance(601)
+        assert await drop(b, "later") == "budget_exhausted"
+        b.clock.advance(1_201)
+        assert await drop(b, "free") == "ok"
+        codes = {await drop(b, f"n{number}", name=f"n{number}") for number in range(10)}
+        assert codes == {"ok"}
+
+
+async def test_what_a_person_denied_is_not_asked_in_a_loop(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED) as b:
+        asked = await b.error("drop_item", name="a", reason=WHY)
+        await b.approve(asked["details"]["approval_id"], approved=False)
+        codes = [await b.code("drop_item", name="a", reason=WHY) for _ in range(8)]
+        assert codes == ["approval_denied"] * 5 + ["read_only"] * 3
+        assert b.world.effects == []
+
+
+async def test_an_operator_is_not_stopped(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        codes = [await drop(b, f"k{number}", OPERATOR) for number in range(12)]
+        assert codes == ["ok"] * 3 + ["budget_exhausted"] * 9
+
+
+async def test_a_thousand_at_once_run_as_often_as_the_budget_says(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        codes: list[str] = []
+
+        async def one(number: int) -> None:
+            codes.append(await drop(b, f"p{number}"))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(one, number)
+        assert codes.count("ok") == 3
+        assert b.world.effects == ["drop a"] * 3
+        assert set(codes) <= {"ok", "budget_exhausted", "bulkhead_full", "read_only"}
+
+
+async def test_the_refusal_stays_what_it_is_when_the_stop_cannot_be_stored(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+        await loop(b, 7)
+        database = b.stores.ledger._database
+        await database.write(lambda c: c.execute("PRAGMA query_only = ON"))
+        assert await drop(b, "last") == "budget_exhausted"
+        database._connection.execute("PRAGMA query_only = OFF")
