@@ -323,3 +323,27 @@ def test_a_seal_is_good_for_one_place_and_one_purpose() -> None:
         Start(writer="w", end=End(), pruned=1).seal(b"k" * 32),
     }
     assert len(seals) == 5
+
+
+async def test_a_problem_is_said_once_and_again_when_it_is_another(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, clock) as (database, ledger):
+        for number in range(1_000):
+            ledger.note(records.entry(clock, f"c{number}", reason="x" * 600))
+        await ledger.flush()
+        retention = Retention(database, b"k" * 32, Bounds(most_bytes=MIB // 4))
+        assert await retention.keep() + await retention.keep() == 0
+    assert caplog.text.count("too young") == 1
+
+
+async def test_a_lost_operation_without_its_intent_is_closed_all_the_same(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    async with opened(tmp_path, clock) as (_, ledger):
+        await ledger.begin(records.began(clock, "c1"), records.operation(clock))
+        change(tmp_path, "DELETE FROM entries")
+        clock.advance(600)
+        await ledger.recover()
+        (line,) = await ledger.search(AuditQuery())
+    assert (line.call_id, line.verdict, line.tool) == ("c1", "unknown", "restart_deployment")
