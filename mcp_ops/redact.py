@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any
 
+import orjson
+
 from mcp_ops.redact_formats import (
     KEY_BEGINS,
     KEY_ENDS,
@@ -20,13 +22,11 @@ from mcp_ops.redact_formats import (
     MARKED,
     STARTS,
     WORDS,
-    Format,
     is_key_line,
-    is_kubernetes_secret,
     key_lines,
     kubernetes_secrets,
 )
-from mcp_ops.redact_known import Known, fold
+from mcp_ops.redact_known import Known
 from mcp_ops.redact_names import (
     LITERALS,
     MASK,
@@ -44,6 +44,7 @@ __all__ = ["MASK", "Redactor", "fingerprint", "quoted", "tame", "visible"]
 _MAX_DEPTH = 40
 _MAX_PARTS = 200_000
 _KEY_LINES = 400
+_MAX_JSON = 4 * 1024 * 1024
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _UNSAFE = re.compile(
@@ -99,6 +100,9 @@ _WORD_BYTES = bytes(
 
 
 _DIGITS = "0123456789abcdef-"
+# Strings of JSON with an escape in them, which are looked at as they read; and one without.
+_ESCAPED = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)++"')
+_PLAIN = '"xxxx"'
 
 
 class Redactor:
@@ -132,9 +136,22 @@ class Redactor:
         text = dumped.decode("utf-8", "replace")
         marked = [each for each in MARKED if each.possible(text, lower)]
         named = any(literal in lower for literal in LITERALS)
-        if not (marked or named or "\\" in text or "secret" in lower):
-            return False
-        return any(_holds(each, marked, named=named) for each in _readings(text))
+        if "\\" in text:
+            if any(self._holds_escaped(each) for each in _ESCAPED.findall(text)):
+                return True
+            text = _ESCAPED.sub(_PLAIN, text)
+        return (
+            any(each.found(text) for each in marked)
+            or (named and (has_named(text) or has_container(text)))
+            or kubernetes_secrets(text) != text
+        )
+
+    def _holds_escaped(self, string: str) -> bool:
+        try:
+            held: str = orjson.loads(string)
+        except orjson.JSONDecodeError:
+            return True
+        return self.text(held) != held
 
     def text(self, text: str) -> str:
         """The text without secrets, also those that colours or invisible characters cut in two:
@@ -154,7 +171,18 @@ class Redactor:
                 text = each.masked(text)
         if any(literal in lower for literal in LITERALS):
             text = masked_by_name(text)
-        return kubernetes_secrets(key_lines(text))
+        return self._inside(kubernetes_secrets(key_lines(text)))
+
+    def _inside(self, text: str) -> str:
+        """JSON that is text: its strings have escapes that hide how their lines begin and end."""
+        if text[:1] not in ("{", "[") or "\\" not in text or len(text) > _MAX_JSON:
+            return text
+        try:
+            held = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+        cleaned = self.value(held)
+        return text if cleaned == held else orjson.dumps(cleaned).decode()
 
     def value(self, value: Any) -> Any:
         """The same JSON-like value without secrets: by content, and by the name of their key.
@@ -171,17 +199,6 @@ def _holds_token(words: list[str]) -> bool:
     if any(start in lower for start in STARTS) and any(each.found(text) for each in WORDS):
         return True
     return any(map(is_key_line, words))
-
-
-def _readings(text: str) -> list[str]:
-    """The text, and as it reads without its escapes where it has some."""
-    return [text, fold(text).text, text.replace("\\n", "\n")] if "\\" in text else [text]
-
-
-def _holds(text: str, marked: list[Format], *, named: bool) -> bool:
-    if any(each.found(text) for each in (*marked, *(WORDS if "\n" in text else ()))):
-        return True
-    return (named and (has_named(text) or has_container(text))) or is_kubernetes_secret(text)
 
 
 class _Walk:

@@ -47,7 +47,7 @@ class Format:
     def _mask(self, match: re.Match[str]) -> str:
         if self.sure is not None and not self.sure(match):
             return match[0]
-        return f"{match.groupdict().get('keep') or ''}{MASK}"
+        return f"{match.groupdict().get('keep') or ''}{MASK}"  # what is masked stays as it is
 
 
 def _format(
@@ -69,7 +69,7 @@ def _format(
 
 def _no_word(match: re.Match[str]) -> bool:
     """Prose says “bearer authentication”."""
-    return re.fullmatch(r"[a-z]{1,15}[.:]?|\[redacted\]", match["value"]) is None
+    return re.fullmatch(r"[a-z_]{1,20}[.:]?", match["value"]) is None
 
 
 def _mixed(match: re.Match[str]) -> bool:
@@ -137,7 +137,7 @@ MARKED: tuple[Format, ...] = (
     _format(
         "scheme of a header",
         "bearer basic oauth apikey",
-        r"(?P<keep>(?i:\b(?:bearer|basic|oauth|apikey)\s{1,4}))(?P<value>[\w.~+/=!-]{12,}+)",
+        r"(?P<keep>(?i:\b(?:bearer|basic|oauth|apikey)\s{1,4}))(?P<value>[\w.~+/!-]{12,}+={0,2})",
         sure=_no_word,
     ),
 )
@@ -228,23 +228,20 @@ def is_key_line(word: str) -> bool:
     return len(word) in _WRAPPED_AT and not word.islower() and _KEY_TEXT.found(word)
 
 
-_SECRET_KIND = re.compile(r"\bkind(?:\\{0,4}\")?\s{0,4}:\s{0,4}(?:\\{0,4}\")?Secret\b")
-_DATA_JSON = re.compile(r"(?P<keep>(?:data|stringData)\\{0,4}\"\s{0,4}:\s{0,4}\{)[^{}]{1,1048576}")
+_SECRET_KIND = re.compile(r"\bkind(?:\\{0,8}\")?\s{0,4}:\s{0,4}(?:\\{0,8}\")?Secret\b")
+_DATA_JSON = re.compile(
+    r"(?P<keep>\"(?:data|stringData)\\{0,8}\"\s{0,4}:\s{0,4}\{)[^{}]{1,1048576}"
+)
 _DATA_YAML = re.compile(
-    r"^(?P<keep>(?P<in>[ \t]{0,40})(?:data|stringData):[ \t]*\r?\n)"
+    r"^(?P<keep>(?P<in>[ \t]{0,40})(?:data|stringData):[ \t]*+\r?\n)"
     r"(?:(?P=in)[ \t]++[^\r\n]*+(?:\r?\n|\Z))++",
     re.MULTILINE,
 )
 
 
-def is_kubernetes_secret(text: str) -> bool:
-    """Whether a Secret of Kubernetes stands in the text, as YAML or JSON."""
-    return "Secret" in text and _SECRET_KIND.search(text) is not None
-
-
 def kubernetes_secrets(text: str) -> str:
-    """The text without the values of such objects: their base64 hides nothing."""
-    if not is_kubernetes_secret(text):
+    """The text without the values of Secrets of Kubernetes: their base64 hides nothing."""
+    if "Secret" not in text or not _SECRET_KIND.search(text):
         return text
     text = _DATA_JSON.sub(rf"\g<keep>{MASK}", text)
     return _DATA_YAML.sub(lambda found: f"{found['keep']}{found['in']}  {MASK}\n", text)

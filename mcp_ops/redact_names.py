@@ -15,13 +15,13 @@ from dataclasses import dataclass
 MASK = "[redacted]"
 _BEFORE = 120
 
-_QUOTE = r"\\{0,4}[\"']"
+_QUOTE = r"\\{0,8}[\"']"
 _PLURAL = r"(?:s|[_.-]?(?:value|b64|base64|base)|\d{1,3})?"
 _IS = rf"{_PLURAL}(?:{_QUOTE})?\s{{0,4}}(?:=>|:=|==?|:)\s{{0,4}}+(?:b(?=[\"']))?"
 _MASKED = rf"(?!(?:{_QUOTE})?(?:[A-Za-z0-9-]{{1,20}} )?\[redacted\])"
 # A value in quotes of any kind, which may span lines; else up to what ends a word.
 _IN_QUOTES = (
-    r"(?P<open>\\{1,4}[\"'])(?:(?!\\{1,4}[\"'])[\s\S]){1,8192}+"
+    r"(?P<open>\\{1,8}[\"'])(?:(?!\\{1,8}[\"'])[\s\S]){1,8192}+"
     r"|(?P<double>\")(?:[^\"\\]|\\[\s\S]){1,8192}+|(?P<single>')(?:[^'\\]|\\[\s\S]){1,8192}+"
 )
 _WORD = r"[^\s\"'\\&,;}<>]"
@@ -31,7 +31,7 @@ Sure = Callable[[str, str], bool]  # what leads to a value, and the value
 
 def _prose(keep: str, value: str) -> bool:
     """Prose says “token: expired”; a value is quoted, assigned, or more than letters."""
-    if value[0] in "\"'\\" or keep.rstrip().endswith("="):
+    if value[0] in "\"'\\" or keep.rstrip().endswith(("=", '"', "'")):
         return True
     return re.fullmatch(r"[A-Za-z]{1,15}[.:!?)\]]?", value) is None
 
@@ -106,7 +106,9 @@ _COOKIE = (
     *_PLACED,
 )
 _AUTH = (
-    _tail(rf"(?P<keep>{_IS}{_MASKED})(?P<value>{_QUOTE}?[A-Za-z0-9+/]{{12,4096}}+)", sure=_prose),
+    _tail(
+        rf"(?P<keep>{_IS}{_MASKED}(?:{_QUOTE})?)(?P<value>[A-Za-z0-9+/]{{12,4096}}+)", sure=_prose
+    ),
     _tail(
         rf"(?P<keep>{_QUOTE},\s?{_QUOTE}(?:\w{{1,60}}{_QUOTE},\s?{_QUOTE})?)(?P<value>[^\s\"',]{{3,400}}+)"
     ),
@@ -141,11 +143,13 @@ _ACCESS_SIGNATURE = re.compile(r"(?:shared[_.-]?access|x-amz)[_.-]?signature\Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stem:
-    """The last word of names. What `only` doesn't match or `never` matches is another thing."""
+    """The last word of names. What `only` doesn't match or `never` matches is another thing;
+    `one`: the plural is none."""
 
     tails: tuple[_Tail, ...]
     only: re.Pattern[str] | None = None
     never: re.Pattern[str] | None = None
+    one: bool = False
 
     def names(self, lower: str) -> bool:
         """Whether a name that ends with the stem means a secret."""
@@ -158,9 +162,9 @@ _STEMS: dict[str, _Stem] = {
     **dict.fromkeys(
         ("password", "passwort", "passwd", "passphrase", "passcode"), _Stem(tails=_PASSWORD)
     ),
-    "secret": _Stem(tails=_PASSWORD),
-    "key": _Stem(tails=_STRONG, only=_KEYS),
-    "token": _Stem(tails=_WEAK, never=_PAGES),
+    "secret": _Stem(tails=_PASSWORD, one=True),
+    "key": _Stem(tails=_STRONG, only=_KEYS, one=True),
+    "token": _Stem(tails=_WEAK, never=_PAGES, one=True),
     "credential": _Stem(tails=_WEAK),
     "jwt": _Stem(tails=_WEAK),
     "authorization": _Stem(tails=_HEADER),
@@ -190,7 +194,7 @@ _SEVERAL = re.compile(r"(?:secret|token|key)s\Z")  # names of them, or how many
 _NUMBERS_TOO = re.compile(r"(?:pass(?:wor[dt]|wd|phrase|code)|secret|pwd|api[_.-]?key|otp)\Z")
 _FINGERPRINT = re.compile(r"fingerprint:[0-9a-f]{12}\Z|\[redacted\]")
 _UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
-_TOKEN = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}\Z")
+_TOKEN = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}+\Z")
 _PARTS = re.compile(r"[-_./=]+")
 _HEX = frozenset("0123456789abcdefABCDEF")
 
@@ -293,6 +297,8 @@ def _values(text: str, lower: str, end: int, kind: _Stem) -> Iterator[tuple[int,
     following = text[end : end + 1]
     if not following or (following.isalpha() and following not in "svbSVB"):
         return
+    if following in "sS" and kind.one:  # names of them, or how many
+        return
     if not kind.names(lower[max(0, end - _BEFORE) : end]):
         return
     for tail in kind.tails:
@@ -309,6 +315,8 @@ def _value(text: str, lower: str, end: int, tail: _Tail) -> Iterator[tuple[int, 
     if tail.before is not None and not tail.before.search(lower[max(0, end - _BEFORE) : end]):
         return
     value = match["value"]
+    if value.strip("\"'\\ \t\r\n") == MASK:
+        return
     groups = match.groupdict()
     opening = next((q for q in ("open", "double", "single") if groups.get(q)), None)
     shown = groups[opening] + MASK if opening else MASK

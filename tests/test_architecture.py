@@ -70,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab": _LEAVES | _SETTINGS | {"capabilities", "adapter", "adapters", "commands"},
     "schema": set(),
     "params": set(),
-    "redact": set(),
+    "redact": {"redact_formats", "redact_known", "redact_names"},
     "errors": set(),
     "version": set(),
 }
@@ -99,7 +99,7 @@ def part(path: Path) -> str:
 
 def rule(name: str) -> str:
     """Files of one family share a line of the table."""
-    for family in ("transport", "settings"):
+    for family in ("transport", "settings", "redact"):
         if name.startswith(f"{family}_"):
             return family
     return name
