@@ -30,7 +30,8 @@ _LINE = 16
 # What stands for a character, or parts a value without being of it: escapes of JSON and of URLs,
 # line breaks with what indents the next line. Eight backslashes: JSON in JSON in JSON.
 _FOLD = re.compile(
-    r"\\{1,8}(?:u(?P<u>[0-9a-fA-F]{4})|(?P<c>[\"'/tbf])|(?P<gap>r\\{1,8}n|[nr])[ \t]{0,80})"
+    r"\\{1,8}(?:u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\{1,8}u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|u(?P<u>[0-9a-fA-F]{4})|(?P<c>[\"'/tbf])|(?P<gap>r\\{1,8}n|[nr])[ \t]{0,80})"
     r"|(?P<slash>\\{2,8})|%(?P<hex>[0-9A-Fa-f]{2})|(?P<wrap>\\?[\r\n]{1,4}[ \t]{0,80})"
 )
 _FOLDS = re.compile(r"[\\%\n\r]")
@@ -301,6 +302,10 @@ def fold(text: str) -> Folded:
 
 
 def _meant(match: re.Match[str]) -> str:
+    if match["high"]:
+        return chr(
+            0x10000 + (int(match["high"], 16) - 0xD800) * 0x400 + int(match["low"], 16) - 0xDC00
+        )
     if code := match["u"] or match["hex"]:
         return chr(int(code, 16))
     if match["slash"]:
