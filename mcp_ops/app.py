@@ -88,6 +88,7 @@ class App:
             policy=self.guard.policy,
             clock=self.parts.clock,
         )
+        note = self.guard.redactor.text(note)
         return await people.decide(approval_id, caller, approved=approved, note=note)
 
     async def check_targets(self) -> list[ComponentHealth]:

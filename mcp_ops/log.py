@@ -77,9 +77,7 @@ def to_stderr(level: str, redactor: Redactor | None = None) -> None:
     threading.excepthook = _uncaught_in_thread
 
 
-def _uncaught(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return
     logging.getLogger("mcp_ops").critical("uncaught", exc_info=(kind, error, trace))

@@ -163,6 +163,16 @@ class Redactor:
         return self._masked(text)
 
     def _masked(self, text: str) -> str:
+        text = self._plain(text)
+        if "\\n" in text:
+            # The lines of a text that was printed as a value; what is no secret keeps its form.
+            opened = text.replace("\\n", "\n")
+            masked = self._plain(opened)
+            if masked != opened:
+                text = masked if "\n" in text else masked.replace("\n", "\\n")
+        return self._inside(text)
+
+    def _plain(self, text: str) -> str:
         text = self._known.masked(text)
         lower = text.lower()
         formats = (*MARKED, *WORDS) if LONG_WORD.search(text) else MARKED
@@ -171,7 +181,7 @@ class Redactor:
                 text = each.masked(text)
         if any(literal in lower for literal in LITERALS):
             text = masked_by_name(text)
-        return self._inside(kubernetes_secrets(key_lines(text)))
+        return kubernetes_secrets(key_lines(text))
 
     def _inside(self, text: str) -> str:
         """JSON that is text: its strings have escapes that hide how their lines begin and end."""

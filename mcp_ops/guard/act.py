@@ -19,6 +19,7 @@ from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
+from mcp_ops.redact import Redactor
 from mcp_ops.tool import WRITE_FIELDS, Write
 
 _log = logging.getLogger("mcp_ops.guard")
@@ -74,12 +75,14 @@ class Actor:
         circuit: CircuitPolicy,
         make_port: MakePort,
         sub_call: SubCall,
+        redactor: Redactor,
     ) -> None:
         self._targets = targets
         self._hot = hot
         self._circuit = circuit
         self._make_port = make_port
         self._sub_call = sub_call
+        self._redactor = redactor
 
     async def act(
         self,
@@ -139,7 +142,11 @@ class Actor:
         with anyio.CancelScope(shield=True):
             try:
                 await self._hot.record(
-                    target, health, error=error, probe=probe, policy=self._circuit
+                    target,
+                    health,
+                    error=self._redactor.text(error),
+                    probe=probe,
+                    policy=self._circuit,
                 )
             except StoreUnavailable as unavailable:
                 _log.error("the circuit of %s was not told: %s", target, unavailable.message)

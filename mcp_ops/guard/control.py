@@ -151,6 +151,7 @@ class Control:
         """Set a mode for this caller's kind. A loosening that got here was allowed by a person:
         it lifts what is stricter in its scope, except the environment's floor."""
         hot = self._p.guard.hot
+        reason = self._p.guard.redactor.text(reason)
         scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
         operator = "ops:admin" in self._caller.scopes
         source: ModeSource = "operator" if operator else "agent"
@@ -208,6 +209,7 @@ class Control:
 
     async def reset_circuit(self, target: str, *, reason: str) -> CircuitInfo:
         """Close a circuit."""
+        reason = self._p.guard.redactor.text(reason)
         before = await self._circuit(target)
         # The second scope is what a command line without a terminal lacks: an agent may have one.
         if _isolated_by_operator(before) and not self._caller.scopes >= _LIFTS_ISOLATION:
@@ -225,6 +227,7 @@ class Control:
 
     async def isolate(self, target: str, *, reason: str) -> CircuitInfo:
         """Open a circuit until further notice."""
+        reason = self._p.guard.redactor.text(reason)
         before = await self._circuit(target)
         keeps = _isolated_by_operator(before)
         after = await self._set_circuit(

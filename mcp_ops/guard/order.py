@@ -104,6 +104,7 @@ class Guard:
             circuit=self.circuit_policy,
             make_port=make_port,
             sub_call=self.sub_call,
+            redactor=redactor,
         )
         self._writes = Writes(
             operations=operations,

@@ -145,9 +145,10 @@ class Frame:
             kind=kind,
             call_id=self.call_id,
             at=self._clock.now(),
-            tool=tame(self._tool, 64),
+            # Redacted before it is cut: both are what a client made up.
+            tool=tame(self._redactor.text(self._tool[:1_000]), 64),
             principal=caller.principal,
-            client=tame(caller.client, 100),
+            client=tame(self._redactor.text(caller.client[:1_000]), 100),
             channel=caller.channel,
             era=caller.era,
             trace_id=caller.trace_id,
