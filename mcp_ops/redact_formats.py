@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from mcp_ops.redact_names import MASK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """One way to write a secret.
 
@@ -25,8 +26,13 @@ class Format:
     name: str
     gates: tuple[str, ...]
     literals: tuple[str, ...]
-    pattern: re.Pattern[str]
+    source: str
     sure: Callable[[re.Match[str]], bool] | None = None
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What it looks like; compiled when it is needed first: most never are."""
+        return re.compile(self.source, re.ASCII)
 
     def possible(self, text: str, lower: str) -> bool:
         """Whether the text may hold one; quick."""
@@ -62,7 +68,7 @@ def _format(
         name=name,
         gates=tuple(gates.split()),
         literals=tuple(literals.split()),
-        pattern=re.compile(pattern, re.ASCII),
+        source=pattern,
         sure=sure,
     )
 

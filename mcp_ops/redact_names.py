@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 MASK = "[redacted]"
 _BEFORE = 120
@@ -40,21 +41,27 @@ def _always(_keep: str, _value: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Tail:
-    """What follows a name when a value does; `before` must match right before the name's end."""
+    """What follows a name when a value does; `lead` must match right before the name's end."""
 
-    pattern: re.Pattern[str]
-    before: re.Pattern[str] | None = None
+    source: str
+    lead: str = ""
     sure: Sure = _always
 
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when it is needed first: most never are."""
+        return re.compile(self.source, re.ASCII | re.IGNORECASE)
 
-def _tail(pattern: str, *, before: str = "", sure: Sure = _always) -> _Tail:
-    return _Tail(
-        pattern=re.compile(pattern, re.ASCII | re.IGNORECASE),
-        before=re.compile(rf"(?:{before})\Z", re.ASCII | re.IGNORECASE) if before else None,
-        sure=sure,
-    )
+    @cached_property
+    def before(self) -> re.Pattern[str] | None:
+        """What stands before the name's end, if it matters."""
+        return re.compile(rf"(?:{self.lead})\Z", re.ASCII) if self.lead else None
+
+
+def _tail(source: str, *, before: str = "", sure: Sure = _always) -> _Tail:
+    return _Tail(source=source, lead=before, sure=sure)
 
 
 _ASSIGNED = rf"(?P<keep>{_IS}{_MASKED})(?P<value>{_IN_QUOTES}|{_WORD}{{3,8192}}+)"
