@@ -10,21 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
 from mcp_ops.redact_formats import (
-    KEY_BEGINS,
-    KEY_ENDS,
-    KEY_LINE,
     LONG_WORD,
     MARKED,
     STARTS,
     WORDS,
+    begins_over_lines,
     is_key_line,
     key_lines,
     kubernetes_secrets,
+    private_keys,
 )
 from mcp_ops.redact_known import Known
 from mcp_ops.redact_names import (
@@ -43,7 +43,6 @@ __all__ = ["MASK", "Redactor", "fingerprint", "quoted", "tame", "visible"]
 
 _MAX_DEPTH = 40
 _MAX_PARTS = 200_000
-_KEY_LINES = 400
 _MAX_JSON = 4 * 1024 * 1024
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -144,6 +143,8 @@ class Redactor:
             any(each.found(text) for each in marked)
             or (named and (has_named(text) or has_container(text)))
             or kubernetes_secrets(text) != text
+            or private_keys(text) != text
+            or begins_over_lines(text)
         )
 
     def _holds_escaped(self, string: str) -> bool:
@@ -173,7 +174,7 @@ class Redactor:
         return self._inside(text)
 
     def _plain(self, text: str) -> str:
-        text = self._known.masked(text)
+        text = private_keys(self._known.masked(text))
         lower = text.lower()
         formats = (*MARKED, *WORDS) if LONG_WORD.search(text) else MARKED
         for each in formats:
@@ -219,11 +220,10 @@ class _Walk:
         self._left = _MAX_PARTS
         self._path: set[int] = set()
         self._seen: dict[str, str] = {}  # keys and short values come again and again
-        self._in_key = 0  # lines that may still be of a private key that began in an earlier one
 
     def value(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
-            return self._text(value)
+            return self._clean(value)
         if isinstance(value, bytes | bytearray):
             return self._bytes(bytes(value))
         if not isinstance(value, dict | list | tuple):
@@ -235,9 +235,28 @@ class _Walk:
         try:
             if isinstance(value, dict):
                 return self._dict(value, depth + 1)
-            return [self.value(item, depth + 1) for item in value]
+            return self._lines([self.value(item, depth + 1) for item in value], value)
         finally:
             self._path.discard(id(value))
+
+    def _lines(self, cleaned: list[Any], value: Iterable[Any]) -> list[Any]:
+        """Items of which each is a line: what is a secret over several lines goes in each."""
+        if len(cleaned) < 2:
+            return cleaned
+        before = [_line_of(item) for item in value]
+        whole = "\n".join(line for line in before if line is not None)
+        if self._redactor.text(whole) == whole:
+            return cleaned
+        left = set(self._redactor.text(whole).split("\n"))
+        for at, item in enumerate(cleaned):
+            line = _line_of(item)
+            if (
+                line is not None
+                and before[at] not in left
+                and not left.issuperset(line.split("\n"))
+            ):
+                cleaned[at] = {**item, "text": MASK} if isinstance(item, dict) else MASK
+        return cleaned
 
     def _dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
         # An entry of a list of variables, and the platform's own object for secrets.
@@ -278,19 +297,6 @@ class _Walk:
             return [self._hidden(item, name=name, depth=depth + 1) for item in value]
         return MASK
 
-    def _text(self, text: str) -> str:
-        """Text, one of the lines of a log perhaps: a private key may go on over several."""
-        if self._in_key:
-            self._in_key -= 1
-            if KEY_ENDS.search(text):
-                self._in_key = 0
-                return MASK
-            if KEY_LINE.fullmatch(text):
-                return MASK
-        if KEY_BEGINS.search(text) and not KEY_ENDS.search(text):
-            self._in_key = _KEY_LINES
-        return self._clean(text)
-
     def _clean(self, text: str) -> str:
         if len(text) > 64:
             return self._redactor.text(text)
@@ -303,3 +309,8 @@ class _Walk:
             return self._redactor.text(data.decode("utf-8")).encode("utf-8")
         except UnicodeDecodeError:
             return self._redactor.text(data.decode("latin-1")).encode("latin-1", "replace")
+
+
+def _line_of(item: Any) -> str | None:
+    text = item.get("text") if isinstance(item, dict) else item
+    return text if isinstance(text, str) else None

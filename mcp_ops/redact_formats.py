@@ -8,6 +8,7 @@ the facts come from is in docs/redaction.md.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,12 +90,6 @@ _START = r"(?<![A-Za-z0-9_-])"  # each run of such characters is looked at once
 
 # Formats that need a character that few texts have, or a telling word.
 MARKED: tuple[Format, ...] = (
-    _format(
-        "private key",
-        "private",
-        rf"-{{4,5}} ?BEGIN {_KEY}[\s\S]*?(?:-{{4,5}} ?END {_KEY}|\Z)",
-        gates="-",
-    ),
     _format(
         "private key of PuTTY",
         "private-lines",
@@ -218,20 +213,61 @@ _KEY_TEXT = _format(
     r"(?<![^\s\"])(?P<value>(?:[A-Za-z0-9+/]{64}|[A-Za-z0-9+/]{70}|[A-Za-z0-9+/]{76}))(?![^\s\"\\])",
     sure=_mixed,
 )
-# A private key of which each line is a text of its own, as in the lines of a log.
-KEY_BEGINS = re.compile(rf"-{{4,5}} ?BEGIN {_KEY}")
-KEY_ENDS = re.compile(rf"-{{4,5}} ?END {_KEY}")
-KEY_LINE = re.compile(r"\s*(?:[A-Za-z0-9+/]{1,128}={0,2}|(?:Proc-Type|DEK-Info|Comment): .*)\s*")
+_KEY_BEGINS = re.compile(rf"-{{4,5}} ?BEGIN {_KEY}")
+_KEY_ENDS = re.compile(rf"-{{4,5}} ?END {_KEY}")
+_LARGEST_KEY = 32_768
+# What a key goes on with when its end was cut off: lines of one word, and headers.
+_KEY_BODY = re.compile(
+    r"(?:(?:\s|\\[nr])++(?:[A-Za-z0-9+/=]{1,200}+(?=[\s\\\"'-]|\Z)"
+    r"|(?:Proc-Type|DEK-Info|Comment|Version)[^\r\n\\]{0,200}))*+"
+)
+
+
+def private_keys(text: str) -> str:
+    """The text without private keys, also those that a cut left without an end."""
+    if "PRIVATE KEY" not in text:
+        return text
+    ends = [match.end() for match in _KEY_ENDS.finditer(text)]
+    pieces, at = [], 0
+    for begins in _KEY_BEGINS.finditer(text):
+        if begins.start() < at:
+            continue
+        following = bisect_right(ends, begins.end())
+        end = ends[following] if following < len(ends) else len(text) + _LARGEST_KEY
+        if end - begins.start() > _LARGEST_KEY:
+            body = _KEY_BODY.match(text, begins.end())
+            end = body.end() if body else begins.end()
+        pieces += [text[at : begins.start()], MASK]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+_WRAPPED_AT = (64, 70, 76)
+_KEY_TEXT = _format(
+    "line of a key",
+    "",
+    r"(?<![^\s\"])(?P<value>(?:[A-Za-z0-9+/]{64}|[A-Za-z0-9+/]{70}|[A-Za-z0-9+/]{76}))(?![^\s\"\\])",
+    sure=_mixed,
+)
 
 
 def key_lines(text: str) -> str:
-    """The text without lines of keys: the whole of one is masked where its first line stands."""
+    """The text without lines of keys whose beginning was cut off."""
     return _KEY_TEXT.masked(text) if len(text) >= _WRAPPED_AT[0] else text
 
 
 def is_key_line(word: str) -> bool:
     """Whether a word is as long as the lines of a key, and mixed as they are."""
     return len(word) in _WRAPPED_AT and not word.islower() and _KEY_TEXT.found(word)
+
+
+# Items of a list that are lines of one text: what only the lines together tell.
+_OVER_LINES = re.compile(r": ?[|>][+-]?\d?\"|\"\s{0,20}value\s?[:=]|\"\s{0,20}kind:\s?Secret\"")
+
+
+def begins_over_lines(dumped: str) -> bool:
+    """Whether strings of serialized JSON may be lines of YAML that hold a secret together."""
+    return _OVER_LINES.search(dumped) is not None
 
 
 _SECRET_KIND = re.compile(r"\bkind(?:\\{0,8}\")?\s{0,4}:\s{0,4}(?:\\{0,8}\")?Secret\b")

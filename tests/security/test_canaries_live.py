@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from redis import Redis
 
+from mcp_ops.errors import Upstream
 from mcp_ops.guard.settle import clean
 from mcp_ops.lab.redis import QUEUE_KEY
 from mcp_ops.redact import MASK, Redactor
@@ -182,13 +183,13 @@ async def test_nothing_in_logs_or_variables_of_kubernetes_is_shown(tmp_path: Pat
         )
         refused = {"kind": "Status", "code": 403, "message": samples()[5].text}
         place.between.inject("GET", "/deployments", answering(403, refused))
-        with pytest.raises(Exception, match="") as caught:
+        with pytest.raises(Upstream) as caught:
             await place.platform.list_workloads(limit=5, cursor="")
     assert left_in(shown(detail, redactor)) == []
     page = shown(logs, redactor)
     assert page.count(MASK) > 50
     assert left_in(page) == []
-    said = redactor.text(f"{caught.value} {getattr(caught.value, 'said', '')}")
+    said = redactor.text(f"{caught.value} {caught.value.said}")
     assert left_in(said) == []
 
 
