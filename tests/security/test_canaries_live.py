@@ -182,9 +182,9 @@ async def test_nothing_in_logs_or_variables_of_kubernetes_is_shown(tmp_path: Pat
             "worker", since_minutes=60, tail=500, grep="", level="", previous=False
         )
         refused = {"kind": "Status", "code": 403, "message": samples()[5].text}
-        place.between.inject("GET", "/deployments", answering(403, refused))
+        place.between.inject("GET", "/deployments/worker", *[answering(403, refused)] * 2)
         with pytest.raises(Upstream) as caught:
-            await place.platform.list_workloads(limit=5, cursor="")
+            await place.platform.describe("worker")
     assert left_in(shown(detail, redactor)) == []
     page = shown(logs, redactor)
     assert page.count(MASK) > 50
