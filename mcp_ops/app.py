@@ -6,6 +6,7 @@ Everything is opened in one exit stack and closed in reverse.
 from __future__ import annotations
 
 import getpass
+import hashlib
 import logging
 import os
 import secrets
@@ -15,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -37,16 +37,17 @@ from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
+from mcp_ops.guard.reads import check_cache
+from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
 from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
-from mcp_ops.records import Approval
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings, TargetSettings
 from mcp_ops.settings_options import resolve_options, secrets_in
-from mcp_ops.stores.sqlite.embedded import Stores, open_stores
+from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.version import VERSION
@@ -78,18 +79,16 @@ class App:
         """The guard's controls in the hands of a caller."""
         return Control(self.parts, caller)
 
-    async def decide(
-        self, approval_id: str, caller: Caller, *, approved: bool, note: str
-    ) -> Approval:
-        """Approve or deny a pending question in a caller's name."""
-        people = People(
+    @property
+    def people(self) -> People:
+        """Where people decide questions, each in the name of a caller."""
+        return People(
             approvals=self.stores.approvals,
             ledger=self.stores.ledger,
             policy=self.guard.policy,
             clock=self.parts.clock,
+            redactor=self.guard.redactor,
         )
-        note = self.guard.redactor.text(note)
-        return await people.decide(approval_id, caller, approved=approved, note=note)
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -110,18 +109,12 @@ async def open_app(
     """
     clock = clock or SystemClock()
     redactor = redactor or Redactor()
-    for key in settings.server.keys:
-        redactor.add(key.key.get_secret_value())
+    redactor.add(*(text for text in secrets_in(settings) if text != SQLITE))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(
-            open_stores(
-                settings.state_dir / "state.db",
-                clock,
-                floor=_floor(settings, clock),
-                failed_items=settings.deadletters.max_items,
-                failed_s=settings.deadletters.retention_days * 86_400,
-            )
+            open_stores(_place(settings), clock, floor=_floor(settings, clock))
         )
+        check_cache(settings.guard.cache.tools, ALL_TOOLS)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -153,6 +146,9 @@ async def open_app(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
+            approver_keys=frozenset(
+                f"key:{key.name}" for key in settings.server.keys if "ops:approve" in key.scopes
+            ),
         )
         health = HealthCheck(
             targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call
@@ -188,9 +184,18 @@ async def open_app(
             version=VERSION,
             user=_user(),
         )
-        seal(server.mcp, [_sealing_key(settings.state_dir)], bind_caller(_user()))
+        redactor.use_key(sealing_key := _sealing_key(settings))
+        seal(server.mcp, [sealing_key], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
+        resumer = Resumer(
+            guard=guard,
+            tools=ALL_TOOLS,
+            ledger=stores.ledger,
+            operations=operations,
+            now=clock.now,
+        )
         tasks.start_soon(operations.keep_leases)
+        tasks.start_soon(resumer.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(
@@ -233,6 +238,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
 
 async def _serve_http(app: App, stop: anyio.Event) -> None:
     # Only who serves HTTP pays for importing it.
+    from mcp_ops.approval_page import key_page
     from mcp_ops.transport_http import http_app, serve_http
 
     async def health() -> tuple[int, dict[str, Any]]:
@@ -247,7 +253,11 @@ async def _serve_http(app: App, stop: anyio.Event) -> None:
 
     settings = app.settings.server
     application = http_app(
-        app.server.mcp, settings=settings, health=health, sse=settings.transport == "sse"
+        app.server.mcp,
+        settings=settings,
+        health=health,
+        sse=settings.transport == "sse",
+        pages=key_page(app.people, settings.keys, app.parts.clock),
     )
     await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
 
@@ -326,10 +336,26 @@ def _configured(
         metered=adapter.metered if target.metered is None else target.metered,
         per_minute=target.per_minute,
         concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
+        partition=target.partition or target.name,
         links={str(key): name for key, name in target.links.items()},
         capabilities=frozenset(each for each in known if implements(adapter, each)),
     )
     return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
+
+
+def _place(settings: Settings) -> Place:
+    store = settings.store
+    return Place(
+        directory=settings.state_dir,
+        hot=store.hot.get_secret_value(),
+        ledger=store.ledger.get_secret_value(),
+        key=store.key.get_secret_value() if store.key else "",
+        keeping={
+            "failed_items": settings.deadletters.max_items,
+            "failed_s": settings.deadletters.retention_days * 86_400,
+            **settings.store.bounds,
+        },
+    )
 
 
 def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
@@ -348,10 +374,13 @@ def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
     )
 
 
-def _sealing_key(directory: Path) -> bytes:
-    """The key that seals questions to clients: one a state directory, so that a restart and the
-    processes beside this one open them too."""
-    path = directory / "sealing.key"
+def _sealing_key(settings: Settings) -> bytes:
+    """The key that seals questions to clients: that of all replicas, else one a state directory,
+    so that a restart and the processes beside this one open them too."""
+    if settings.store.key is not None:
+        shared = settings.store.key.get_secret_value().encode()
+        return hashlib.sha256(b"questions" + shared).digest()
+    path = settings.state_dir / "sealing.key"
     try:
         key = path.read_bytes()
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import InvalidInput
-from mcp_ops.redact import fingerprint
+from mcp_ops.redact import Redactor
 from mcp_ops.tool import ArgumentModel, Tool
 
 Channel = Literal["stdio", "http", "cli"]
@@ -51,7 +51,9 @@ class Caller:
     `ask` asks within the call (elicitation of the session-based revisions, or a terminal);
     `asks_by_result` means that `NeedsAnswer` reaches the client as an `InputRequiredResult`;
     `answered` is the question id and the answer that came with this call, out of sealed state.
-    `progress` reports how far a long call is; it never raises.
+    `progress` reports how far a long call is; it never raises. `break_glass` is set by the
+    command line alone, for an operator who has shown that credential: what would refuse the call
+    is passed by, and recorded.
     """
 
     principal: str
@@ -65,6 +67,7 @@ class Caller:
     client_confirms: bool = False
     trace_id: str = ""
     progress: Callable[[float, float, str], Awaitable[None]] | None = None
+    break_glass: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,11 @@ class Call:
     def effect(self) -> Effect:
         """The effect of this call: a dry run counts as a read."""
         return Effect.READ if self.dry_run else self.tool.effect
+
+    @property
+    def breaks_glass(self) -> bool:
+        """Whether an operator at the command line has shown the credential for emergencies."""
+        return self.caller.break_glass and self.caller.channel == "cli"
 
     @property
     def binding(self) -> str:
@@ -227,10 +235,18 @@ def digest_of(tool: str, target: str, arguments: dict[str, Any]) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def shown_arguments(call: Call) -> dict[str, Any]:
-    """The arguments as people and the ledger may see them: secrets by fingerprint only."""
+def shown_digest(call: Call, redactor: Redactor) -> str:
+    """The digest as it may be exported. One of sensitive values is keyed: beside all the other
+    arguments it would tell whoever tries likely values that they found the right one."""
+    return redactor.fingerprint(call.digest) if call.tool.sensitive else call.digest
+
+
+def shown_arguments(call: Call, redactor: Redactor) -> dict[str, Any]:
+    """The arguments as people and the ledger may see them: sensitive ones by keyed fingerprint."""
     return {
-        name: f"fingerprint:{fingerprint(value)}" if name in call.tool.sensitive else value
+        name: f"fingerprint:{redactor.fingerprint(str(value))}"
+        if name in call.tool.sensitive
+        else value
         for name, value in call.arguments.model_dump().items()
         if value not in ("", []) or name in ("reason",)
     }

@@ -23,7 +23,7 @@ ALL_TOOLS: Mapping[str, Tool] = {
     if isinstance(found, Tool)
 }
 # The profile `core`: what an incident needs first. At most 25; the rest comes with `full`.
-CORE = frozenset(ALL_TOOLS)
+CORE = frozenset(ALL_TOOLS) - {"cancel_operation", "set_bulkhead_limit"}
 
 
 def capabilities() -> frozenset[type]:

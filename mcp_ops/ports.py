@@ -35,7 +35,7 @@ OWN_TARGET = "mcp-ops"
 # A scope that starts with this is a principal's: the mode holds for its calls on every target.
 PRINCIPAL_SCOPE = "principal:"
 
-ModeSource = Literal["environment", "operator", "agent", "usage", "runaway"]
+ModeSource = Literal["environment", "operator", "agent", "usage", "runaway", "store"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,8 @@ class AdmitRequest:
     `take` false looks without charging anything. `modes_allowed` and `rate_factors` let the store
     decide on its own state in one atomic step. `use_circuit` false passes by the circuit
     (recovery), and its outcome is still recorded. `fresh` is set by writes: the decision is made
-    on what the store holds at this moment, never on a copy in memory.
+    on what the store holds at this moment, never on a copy in memory. `alone` is an operator's
+    break-glass: it may be decided in this process while the shared store is away.
     """
 
     call_id: str
@@ -135,6 +136,7 @@ class AdmitRequest:
     rates: tuple[Rate, ...] = ()
     use_circuit: bool = True
     fresh: bool = False
+    alone: bool = False
     circuit: CircuitPolicy = field(default_factory=CircuitPolicy)
 
 

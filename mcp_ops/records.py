@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +141,29 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line of the ledger with what seals it, for exports. Hashes are hexadecimal."""
+    """A line of the ledger with what seals it, for exports. Hashes are hexadecimal.
+
+    `body` are the bytes that the hash covers: `hash` = SHA-256(`previous` + `body`), JSON.
+    """
 
     entry: Entry
     previous: str
     hash: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Where a writer's chain stood at a time, sealed with the ledger's key, to be kept elsewhere.
+
+    Held against it later, a ledger that was put back to an earlier copy of itself is found.
+    """
+
+    writer: str
+    seq: int
+    hash: str
+    at: float
+    mac: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +240,11 @@ class Ledger(Protocol):
         """Durably add a line on a change of the guard."""
         ...
 
+    async def spool(self, entry: Entry) -> None:
+        """Durably keep a line on this machine while the store is away; it is merged later. Raises
+        `StoreUnavailable` where there is no such place."""
+        ...
+
     async def renew(
         self,
         operation_id: str,
@@ -288,6 +311,22 @@ class Ledger(Protocol):
 
     async def put_fact(self, name: str, value: str) -> None:
         """Durably keep a fact in the place of the one with its name; an empty one is removed."""
+        ...
+
+
+@runtime_checkable
+class Anchored(Protocol):
+    """A ledger that can be held against anchors that were kept elsewhere."""
+
+    async def anchors(self) -> list[Anchor]:
+        """Where the chains stand now, noted lines among them."""
+        ...
+
+    async def contradiction(self, anchor: Anchor) -> str:
+        """What of the present ledger contradicts an earlier anchor, in words; empty for nothing.
+
+        A line that retention removed cannot be compared: that is no contradiction.
+        """
         ...
 
 

@@ -8,8 +8,10 @@ or invisible characters, no lone surrogates, bounded length.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import re
+import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -113,7 +115,18 @@ class Redactor:
     """
 
     def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
         self._known = Known()
+
+    def use_key(self, key: bytes) -> None:
+        """Make fingerprints that this installation's other processes make too. Until then they are
+        this process's own."""
+        self._key = hmac.digest(key, b"mcp-ops/fingerprint", "sha256")
+
+    def fingerprint(self, value: str) -> str:
+        """Sixteen hexadecimal digits that tell two values apart here and mean nothing elsewhere:
+        without the key nobody can try a list of likely values against them."""
+        return hmac.digest(self._key, value.encode("utf-8", "replace"), "sha256").hex()[:16]
 
     def add(self, *secrets: str) -> None:
         """Never let these values out again, however they are written and whatever surrounds them.

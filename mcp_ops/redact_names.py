@@ -199,7 +199,7 @@ _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _NAME_END = re.compile(r"(?:s|[_.-]?(?:value|b64|base64|base)|2|\d{1,3})?\Z", re.ASCII)
 _SEVERAL = re.compile(r"(?:secret|token|key)s\Z")  # names of them, or how many
 _NUMBERS_TOO = re.compile(r"(?:pass(?:wor[dt]|wd|phrase|code)|secret|pwd|api[_.-]?key|otp)\Z")
-_FINGERPRINT = re.compile(r"fingerprint:[0-9a-f]{12}\Z|\[redacted\]")
+_FINGERPRINT = re.compile(r"fingerprint:[0-9a-f]{12,64}\Z|\[redacted\]")
 _UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}+\Z")
 _PARTS = re.compile(r"[-_./=]+")

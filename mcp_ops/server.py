@@ -25,7 +25,7 @@ from mcp_ops.call import Answer, Call, Caller, Channel, NeedsAnswer, Question, n
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
 from mcp_ops.guard.order import Guard
-from mcp_ops.guard.record import Frame, verdict_of
+from mcp_ops.guard.record import Frame
 from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
@@ -128,14 +128,16 @@ class OpsServer:
             redactor=self._redactor,
             clock=self._clock,
         )
+        frame.heard(raw)
         try:
             call = self._parse(name, raw, caller, frame)
             return _success(self._aimed(await self._guard.run(call, frame)))
-        except NeedsAnswer:
+        except NeedsAnswer as ending:
+            frame.approval = ending.question.id
             frame.close("asked")
             raise
         except OpsError as error:
-            frame.abandon(verdict_of(error), code=error.code)
+            frame.fail(error)
             if isinstance(error, UnknownTool):
                 raise
             return self._failure(error, frame, raw)

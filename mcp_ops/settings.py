@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,20 +32,52 @@ def _moment(text: str) -> str:
     return text
 
 
+def _local_time(text: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d|24:00", text):
+        raise ValueError("a local time such as 17:00, at most 24:00")
+    return text
+
+
+def _zone(text: str) -> str:
+    from zoneinfo import ZoneInfo  # read at start only where a window needs it
+
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("a time zone by its name, such as Europe/Berlin or UTC") from None
+    return text
+
+
+def _calendar_file(text: str) -> str:
+    if not text.startswith("file:") or len(text) == len("file:"):
+        raise ValueError("a file with a calendar, such as file:freeze.ics")
+    return text
+
+
 def _long_enough(key: SecretStr) -> SecretStr:
     if len(key.get_secret_value()) < _SHORTEST_KEY:
         raise ValueError(f"a key of at least {_SHORTEST_KEY} characters, such as 32 random bytes")
     return key
 
 
-def _embedded(store: str) -> str:
-    if store != "sqlite":
-        raise ValueError('"sqlite": stores that replicas share come in a later version')
-    return store
+def _scheme(*schemes: str) -> AfterValidator:
+    def check(store: SecretStr) -> SecretStr:
+        text = store.get_secret_value()
+        if text != "sqlite" and not text.startswith(tuple(f"{each}://" for each in schemes)):
+            raise ValueError(f'"sqlite", or a reference to a URL that starts with {schemes[0]}://')
+        return store
+
+    return AfterValidator(check)
 
 
-Store = Annotated[str, AfterValidator(_embedded)]
+HotUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
+LedgerUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
+SealKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 Rfc3339 = Annotated[str, AfterValidator(_moment)]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+LocalTime = Annotated[str, AfterValidator(_local_time)]
+Zone = Annotated[str, AfterValidator(_zone)]
+CalendarFile = Annotated[str, AfterValidator(_calendar_file)]
 BearerKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
@@ -74,8 +107,12 @@ class LimitSettings(Frozen):
     writes_per_object: int = Field(3, ge=1, description="Writes on one object in 30 minutes.")
     writes_per_hour: int = Field(20, ge=1, description="Writes an hour a principal.")
     destroys_per_hour: int = Field(5, ge=1, description="Destroys an hour a principal.")
+    runaway_refusals: int = Field(
+        20, ge=3, le=1000, description="Refusals of one change in 10 minutes that stop its agent."
+    )
     concurrent_per_target: int = Field(10, ge=1, le=1000, description="Calls at once a target.")
     bulkhead_wait_s: float = Field(2, ge=0, le=30, description="Wait for a free slot, seconds.")
+    bulkhead_queue: int = Field(50, ge=0, le=1000, description="Calls in line for a slot.")
     read_timeout_s: float = Field(30, gt=0, le=60, description="Deadline of a read, seconds.")
     bulk_timeout_s: float = Field(60, gt=0, le=60, description="Deadline of a bulk read, seconds.")
     write_wait_s: float = Field(
@@ -83,6 +120,14 @@ class LimitSettings(Frozen):
     )
     result_bytes: int = Field(16_384, ge=4_096, le=1_048_576, description="Size of a result.")
     read_attempts: int = Field(3, ge=1, le=5, description="Tries of a read that fails.")
+
+
+class CacheSettings(Frozen):
+    """Answers of reads that are given again, to the same principal."""
+
+    tools: dict[str, Annotated[float, Field(gt=0, le=3600)]] = Field(
+        default={}, description="Seconds, by the name of the tool."
+    )
 
 
 class UsageSettings(Frozen):
@@ -101,17 +146,43 @@ class UsageSettings(Frozen):
 
 
 class FreezeWindow(Frozen):
-    """A time in which writes are refused, RFC 3339 with offset."""
+    """Times in which writes are refused: once, on days of the week, or by a calendar.
 
-    start: Rfc3339
-    end: Rfc3339
+    Once is `start` and `end`, RFC 3339 with offset. On days of the week is `days`, `from` and
+    `to` in `timezone`; a `to` that is not later than `from` is on the next day. A `calendar` is an
+    iCalendar file; `timezone` is then that of events which name none (UTC).
+    """
+
+    start: Rfc3339 | None = None
+    end: Rfc3339 | None = None
+    days: tuple[Day, ...] = ()
+    begins: LocalTime | None = Field(None, alias="from")
+    to: LocalTime | None = None
+    timezone: Zone | None = None
+    calendar: CalendarFile | None = None
     targets: tuple[str, ...] = Field(("*",), min_length=1, description="Globs over targets.")
-    reason: str = Field(min_length=1)
+    reason: str = Field("", description="Needed, except for a calendar, whose events have theirs.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        once, weekly = (self.start, self.end), (self.days, self.begins, self.to)
+        kinds = [any(once), any(weekly), self.calendar is not None]
+        whole = all(once) if kinds[0] else all((*weekly, self.timezone)) or kinds[2]
+        if sum(kinds) != 1 or not whole or (kinds[0] and self.timezone is not None):
+            raise ValueError(
+                "one of the three: start and end; days, from, to and timezone; or calendar"
+            )
+        if not self.reason and not kinds[2]:
+            raise ValueError("a reason, which agents are told")
+        return self
 
     @model_validator(mode="after")
     def _ends_after_start(self) -> Self:
-        if datetime.fromisoformat(self.end) <= datetime.fromisoformat(self.start):
+        pair = self.start and self.end and (self.start, self.end)
+        if pair and datetime.fromisoformat(pair[1]) <= datetime.fromisoformat(pair[0]):
             raise ValueError("an end that is later than the start")
+        if self.begins == "24:00":
+            raise ValueError("a from before 24:00")
         return self
 
 
@@ -134,6 +205,15 @@ class PolicyRule(Frozen):
     principal: str = "*"
     require: Requirement
     expires_s: float = Field(900, gt=0, le=86_400, description="How long a question stays open.")
+    execute_s: float = Field(900, gt=0, le=86_400, description="How long a yes can be used.")
+    approvers: tuple[str, ...] = Field((), description="Globs over who may approve.")
+    approvals: int = Field(1, ge=1, le=5, description="How many different people have to.")
+
+
+class BreakGlassSettings(Frozen):
+    """The operator's way past the guard in an emergency; without a key there is none."""
+
+    key: BearerKey | None = Field(None, description="A reference: env:NAME or file:PATH.")
 
 
 class GuardSettings(Frozen):
@@ -151,9 +231,11 @@ class GuardSettings(Frozen):
     )
     limits: LimitSettings = LimitSettings()
     circuit: CircuitSettings = CircuitSettings()
+    cache: CacheSettings = CacheSettings()
     usage: UsageSettings = UsageSettings()
     freeze: tuple[FreezeWindow, ...] = ()
     protected: tuple[ProtectedObject, ...] = ()
+    break_glass: BreakGlassSettings = BreakGlassSettings()
 
 
 class KeySettings(Frozen):
@@ -181,10 +263,39 @@ class ServerSettings(Frozen):
 
 
 class StoreSettings(Frozen):
-    """Where the guard's state lives. Only the embedded store for now."""
+    """Where the guard's state lives: a file of this machine, or stores that replicas share.
 
-    hot: Store = Field("sqlite", description="Hot state: limits, modes, circuits.")
-    ledger: Store = Field("sqlite", description="Audit, approvals, operations.")
+    A URL is a reference (env:NAME or file:PATH), since it holds a password.
+    """
+
+    hot: HotUrl = Field(
+        SecretStr("sqlite"), description="Limits, modes, circuits: sqlite, or a Redis URL."
+    )
+    ledger: LedgerUrl = Field(
+        SecretStr("sqlite"),
+        description="Audit, approvals, operations: sqlite, or PostgreSQL's URL.",
+    )
+    key: SealKey | None = Field(
+        None, description="Seals a shared ledger and questions; one for all replicas, a reference."
+    )
+    ledger_days: float = Field(
+        90, ge=1, le=3_650, description="Lines of the ledger are kept so long."
+    )
+    ledger_mb: int = Field(
+        1_024, ge=16, le=1_048_576, description="The oldest lines go when it is larger, MiB."
+    )
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """What the ledger keeps, in seconds and bytes."""
+        size = self.ledger_mb * 1_048_576
+        return {"ledger_s": self.ledger_days * 86_400, "ledger_bytes": size}
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if self.ledger.get_secret_value() != "sqlite" and self.key is None:
+            raise ValueError("a store.key where store.ledger is shared: one for all replicas")
+        return self
 
 
 class ToolSettings(Frozen):
@@ -215,6 +326,7 @@ class TargetSettings(Frozen):
     metered: bool | None = None
     per_minute: float | None = Field(None, gt=0)
     concurrent: int | None = Field(None, ge=1, le=1000)
+    partition: Name | None = None
     links: dict[Link, str] = {}
     options: dict[str, Any] = {}
     origin: str = ""
@@ -222,14 +334,17 @@ class TargetSettings(Frozen):
 
 class Settings(Frozen):
     """Everything. `source` names the file it came from, for error messages; `notices` is what the
-    operator should hear at start although it is no error."""
+    operator should hear at start although it is no error; `rule_places` says of each policy rule
+    in which file and line it stands."""
 
     source: str = ""
     notices: tuple[str, ...] = ()
+    rule_places: tuple[str, ...] = ()
     state_dir: Path
     server: ServerSettings = ServerSettings()
     guard: GuardSettings = GuardSettings()
     policy: tuple[PolicyRule, ...] = ()
+    policy_file: str = Field("", description="Rules, freeze windows, protections in their own.")
     store: StoreSettings = StoreSettings()
     tools: ToolSettings = ToolSettings()
     deadletters: DeadLetterSettings = DeadLetterSettings()

@@ -11,20 +11,37 @@ from mcp_ops.settings_problems import Key, dotted
 _TARGET_FIELDS = frozenset({"kind", "environment", "metered", "per_minute", "concurrent", "links"})
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item of a list stands: file, its key there, and its line (0: not known)."""
+
+    file: str
+    key: Key
+    line: int
+
+    def of(self, rest: Key) -> str:
+        """Where a value inside the item stands, for messages."""
+        line = f" line {self.line}" if self.line else ""
+        return f"{self.file}{line}: {dotted((*self.key, *rest))}"
+
+
 @dataclass(slots=True)
 class Draft:
     """A tree in the shape of the file. Later layers win, key by key.
 
     `file` is how the file is called in messages, empty without one. `notices` is what the operator
     should hear although it is no error. `made` says of targets that are not the file's own where
-    they come from.
+    they come from. `text` is the file's, and `places` says of items whose line is known, or which
+    come from another file, where they stand.
     """
 
     file: str = ""
+    text: str = ""
     tree: dict[str, Any] = field(default_factory=dict)
     origins: dict[Key, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     made: dict[str, str] = field(default_factory=dict)
+    places: dict[Key, Place] = field(default_factory=dict)
 
     def put(self, key: Key, value: Any, origin: str) -> None:
         """Set one value. Where the file has something else than a table, that stays: it is the
@@ -49,6 +66,8 @@ class Draft:
         for length in range(len(key), 0, -1):
             if (origin := self.origins.get(key[:length])) is not None:
                 return origin
+            if (place := self.places.get(key[:length])) is not None:
+                return place.of(key[length:])
         return f"{self.file}: {dotted(key)}" if self.file else dotted(key)
 
     def model_input(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "DLQ_RETENTION_DAYS": ("deadletters", "retention_days"),
     "MCP_OPS_STORE_HOT": ("store", "hot"),
     "MCP_OPS_STORE_LEDGER": ("store", "ledger"),
+    "MCP_OPS_STORE_KEY": ("store", "key"),
 }
 
 # Per target: its kind, and which variable is which option.
@@ -89,6 +90,8 @@ def _settings(draft: Draft, environ: Mapping[str, str]) -> None:
         if not text:
             continue
         value: Any = text.lower() if name in _LOWERED else text
+        if key[0] == "store" and text != "sqlite" and not text.startswith(("env:", "file:")):
+            value = f"env:{name}"  # a URL with its password stays in the environment
         if key[-1] == "allowed_hosts":
             value = [part.strip() for part in text.split(",") if part.strip()]
         draft.put(key, value, variable(name))

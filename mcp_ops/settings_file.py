@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,18 +16,19 @@ from pydantic import ValidationError
 
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.ports import OWN_TARGET
-from mcp_ops.settings import ServerSettings, Settings
+from mcp_ops.settings import GuardSettings, ServerSettings, Settings, StoreSettings
 from mcp_ops.settings_draft import Draft
 from mcp_ops.settings_environ import read_environment, state_directory
 from mcp_ops.settings_options import References
+from mcp_ops.settings_policy import read_policy_file
 from mcp_ops.settings_problems import Key, Problems, add_validation, did_you_mean, dotted
+from mcp_ops.settings_toml import read_toml
 
 CONFIG_VARIABLE = "MCP_OPS_CONFIG"
 
-_LARGEST_FILE = 1_048_576
 _RESERVED = frozenset({OWN_TARGET, "all"})
 # Not for the file: what loading itself fills in.
-_INTERNAL = frozenset({"source", "notices"})
+_INTERNAL = frozenset({"source", "notices", "rule_places"})
 
 
 def process_environment() -> dict[str, str]:
@@ -68,10 +68,11 @@ def load_settings(
     draft = Draft(file=str(path) if path is not None else "")
     problems = Problems()
     if path is not None:
-        draft.tree = _parse(path)
+        draft.tree, draft.text = read_toml(path)
     for name in _INTERNAL & draft.tree.keys():
         problems.add(draft.where((name,)), "there is no such key.")
         del draft.tree[name]
+    read_policy_file(draft, base, problems)
     state = state_directory(draft, environ, base) or user_state()
     read_environment(draft, environ, state)
     for name, value in overrides.items():
@@ -98,23 +99,6 @@ def _find(config: Path | None, environ: Mapping[str, str], default: Path | None)
     return named.absolute()
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-        if len(raw) > _LARGEST_FILE:
-            raise ConfigurationError(f"{path}: the file is larger than 1 MiB.")
-        # Editors on Windows put a byte-order mark in front, which TOML does not know.
-        return tomllib.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"{path}: the file is not UTF-8 text.") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"{path}: this is not TOML: {exc}.") from exc
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{path}: the file cannot be read ({exc.strerror or 'error'})."
-        ) from exc
-
-
 def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Problems) -> Settings:
     raw = draft.model_input()
     references = References(
@@ -122,11 +106,23 @@ def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Probl
     )
     if isinstance(server := raw.get("server"), dict):
         raw["server"] = references.model(ServerSettings, server, ("server",))
+    if isinstance(store := raw.get("store"), dict):
+        # "sqlite" is no secret, and the only value that may stand there as it is.
+        plain = {name: value for name, value in store.items() if value == "sqlite"}
+        others = {name: value for name, value in store.items() if name not in plain}
+        raw["store"] = {**references.model(StoreSettings, others, ("store",)), **plain}
+    if isinstance(guard := raw.get("guard"), dict) and "break_glass" in guard:
+        raw["guard"] = references.model(GuardSettings, guard, ("guard",))
     _check_names(draft, problems)
     settings: Settings | None = None
     try:
         settings = Settings.model_validate(
-            {**raw, "source": draft.file, "notices": tuple(draft.notices)}
+            {
+                **raw,
+                "source": draft.file,
+                "notices": tuple(draft.notices),
+                "rule_places": _rule_places(draft),
+            }
         )
     except ValidationError as exc:
 
@@ -147,6 +143,12 @@ def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Probl
     problems.raise_if_any()
     assert settings is not None  # noqa: S101 - a failed validation has left problems
     return settings.model_copy(update={"notices": (*settings.notices, *_idle_globs(settings))})
+
+
+def _rule_places(draft: Draft) -> tuple[str, ...]:
+    rules = draft.tree.get("policy")
+    count = len(rules) if isinstance(rules, list) else 0
+    return tuple(draft.where(("policy", number)) for number in range(count))
 
 
 def _prefix(file: str) -> str:

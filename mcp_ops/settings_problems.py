@@ -164,7 +164,9 @@ def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
             continue
         info = current.model_fields.get(part)
         current = model_in(info.annotation) if info is not None else None
-    return list(current.model_fields) if current is not None else []
+    if current is None:
+        return []
+    return [info.alias or name for name, info in current.model_fields.items()]
 
 
 def parts_of(annotation: Any) -> list[Any]:

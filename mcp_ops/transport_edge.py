@@ -30,6 +30,9 @@ MAX_BODY: Final = 1024 * 1024
 OPEN_ROUTES: Final = frozenset({"/health"})
 """Routes that answer without a key; they tell less then."""
 
+APPROVALS_PATH: Final = "/approvals"
+"""The approval page: people sign in there, with a session instead of a key."""
+
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE"})
@@ -149,7 +152,7 @@ class Edge:
             await _answer(refusal, send)
             return
         principal = self._keys.principal(headers.get(b"authorization"))
-        if principal is None and scope["path"] not in OPEN_ROUTES:
+        if principal is None and scope["path"] not in OPEN_ROUTES and not _is_page(scope["path"]):
             await _answer(_KEY, send)
             return
         scope[PRINCIPAL_SCOPE_KEY] = principal
@@ -164,10 +167,13 @@ class Edge:
         names = [name for name, _ in scope["headers"] if name in _ONCE]
         if len(names) != len(set(names)):
             return _TWICE
-        if not self._host_allowed(headers.get(b"host", b"").decode("latin-1")):
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self._host_allowed(host):
             return _HOST
-        origin = headers.get(b"origin")
-        if origin is not None and not self._origin_allowed(origin.decode("latin-1")):
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        # The page's own forms come from the host that they are sent to; it looks at that, too.
+        own = _is_page(scope["path"]) and origin_host(origin) == host.lower() != ""
+        if b"origin" in headers and not own and not self._origin_allowed(origin):
             return _ORIGIN
         if scope["method"] not in _METHODS:
             return _METHOD
@@ -220,6 +226,16 @@ class Edge:
 def is_loopback(host: str) -> bool:
     """Whether an address to bind is reachable from this machine alone."""
     return host.lower() in LOOPBACK
+
+
+def origin_host(origin: str) -> str:
+    """Host and port of a web origin in lower case; empty when it is none."""
+    scheme, _, host = origin.lower().partition("://")
+    return host if scheme in ("http", "https") and _name(f"//{host}") else ""
+
+
+def _is_page(path: str) -> bool:
+    return path == APPROVALS_PATH or path.startswith(f"{APPROVALS_PATH}/")
 
 
 def _name(url: str) -> str:

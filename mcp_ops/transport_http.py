@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -102,9 +102,10 @@ def http_app(
     settings: ServerSettings,
     health: Health,
     sse: bool,
+    pages: Sequence[BaseRoute] = (),
     lifespan: Lifespan | None = None,
 ) -> Starlette:
-    """The application: /mcp and /health, with `sse` also /sse and /messages/.
+    """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
     `lifespan` is entered before the first request and left after the last.
@@ -128,6 +129,7 @@ def http_app(
     ]
     if sse:
         routes += _sse_routes(server)
+    routes += pages
 
     @asynccontextmanager
     async def alive(_: Starlette) -> AsyncIterator[None]:
@@ -138,13 +140,27 @@ def http_app(
             async with lifespan(), sessions.run():
                 yield
 
+    return _behind_edge(routes, settings, in_flight, alive)
+
+
+def page_app(pages: Sequence[BaseRoute], settings: ServerSettings) -> Starlette:
+    """An application of pages alone, without the protocol, behind the same edge."""
+    return _behind_edge(pages, settings, InFlight(), None)
+
+
+def _behind_edge(
+    routes: Sequence[BaseRoute],
+    settings: ServerSettings,
+    in_flight: InFlight,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None,
+) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
         edges.append(Edge(app, settings=settings, keys=Keys(settings.keys)))
         return edges[-1]
 
-    app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=alive)
+    app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)
     app.middleware_stack = app.build_middleware_stack()
     app.state.edge, app.state.in_flight = edges[-1], in_flight
     return app

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mcp_ops.call import Call, digest_of, new_id, parse, shown_arguments
+from mcp_ops.call import Call, digest_of, new_id, parse, shown_arguments, shown_digest
 from mcp_ops.errors import InvalidInput
+from mcp_ops.redact import Redactor
 from mcp_ops.tools.guard import reset_circuit, search_audit, set_guard_mode
 from tests.guard.bench import AGENT, WHY
 from tests.guard.shelf import list_items, put_item
@@ -108,7 +109,25 @@ def test_at_most_ten_problems_are_told() -> None:
 
 
 def test_what_is_shown_leaves_out_what_is_empty_and_hides_secrets() -> None:
-    shown = shown_arguments(parsed({**X, "code": "hunter2"}))
+    shown = shown_arguments(parsed({**X, "code": "hunter2"}), Redactor())
     assert set(shown) == {"name", "reason", "dry_run", "code"}
     assert shown["code"].startswith("fingerprint:")
     assert "hunter2" not in str(shown)
+
+
+def test_a_fingerprint_can_be_tried_only_with_the_key_of_the_installation() -> None:
+    call, redactor, other = parsed({**X, "code": "1234"}), Redactor(), Redactor()
+    redactor.use_key(b"k" * 32)
+    other.use_key(b"k" * 32)
+    assert shown_arguments(call, redactor) == shown_arguments(call, other)
+    assert shown_digest(call, redactor) == shown_digest(call, other)
+    other.use_key(b"l" * 32)
+    assert shown_arguments(call, redactor) != shown_arguments(call, other)
+    assert shown_digest(call, redactor) != shown_digest(call, other)
+    # The plain digest gives the value away to whoever tries all of four digits.
+    assert call.digest not in shown_digest(call, redactor)
+
+
+def test_the_digest_of_what_is_no_secret_is_shown_as_it_is() -> None:
+    call = parsed({"target": "shelf"}, list_items)
+    assert shown_digest(call, Redactor()) == call.digest

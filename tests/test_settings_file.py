@@ -99,14 +99,38 @@ def test_an_empty_variable_counts_as_not_set(place: Place) -> None:
         ("CIRCUIT_BREAKER_THRESHOLD", "5", lambda s: s.guard.circuit.threshold, 5),
         ("CIRCUIT_BREAKER_TIMEOUT", "90", lambda s: s.guard.circuit.open_s, 90),
         ("DLQ_RETENTION_DAYS", "14", lambda s: s.deadletters.retention_days, 14),
-        ("MCP_OPS_STORE_HOT", "sqlite", lambda s: s.store.hot, "sqlite"),
-        ("MCP_OPS_STORE_LEDGER", "sqlite", lambda s: s.store.ledger, "sqlite"),
+        (
+            "MCP_OPS_STORE_HOT",
+            "rediss://:a-password@cache:6380/0",
+            lambda s: s.store.hot.get_secret_value(),
+            "rediss://:a-password@cache:6380/0",
+        ),
     ],
 )
 def test_each_variable_sets_its_setting(
     place: Place, name: str, value: str, get: Any, expected: object
 ) -> None:
     assert get(place.load(None, {name: value})) == expected
+
+
+def test_a_shared_ledger_needs_the_key_of_all_replicas(place: Place) -> None:
+    shared = {"MCP_OPS_STORE_LEDGER": "postgresql://ops:a-password@db/ops"}
+    with pytest.raises(ConfigurationError, match=r"store: .*store\.key") as caught:
+        place.load(None, shared)
+    assert "a-password" not in str(caught.value)
+    settings = place.load(None, {**shared, "MCP_OPS_STORE_KEY": "0123456789abcdef"})
+    assert settings.store.ledger.get_secret_value() == shared["MCP_OPS_STORE_LEDGER"]
+    assert "a-password" not in repr(settings)
+
+
+@pytest.mark.parametrize("half", ["hot", "ledger"])
+def test_the_url_of_a_store_does_not_stand_in_the_file(place: Place, half: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a reference") as caught:
+        place.load(f'[store]\n{half} = "redis://:a-password@cache"\n', {})
+    assert "a-password" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="a URL that starts with"):
+        place.load(f'[store]\n{half} = "env:PLACE"\n', {"PLACE": "http://x"})
+    assert place.load('[store]\nhot = "sqlite"\n', {}).store.hot.get_secret_value() == "sqlite"
 
 
 def test_port_wins_over_websites_port_and_says_so(place: Place) -> None:
@@ -280,7 +304,7 @@ def test_every_other_host_counts_as_reachable(place: Place, host: str) -> None:
             "an end that is later",
         ),
         ("[[policy]]\ntool = 'x'\n", "policy #1.require: it is missing"),
-        ('[store]\nhot = "redis"\n', "stores that replicas share come in a later version"),
+        ('[store]\nhot = "redis"\n', "expected a reference, env:NAME or file:PATH"),
         ("[targets.Crm]\nkind = 'x'\n", "targets.Crm: a target's name"),
         ("[targets.all]\nkind = 'x'\n", "taken by the server itself"),
         ("[targets.mcp-ops]\nkind = 'x'\n", "taken by the server itself"),

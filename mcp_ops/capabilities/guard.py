@@ -86,23 +86,55 @@ class CircuitInfo(Model):
 
 
 class BulkheadInfo(Model):
-    """Calls at a target at this moment, in this process."""
+    """Calls at a target, or at targets that share a partition, in this process."""
 
     target: str
+    targets: list[str]
     active: int
     waiting: int
     max_concurrent: int
+    configured: int
     timed_out: int
+    turned_away: int
+    by: str | None = None
+    reason: UntrustedLine | None = None
+    expires_at: Moment | None = None
 
 
 class FreezeInfo(Model):
-    """A configured freeze window."""
+    """A freeze window; `start` and `end` are of the freeze that holds, or of the next one."""
 
-    start: str
-    end: str
+    when: str
+    start: Moment | None = None
+    end: Moment | None = None
     targets: list[str]
-    reason: str
+    reason: UntrustedLine
     active: bool
+    problem: str | None = None
+
+
+class ElevationInfo(Model):
+    """An elevation in force: calls that match need no more than `require`. Globs."""
+
+    id: str
+    principal: str
+    tool: str
+    elevated_target: str
+    require: Literal["none", "confirm"]
+    incident: str
+    reason: UntrustedLine
+    author: str
+    expires_at: Moment
+
+
+class BreakGlassInfo(Model):
+    """An operator went past the guard with the credential for emergencies."""
+
+    at: Moment
+    principal: str
+    tool: str
+    used_on: str
+    reason: UntrustedLine
 
 
 class GuardStatus(Result):
@@ -116,6 +148,8 @@ class GuardStatus(Result):
     circuits: list[CircuitInfo] = []
     bulkheads: list[BulkheadInfo] = []
     freeze_windows: list[FreezeInfo] = []
+    elevations: list[ElevationInfo] = []
+    break_glass: list[BreakGlassInfo] = []
     pending_approvals: int = 0
     shadow_refusals: int = 0
 
@@ -139,6 +173,24 @@ class CircuitChange(WriteResult):
 
     state: CircuitPhase | None = None
     previous: CircuitPhase | None = None
+
+
+class BulkheadResized(Model):
+    """A change of a partition's size; without `expires_at` the configured size holds again."""
+
+    previous: int
+    size: int
+    targets: list[str]
+    expires_at: Moment | None = None
+
+
+class BulkheadChange(WriteResult):
+    """Answer of set_bulkhead_limit; `targets` share the places."""
+
+    max_concurrent: int | None = None
+    previous: int | None = None
+    targets: list[str] = []
+    expires_at: Moment | None = None
 
 
 class HotTool(Model):
@@ -181,7 +233,7 @@ class AuditPage(Page[AuditItem]):
 
 
 class ApprovalItem(Model):
-    """A question to a person. `arguments` shows secrets by fingerprint only."""
+    """A question to a person. `votes` is "1 of 2": how many said yes, of those needed."""
 
     id: str
     kind: Literal["confirm", "approve"]
@@ -192,6 +244,7 @@ class ApprovalItem(Model):
     reason: UntrustedLine
     created_at: Moment
     expires_at: Moment
+    votes: str
     decided_by: str | None = None
     note: UntrustedLine | None = None
 
@@ -203,13 +256,22 @@ class ApprovalPage(Page[ApprovalItem]):
 class OperationStatus(Result):
     """Answer of get_operation, for a write's operation or for an approval that it waits for.
 
-    `answer` is what the write answered, once it is done.
+    `answer` is what the write answered, once it is done. `execute_by` is until when an approved
+    call may run.
     """
 
     id: str
     kind: Literal["operation", "approval"]
     state: Literal[
-        "running", "pending", "approved", "denied", "redeemed", "expired", "done", "unknown"
+        "running",
+        "pending",
+        "approved",
+        "denied",
+        "redeemed",
+        "expired",
+        "revoked",
+        "done",
+        "unknown",
     ]
     tool: str
     outcome: str | None = None
@@ -217,7 +279,14 @@ class OperationStatus(Result):
     started_at: Moment | None = None
     ended_at: Moment | None = None
     expires_at: Moment | None = None
+    execute_by: Moment | None = None
     answer: Annotated[dict[str, Any], Field(description="The write's own answer.")] = {}
+
+
+class OperationCancelled(WriteResult):
+    """Answer of cancel_operation: the write was asked to stop, and stops before its next step."""
+
+    progress: UntrustedLine | None = None
 
 
 class GuardControl(Port, Protocol):
@@ -243,12 +312,24 @@ class GuardControl(Port, Protocol):
         """The circuits of all targets."""
         ...
 
-    async def reset_circuit(self, target: str, *, reason: str) -> CircuitInfo:
-        """Close a circuit; raises `Conflict` when an operator isolated it or it just changed."""
+    async def reset_circuit(
+        self, target: str, *, reason: str, to: Literal["closed", "half_open"] = "closed"
+    ) -> CircuitInfo:
+        """Close a circuit, or let its one probe through now.
+
+        Raises `Refused` for an operator's isolation, `Conflict` when it just changed or when a
+        closed one should be tried.
+        """
         ...
 
     async def isolate(self, target: str, *, reason: str) -> CircuitInfo:
         """Open a circuit until further notice."""
+        ...
+
+    async def set_bulkhead_limit(
+        self, target: str, size: int, *, minutes: int, reason: str, dry_run: bool
+    ) -> BulkheadResized:
+        """Give a target's partition another size for a while, or say what would be."""
         ...
 
     async def hot_tools(self, *, since_minutes: int, limit: int) -> list[HotTool]:
@@ -276,4 +357,13 @@ class GuardControl(Port, Protocol):
 
     async def operation(self, operation_id: str) -> OperationStatus:
         """An operation or an approval by id; raises `NotFound`."""
+        ...
+
+    async def cancel_operation(
+        self, operation_id: str, *, reason: str, dry_run: bool
+    ) -> OperationStatus:
+        """Ask a running write to stop, or say whether one could be asked.
+
+        Raises `NotFound`, `Conflict` when it does not run, `Refused` for somebody else's.
+        """
         ...

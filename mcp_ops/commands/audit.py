@@ -10,9 +10,18 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from mcp_ops.clock import rfc3339
+from mcp_ops.clock import SystemClock, rfc3339
+from mcp_ops.commands.audit_file import moment
+from mcp_ops.commands.audit_keeping import (
+    SinceOption,
+    UntilOption,
+    anchor,
+    export,
+    prune,
+    verify,
+)
 from mcp_ops.commands.exits import Exit
-from mcp_ops.commands.output import say, show_json
+from mcp_ops.commands.output import say
 from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, with_app
 from mcp_ops.records import AuditQuery, Entry, Ledger
 from mcp_ops.redact import tame
@@ -52,20 +61,47 @@ def tail(
 
 
 @group.command()
-def verify(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Walk over the whole ledger; exit code 1 when a line was changed or is missing."""
+def search(
+    call: Annotated[str, typer.Option(help="Lines of this call (audit_id).")] = "",
+    principal: Annotated[str, typer.Option(help="Who called.")] = "",
+    tool: Annotated[str, typer.Option(help="Which tool.")] = "",
+    target: Annotated[str, typer.Option(help="Which target.")] = "",
+    verdict: Annotated[str, typer.Option(help="ok, refused, invalid, asked, failed, …")] = "",
+    trace: Annotated[str, typer.Option(help="Which trace id.")] = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, max=1_000, help="At most so many, the newest.")
+    ] = 50,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show the lines of the ledger that match, oldest first."""
 
     async def body(app: RunningApp) -> int:
-        found = await app.stores.ledger.verify()
-        if as_json:
-            show_json(asdict(found))
-        elif found.ok:
-            say(f"The ledger is intact: {found.entries} lines.")
-        else:
-            say(f"The ledger is damaged from line {found.first_bad_seq}: {tame(found.problem)}")
-        return Exit.OK if found.ok else Exit.FAILED
+        now = SystemClock().now()
+        query = AuditQuery(
+            since=moment(since, now) if since else None,
+            until=moment(until, now) if until else None,
+            principal=principal,
+            tool=tool,
+            target=target,
+            verdict=verdict,
+            trace_id=trace,
+            call_id=call,
+            limit=lines,
+        )
+        found = await app.stores.ledger.search(query)
+        _show(found[::-1], as_json=as_json)
+        return Exit.OK
 
     with_app(config, body, as_json=as_json)
+
+
+group.command()(verify)
+group.command()(anchor)
+group.command()(export)
+group.command()(prune)
 
 
 async def last_entries(ledger: Ledger, count: int) -> list[Entry]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +15,8 @@ from mcp_ops.commands.arguments import read_arguments
 from mcp_ops.commands.exits import Exit, exit_of_error, exit_of_result
 from mcp_ops.commands.output import (
     Advance,
+    ask_secret,
+    interactive,
     progress_bar,
     say,
     show_json,
@@ -28,10 +31,14 @@ from mcp_ops.commands.session import (
     operator,
     with_app,
 )
-from mcp_ops.errors import UnknownTool
+from mcp_ops.errors import InvalidInput, UnknownTool
+from mcp_ops.guard.break_glass import BreakGlass
 from mcp_ops.redact import tame
+from mcp_ops.settings_file import process_environment
 from mcp_ops.settings_problems import did_you_mean
 from mcp_ops.tool import Tool
+
+BREAK_GLASS_VARIABLE = "MCP_OPS_BREAK_GLASS"
 
 
 def call(
@@ -47,6 +54,17 @@ def call(
         bool,
         typer.Option("--yes", "-y", help="Confirm. What needs an approval still waits for one."),
     ] = False,
+    break_glass: Annotated[
+        bool,
+        typer.Option(
+            "--break-glass",
+            help="For emergencies, past modes, freezes, limits and approvals. Asks for the "
+            "credential, or reads it from MCP_OPS_BREAK_GLASS.",
+        ),
+    ] = False,
+    reason: Annotated[
+        str, typer.Option(help="Why, with --break-glass, for a tool without that argument.")
+    ] = "",
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -56,8 +74,9 @@ def call(
     async def body(app: RunningApp) -> int:
         known = find_tool(app, tool)
         given = read_arguments(known, arguments or [], text)
+        opened = await _break_glass(app, known, given, reason) if break_glass else False
         with progress_bar() as advance:
-            caller = operator(yes=yes, progress=_progress(advance))
+            caller = replace(operator(yes=yes, progress=_progress(advance)), break_glass=opened)
             try:
                 reply = await app.call(known.name, given, caller)
             except NeedsAnswer as asked:
@@ -67,6 +86,39 @@ def call(
         return show_reply(reply, as_json=as_json)
 
     with_app(config, body, as_json=as_json)
+
+
+async def _break_glass(app: RunningApp, tool: Tool, given: dict[str, Any], reason: str) -> bool:
+    """Let the operator show the credential; true, or `Refused`."""
+    guard: Any = app.guard
+    caller = operator()
+    glass = BreakGlass(
+        app.settings.guard.break_glass.key,
+        ledger=app.stores.ledger,
+        clock=guard.clock,
+        redactor=guard.redactor,
+    )
+    opened = await glass.open(
+        caller,
+        await _credential(),
+        tool=tool.name,
+        target=str(given.get("target", "")),
+        reason=str(given.get("reason", "")) or reason,
+    )
+    warn("BREAK-GLASS: this call goes past the guard, and everybody is told.")
+    return opened.break_glass
+
+
+async def _credential() -> str:
+    given = process_environment().get(BREAK_GLASS_VARIABLE, "")
+    if not given and interactive():
+        given = await ask_secret("Break-glass credential: ") or ""
+    if not given:
+        raise InvalidInput(
+            "The break-glass credential was not given.",
+            hint=f"Type it at a terminal, or set {BREAK_GLASS_VARIABLE}.",
+        )
+    return given
 
 
 def find_tool(app: RunningApp, name: str) -> Tool:

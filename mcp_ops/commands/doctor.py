@@ -20,6 +20,7 @@ from mcp_ops.commands.session import (
     ConfigOption,
     JsonOption,
     RunningApp,
+    broken_glass,
     open_app,
 )
 from mcp_ops.errors import OpsError, the_error
@@ -178,6 +179,15 @@ async def _of_app(app: RunningApp) -> list[Finding]:
     ]
     newest = await app.stores.ledger.search(AuditQuery(limit=1))
     findings.append(of_clock(SystemClock().now(), newest[0].at if newest else None))
+    findings += [
+        Finding(
+            check="break-glass",
+            state="warn",
+            message=line,
+            advice="Find out who it was and why; change the credential if nobody should know it.",
+        )
+        for line in await broken_glass(app)
+    ]
     findings += [of_target(check) for check in await app.check_targets()]
     return findings
 

@@ -12,10 +12,19 @@ import typer
 from mcp_ops.clock import rfc3339
 from mcp_ops.commands.call import show_reply
 from mcp_ops.commands.exits import Exit
-from mcp_ops.commands.output import ask_line, interactive, say, show_json, show_table
-from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, operator, with_app
-from mcp_ops.errors import InvalidInput, RefusalCode, Refused
-from mcp_ops.ports import ALL_TARGETS, Mode, ModeEntry
+from mcp_ops.commands.output import say, show_json, show_table, warn
+from mcp_ops.commands.session import (
+    ConfigOption,
+    JsonOption,
+    RunningApp,
+    broken_glass,
+    operator,
+    person,
+    with_app,
+)
+from mcp_ops.errors import InvalidInput
+from mcp_ops.guard.switching import scope_of
+from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, Mode, ModeEntry
 from mcp_ops.settings_problems import did_you_mean
 
 ALL = "all"
@@ -47,6 +56,8 @@ def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
             )
         else:
             say("All targets are in the mode normal.")
+        for line in await broken_glass(app):
+            warn(line)
         return Exit.OK
 
     with_app(config, body, as_json=as_json)
@@ -76,25 +87,32 @@ def set_mode(
 
 @group.command()
 def clear(
+    scope: Annotated[
+        str, typer.Argument(help="One target, or principal:NAME; without it, all targets.")
+    ] = "",
     target: TargetOption = "",
     reason: Annotated[str, typer.Option(help="Why, for the audit.")] = "cleared by the operator",
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Lift what operator and agents set. Needs a terminal.
+    """Lift what operator and agents set, or what holds for a principal. Needs a terminal.
 
     The floor that the configuration sets stays, and so does what follows from usage.
     """
 
     async def body(app: RunningApp) -> int:
-        _check_target(app, target)
-        await _person(f"Lift the modes of {target or 'all targets'}? [y/N] ")
+        asked = scope or target
+        if scope and target:
+            raise InvalidInput("The target was given twice.")
+        if not asked.startswith(PRINCIPAL_SCOPE):
+            _check_target(app, "" if asked == ALL else asked)
+        await person(f"Lift the modes of {asked or 'all targets'}? [y/N] ", "mcp-ops mode clear")
         control = app.control(operator())
-        await control.clear_modes(target or ALL_TARGETS, reason=reason)
+        await control.clear_modes(scope_of(asked), reason=reason)
         if as_json:
             show_json([_as_dict(entry) for entry in await control.modes()])
         else:
-            say(f"{target or 'all targets'}: cleared")
+            say(f"{asked or 'all targets'}: cleared")
         return Exit.OK
 
     with_app(config, body, as_json=as_json)
@@ -111,17 +129,6 @@ async def _set(
     answer = reply.structured or {}
     say(f"{target or 'all targets'}: {answer.get('mode')} (was {answer.get('previous')})")
     return Exit.OK
-
-
-async def _person(question: str) -> None:
-    """Let a person at the terminal say yes; raises `Refused` for anything else."""
-    line = await ask_line(question) if interactive() else None
-    if line is None or line.lower() not in ("y", "yes"):
-        raise Refused(
-            RefusalCode.APPROVAL_REQUIRED,
-            "A looser mode needs the yes of a person at a terminal; nothing was changed.",
-            hint="Run mcp-ops mode clear in a terminal of your own.",
-        )
 
 
 def _check_target(app: RunningApp, target: str) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Thread
 from typing import Any
@@ -110,6 +110,31 @@ async def ask_line(question: str) -> str | None:
     Thread(target=read, daemon=True).start()
     await answered.wait()
     return lines[0].decode("utf-8", "replace").strip() if lines and lines[0] else None
+
+
+async def ask_secret(question: str) -> str | None:
+    """Ask on the terminal for what must not be shown there; None when the input ended."""
+    with _unechoed(sys.stdin.fileno()):
+        line = await ask_line(question)
+    warn("")
+    return line
+
+
+@contextmanager
+def _unechoed(descriptor: int) -> Iterator[None]:
+    if sys.platform == "win32":  # its console is not asked for a secret: use the variable there
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(descriptor)
+    silent = [*before]
+    silent[3] = before[3] & ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSAFLUSH, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
 
 
 def progress_bar() -> AbstractContextManager[Advance | None]:

@@ -16,10 +16,11 @@ import typer
 
 from mcp_ops.call import Answer, Ask, Caller, Question
 from mcp_ops.capabilities.guard import ComponentHealth
+from mcp_ops.clock import rfc3339
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
-from mcp_ops.errors import OpsError, the_error
+from mcp_ops.errors import OpsError, RefusalCode, Refused, the_error
 from mcp_ops.records import Approval, Approvals, Ledger
-from mcp_ops.redact import tame
+from mcp_ops.redact import quoted, tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
 from mcp_ops.tool import Tool
@@ -50,12 +51,35 @@ class Stores(Protocol):
     ledger: Ledger
 
 
+class Desk(Protocol):
+    """What people can do with questions; raises `OpsError`."""
+
+    async def recent(self, limit: int) -> list[Approval]:
+        """Pending ones first, then the newest."""
+        ...
+
+    async def get(self, approval_id: str) -> Approval:
+        """One question."""
+        ...
+
+    async def decide(
+        self, approval_id: str, caller: Caller, *, approved: bool, note: str
+    ) -> Approval:
+        """Say yes or no to a pending question."""
+        ...
+
+    async def revoke(self, approval_id: str, caller: Caller, *, note: str) -> Approval:
+        """Take a question back."""
+        ...
+
+
 class RunningApp(Protocol):
     """What the commands use of the composition root, `mcp_ops.app`."""
 
     settings: Settings
     tools: Mapping[str, Tool]
     stores: Stores
+    guard: Any
 
     def control(self, caller: Caller) -> Any:
         """The guard's controls in the hands of a caller."""
@@ -65,10 +89,9 @@ class RunningApp(Protocol):
         """One tool call, on the way that every call takes."""
         ...
 
-    async def decide(
-        self, approval_id: str, caller: Caller, *, approved: bool, note: str
-    ) -> Approval:
-        """Approve or deny a pending question in a caller's name."""
+    @property
+    def people(self) -> Desk:
+        """Where people decide questions, each in the name of a caller."""
         ...
 
     async def check_targets(self) -> Sequence[ComponentHealth]:
@@ -124,6 +147,18 @@ def operator(*, yes: bool = False, progress: Progress | None = None) -> Caller:
     )
 
 
+async def person(question: str, command: str) -> None:
+    """Let a person at the terminal say yes; raises `Refused` for anything else."""
+    line = await ask_line(question) if interactive() else None
+    if line is None or line.lower() not in ("y", "yes"):
+        raise Refused(
+            RefusalCode.APPROVAL_REQUIRED,
+            "What makes the guard looser needs the yes of a person at a terminal; nothing was "
+            "changed.",
+            hint=f"Run {command} in a terminal of your own.",
+        )
+
+
 def _asking(*, yes: bool) -> Ask:
     async def ask(question: Question) -> Answer | None:
         if yes and question.kind == "confirm":
@@ -137,6 +172,20 @@ def _asking(*, yes: bool) -> Ask:
         return "accept" if line.lower() in ("y", "yes") else "decline"
 
     return ask
+
+
+async def broken_glass(app: RunningApp) -> list[str]:
+    """A line for each use of break-glass in the last day, newest first."""
+    from mcp_ops.guard.break_glass import openings
+
+    return [
+        tame(
+            f"BREAK-GLASS at {rfc3339(entry.at)} by {entry.principal}: {entry.object} on "
+            f"{entry.target or 'this server'}: {quoted(entry.reason, 200)}",
+            1_000,
+        )
+        for entry in await openings(app.stores.ledger, app.guard.clock.now())
+    ]
 
 
 def user_name() -> str:

@@ -13,14 +13,22 @@ import anyio
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect, Result
-from mcp_ops.errors import DeadlineExceeded, Health, OpsError, StoreUnavailable
+from mcp_ops.errors import (
+    DeadlineExceeded,
+    Health,
+    OpsError,
+    StoreUnavailable,
+    UpstreamTimeout,
+)
 from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
+from mcp_ops.guard.seen import Sight
 from mcp_ops.guard.targets import TargetInfo, Targets, View
+from mcp_ops.heard import listening
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
 from mcp_ops.redact import Redactor
-from mcp_ops.tool import WRITE_FIELDS, Write
+from mcp_ops.tool import WRITE_FIELDS, OneRun, Steps, Write
 
 _log = logging.getLogger("mcp_ops.guard")
 
@@ -28,6 +36,7 @@ T = TypeVar("T")
 SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitable[Any]]
 Retry = Callable[[Callable[[], Awaitable[Result]]], Awaitable[Result]]
 MakePort = Callable[[type, Call], Any]
+MakeSteps = Callable[[Call, Running], Steps]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,14 @@ class Passage:
 
 # The call that the current task works for: a sub-call belongs to it.
 current: ContextVar[Passage] = ContextVar("mcp_ops_passage")
+
+
+def allowed_by_a_person() -> bool:
+    """Whether a person approved the current call, or shadow mode lets everything pass."""
+    passage = current.get(None)
+    return passage is not None and (
+        passage.consent.how == "approve" or passage.consent.record == "shadow"
+    )
 
 
 class Link:
@@ -76,7 +93,9 @@ class Actor:
         make_port: MakePort,
         sub_call: SubCall,
         redactor: Redactor,
+        steps: MakeSteps,
     ) -> None:
+        self._steps = steps
         self._targets = targets
         self._hot = hot
         self._circuit = circuit
@@ -102,7 +121,7 @@ class Actor:
             name: value for name, value in dict(call.arguments).items() if name not in WRITE_FIELDS
         }
         if call.tool.write_parameter:
-            arguments[call.tool.write_parameter] = _write(call, running)
+            arguments[call.tool.write_parameter] = self._write(call, running)
         for parameter, capability in call.tool.links.items():
             arguments[parameter] = self._link(call, parameter, capability)
         for parameter, port in call.tool.ports.items():
@@ -116,14 +135,18 @@ class Actor:
 
     @asynccontextmanager
     async def attempt(self, target: str, *, deadline_s: float, probe: bool) -> AsyncIterator[None]:
-        """A deadline around one attempt at a target, whose circuit learns the outcome."""
+        """A deadline around one attempt at a target, whose circuit learns the outcome.
+
+        A timeout counts only where the target gave no byte: a long log that is still arriving
+        must not open the circuit for writes.
+        """
         health, error = Health.UNTOUCHED, ""
         try:
-            with anyio.fail_after(deadline_s):
+            with listening() as signs, anyio.fail_after(deadline_s):
                 yield
             health = Health.ANSWERED
         except TimeoutError:
-            health, error = Health.FAILED, "timeout"
+            health, error = _unless(Health.FAILED, slow=signs.heard), "timeout"
             raise DeadlineExceeded(
                 f"{target or 'The server'} gave no answer within {deadline_s:g} s.",
                 hint="Look at the target's state before trying again.",
@@ -131,7 +154,9 @@ class Actor:
         except OpsError as failure:
             if failure.blamed in ("", target):
                 failure.blamed = target
-                health, error = failure.health, f"{failure.code}: {failure.message}"
+                slow = signs.heard and isinstance(failure, UpstreamTimeout)
+                health = _unless(failure.health, slow=slow)
+                error = f"{failure.code}: {failure.message}"
             raise
         finally:
             if target and target != OWN_TARGET:
@@ -154,7 +179,22 @@ class Actor:
     async def view(self, info: TargetInfo, capability: type, effect: Effect, frame: Frame) -> View:
         """A capability of a target, for one call."""
         adapter = await self._targets.adapter(info.name)
-        return View(adapter, capability, effect, frame.reached)
+        return View(adapter, capability, effect, frame)
+
+    def _write(self, call: Call, running: Running | None) -> Write:
+        steps = self._steps(call, running) if running and call.tool.resumable else OneRun()
+        consent = current.get().consent
+        return Write(
+            reason=call.reason,
+            dry_run=call.dry_run,
+            call_id=call.id,
+            principal=call.caller.principal,
+            progress=running.progress if running else _no_progress,
+            cancelled=(lambda: running.cancelled) if running else _never,
+            steps=steps,
+            pinned=consent.pinned,
+            saw=(consent.sight or Sight()).tell,
+        )
 
     async def _inject(self, call: Call, frame: Frame) -> Any:
         if call.tool.own:
@@ -168,15 +208,8 @@ class Actor:
         return Link(linked, capability, self._sub_call) if linked else None
 
 
-def _write(call: Call, running: Running | None) -> Write:
-    return Write(
-        reason=call.reason,
-        dry_run=call.dry_run,
-        call_id=call.id,
-        principal=call.caller.principal,
-        progress=running.progress if running else _no_progress,
-        cancelled=(lambda: running.cancelled) if running else _never,
-    )
+def _unless(health: Health, *, slow: bool) -> Health:
+    return Health.UNTOUCHED if slow else health
 
 
 def _no_progress(_done: int, _total: int, _message: str) -> None:

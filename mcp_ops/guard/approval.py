@@ -3,30 +3,47 @@
 An answer counts only together with a question that this guard minted for exactly this principal,
 tool, target and arguments under the policy in force, and it is used once. A "no" ends the call and
 holds for ten minutes. Where nobody can be asked, the call is refused.
+
+A question to a person shows what the target looked like (`seen.py`); it counts only while the
+target still does, and while those who said yes may still say it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio
 
-from mcp_ops.call import Answer, Ask, Call, NeedsAnswer, Question, new_id, shown_arguments
-from mcp_ops.capabilities.base import Effect
+from mcp_ops.call import Answer, Ask, Call, NeedsAnswer, new_id, shown_arguments
+from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import RefusalCode, Refused
+from mcp_ops.guard.asking import (
+    message,
+    question_of,
+    rule_shown,
+    said_why,
+    too_many,
+    whom,
+)
+from mcp_ops.guard.people import line_of, named
 from mcp_ops.guard.policy import Decision
-from mcp_ops.records import Approval, Approvals, Redemption
-from mcp_ops.redact import Redactor, quoted
+from mcp_ops.guard.record import Frame, open_frame
+from mcp_ops.guard.seen import Seen, Sight, look, pinned
+from mcp_ops.guard.targets import Targets
+from mcp_ops.records import Approval, Approvals, Ledger, Redemption
+from mcp_ops.redact import Redactor
 
 DENIED_FOR_S = 600.0
 MAX_PENDING = 20
 ASK_WAIT_S = 50.0
-_SHOWN = 1_500  # characters of the arguments in a question
-_LEAST_SHOWN = 80
-_REASON_SHOWN = 600
+_UNSEEN = Seen()
+_SCANNED = 200
+_TRIES = 3
+_DRIFT = "the target changed since this was asked"
+_LOST = "somebody who said yes may not say it any more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +51,15 @@ class Consent:
     """Why a write may run: `how` is none, confirm or approve; `record` says it for the ledger.
 
     `approval` is the question to redeem when the call is taken; empty where none was needed.
+    `pinned` are the items that the call may touch, where it selects some. `sight` is where the
+    dry run that people are shown tells what it saw.
     """
 
     how: Literal["none", "confirm", "approve"]
     record: str
     approval: str = ""
+    pinned: tuple[str, ...] | None = None
+    sight: Sight | None = None
 
     def redemption(self, call: Call, decision: Decision) -> Redemption | None:
         """What a write uses up together with its intent; None where nothing was asked."""
@@ -52,13 +73,31 @@ class Consent:
         )
 
 
+Rehearse = Callable[[Call, Frame, Consent], Awaitable[Result]]
+
+
 class Approver:
     """Obtains consent for a call, or refuses it, or ends it with a question."""
 
-    def __init__(self, approvals: Approvals, clock: Clock, redactor: Redactor) -> None:
+    def __init__(
+        self,
+        approvals: Approvals,
+        clock: Clock,
+        redactor: Redactor,
+        *,
+        ledger: Ledger,
+        targets: Targets,
+        rehearse: Rehearse,
+        keys: frozenset[str] | None = None,
+    ) -> None:
+        """`keys` are the principals of the keys that may approve now; None: it is not known."""
         self._approvals = approvals
         self._clock = clock
         self._redactor = redactor
+        self._ledger = ledger
+        self._targets = targets
+        self._rehearse = rehearse
+        self._keys = keys
 
     async def obtain(self, call: Call, decision: Decision, *, confirm_fallback: str) -> Consent:
         """Consent for this call; raises `Refused` or `NeedsAnswer`."""
@@ -110,7 +149,7 @@ class Approver:
             if approval.state == "approved":  # said yes to, and then stopped before it was used
                 return _confirmed(approval)
             if caller.asks_by_result:
-                raise NeedsAnswer(_question(approval))
+                raise NeedsAnswer(question_of(approval))
             return await self._ask_now(caller.ask, approval)
         if _client_asserts(call, fallback=fallback):
             return Consent(how="confirm", record="confirm, client-asserted")
@@ -135,7 +174,7 @@ class Approver:
     async def _ask_now(self, ask: Ask | None, approval: Approval) -> Consent:
         answer: Answer | None = None
         with anyio.move_on_after(ASK_WAIT_S):
-            answer = await ask(_question(approval)) if ask else None
+            answer = await ask(question_of(approval)) if ask else None
         if answer is None:
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
@@ -168,26 +207,102 @@ class Approver:
         return _confirmed(decided)
 
     async def _approve(self, call: Call, decision: Decision) -> Consent:
-        approval = await self._mint("approve", call, decision)
+        approval, gone = await self._find(call, decision)
         if approval.state == "pending" and _decides_here(call, decision):
-            answer = await call.caller.ask(_question(approval)) if call.caller.ask else None
+            answer = await call.caller.ask(question_of(approval)) if call.caller.ask else None
             if answer is not None:
                 approval = await self._decided_here(call, approval, answer)
         if approval.state == "approved":
+            by = ", ".join(vote.by for vote in approval.votes)
             return Consent(
                 how="approve",
-                record=f"approve {approval.id} by {approval.decided_by}",
+                record=f"approve {approval.id} by {by}",
                 approval=approval.id,
+                pinned=pinned(approval),
             )
+        before = f"The approval {gone.id} was taken back: {gone.note}. " if gone else ""
         raise Refused(
             RefusalCode.APPROVAL_REQUIRED,
-            f"{call.tool.name} needs the approval of a person; the question {approval.id} is open "
-            f"until {rfc3339(approval.expires_at)}.",
+            f"{before}{call.tool.name} needs the approval of {whom(approval)}; the question "
+            f"{approval.id} is open until {rfc3339(approval.expires_at)}.",
             hint=f"A person runs: mcp-ops approvals approve {approval.id}. Poll get_operation with "
             "this id and call again with the same arguments when it says approved.",
             retry_after_s=15,
             details={"approval_id": approval.id, "expires_at": rfc3339(approval.expires_at)},
         )
+
+    async def _find(self, call: Call, decision: Decision) -> tuple[Approval, Approval | None]:
+        """The question that stands for this call, and one that had to be taken back for it.
+
+        An approved one stands only if it still holds. While one is pending the target is not
+        looked at again: an agent that asks in a loop reaches nothing.
+        """
+        standing = await self._standing(call, decision)
+        if standing is not None:
+            return standing, None
+        seen = _UNSEEN
+        if call.effect is not Effect.READ:
+            seen = await look(call, self._plan, self._redactor)
+        gone: Approval | None = None
+        for _ in range(_TRIES):
+            approval = await self._mint("approve", call, decision, seen)
+            stale = self._stale(approval, decision, seen)
+            if not stale:
+                return approval, gone
+            gone = await self._take_back(approval, stale) or gone
+        raise Refused(
+            RefusalCode.APPROVAL_REQUIRED,
+            "The question about this call changed at this moment.",
+            hint="Call again.",
+            retry_after_s=1,
+        )
+
+    async def _plan(self, call: Call, sight: Sight) -> Result:
+        """Run the plan that people are shown; it has a record of its own."""
+        frame = open_frame(call, ledger=self._ledger, redactor=self._redactor, clock=self._clock)
+        with frame.closing():
+            return await self._rehearse(
+                call, frame, Consent(how="none", record="seen", sight=sight)
+            )
+
+    async def _standing(self, call: Call, decision: Decision) -> Approval | None:
+        """The pending question about this call; raises `Refused` when too many are pending."""
+        principal = call.caller.principal
+        found = await self._approvals.recent(_SCANNED)
+        pending = [a for a in found if a.state == "pending" and a.principal == principal]
+        binding = ("approve", call.binding, decision.version)
+        for approval in pending:
+            if (approval.kind, approval.digest, approval.policy) == binding:
+                return approval
+        approved = any(a.state == "approved" and a.digest == call.binding for a in found)
+        if len(pending) >= MAX_PENDING and not approved:
+            raise too_many(MAX_PENDING)
+        return None
+
+    def _stale(self, approval: Approval, decision: Decision, seen: Seen) -> str:
+        """Why a question does not hold any more; empty while it does."""
+        if approval.seen != seen.digest:
+            return _DRIFT
+        if approval.state == "approved" and not self._enough(approval, decision):
+            return _LOST
+        return ""
+
+    def _enough(self, approval: Approval, decision: Decision) -> bool:
+        """Whether enough of those who said yes may say it by the rule and the keys of now."""
+        counted = {vote.by for vote in approval.votes if named(vote.by, decision.approvers)}
+        if decision.profile != "solo":
+            counted.discard(approval.principal)
+        if self._keys is not None:
+            counted = {by for by in counted if not by.startswith("key:") or by in self._keys}
+        return len(counted) >= max(decision.needed, approval.needed)
+
+    async def _take_back(self, approval: Approval, why: str) -> Approval | None:
+        at = self._clock.now()
+        gone = await self._approvals.revoke(approval.id, by="guard", note=why, at=at)
+        if gone is not None:
+            line = line_of(gone, by="guard", channel="", outcome="revoked", note=why, at=at)
+            await self._ledger.change(line)
+        return gone
 
     async def _decided_here(self, call: Call, approval: Approval, answer: Answer) -> Approval:
         decided = await self._approvals.decide(
@@ -197,15 +312,19 @@ class Approver:
             note="on the terminal",
             at=self._clock.now(),
         )
-        if decided is None or decided.state != "approved":
+        if decided is None or decided.state == "denied":
             raise self._denied(decided or approval)
         return decided
 
     async def _mint(
-        self, kind: Literal["confirm", "approve"], call: Call, decision: Decision
+        self,
+        kind: Literal["confirm", "approve"],
+        call: Call,
+        decision: Decision,
+        seen: Seen = _UNSEEN,
     ) -> Approval:
         now = self._clock.now()
-        shown: Mapping[str, Any] = self._redactor.value(shown_arguments(call))
+        shown: Mapping[str, Any] = self._redactor.value(shown_arguments(call, self._redactor))
         fresh = Approval(
             id=new_id(),
             kind=kind,
@@ -215,23 +334,26 @@ class Approver:
             target=call.target or call.about,
             digest=call.binding,
             policy=decision.version,
-            message=_message(call, shown),
+            message=message(call, shown),
             arguments=shown,
             reason=self._redactor.text(call.reason),
             created_at=now,
             expires_at=now + decision.expires_s,
+            needed=decision.needed if kind == "approve" else 1,
+            execute_s=decision.execute_s,
+            seen=seen.digest,
+            seen_shown={**rule_shown(call, decision, self._environment(call)), **seen.shown},
         )
         minted = await self._approvals.ask(fresh, max_pending=MAX_PENDING)
         if minted is None:
-            raise Refused(
-                RefusalCode.APPROVAL_REQUIRED,
-                f"There are {MAX_PENDING} open questions of this principal already.",
-                hint="Wait for answers (list_approvals); ask for less.",
-                retry_after_s=60,
-            )
+            raise too_many(MAX_PENDING)
         if minted.state == "denied":
             raise self._denied(minted)
         return minted
+
+    def _environment(self, call: Call) -> str:
+        target = call.target or call.about
+        return self._targets.info(target).environment if target else "prod"
 
     async def _not_denied(self, call: Call) -> None:
         found = await self._approvals.denied(principal=call.caller.principal, digest=call.binding)
@@ -242,7 +364,7 @@ class Approver:
         since = self._clock.now() - (approval.decided_at or self._clock.now())
         return Refused(
             RefusalCode.APPROVAL_DENIED,
-            f"A person said no to this call (question {approval.id}).",
+            f"A person said no to this call (question {approval.id}){said_why(approval)}.",
             hint="Do not ask again for the same thing; find another way or ask the person why.",
             retry_after_s=max(0.0, DENIED_FOR_S - since),
             details={"approval_id": approval.id},
@@ -266,7 +388,7 @@ def _client_asserts(call: Call, *, fallback: str) -> bool:
 
 def _decides_here(call: Call, decision: Decision) -> bool:
     """Whether the caller may say yes to itself: an operator at a terminal, under `solo` only."""
-    if decision.profile != "solo":
+    if decision.profile != "solo" or not named(call.caller.principal, decision.approvers):
         return False
     caller = call.caller
     return caller.channel == "cli" and caller.ask is not None and "ops:approve" in caller.scopes
@@ -274,23 +396,3 @@ def _decides_here(call: Call, decision: Decision) -> bool:
 
 def _confirmed(approval: Approval) -> Consent:
     return Consent(how="confirm", record=f"confirm {approval.id}", approval=approval.id)
-
-
-def _question(approval: Approval) -> Question:
-    return Question(
-        id=approval.id, kind=approval.kind, message=approval.message, digest=approval.digest
-    )
-
-
-def _message(call: Call, shown: Mapping[str, Any]) -> str:
-    """The question in three lines. What the agent filled in is quoted: it cannot forge a line."""
-    target = call.target or call.about or "this server"
-    given = {k: v for k, v in shown.items() if k not in ("reason", "dry_run")}
-    # Each has its share, so that a long one cannot push another out of sight.
-    share = max(_LEAST_SHOWN, _SHOWN // max(1, len(given)))
-    arguments = ", ".join(f'"{name}": {quoted(value, share)}' for name, value in given.items())
-    return (
-        f"Allow {call.tool.name} ({call.effect.value}) on {target}?\n"
-        f"Arguments: {arguments or 'none'}\n"
-        f"Reason given by the agent: {quoted(shown.get('reason', ''), _REASON_SHOWN)}"
-    )

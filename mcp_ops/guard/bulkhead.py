@@ -1,4 +1,9 @@
-"""Bulkheads: how many calls may be at one target at once, so that one cannot take all."""
+"""Bulkheads: how many calls may be at one target at once, so that one cannot take all.
+
+A partition belongs to a target, or to a group of targets that share what they run on. Its size
+may change while calls are at the target: those that are there finish, whoever waits longest goes
+next. Waiting is bounded in time and in number.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +15,55 @@ from dataclasses import dataclass, field
 import anyio
 
 from mcp_ops.errors import RefusalCode, Refused
+from mcp_ops.guard.targets import TargetInfo, Targets
+
+_HINT = (
+    "Call again later. The operator sets the size with concurrent of the target; for a while "
+    "set_bulkhead_limit changes it."
+)
 
 
 @dataclass(slots=True)
 class Partition:
-    """The places at one target, in this process. Waiting callers are served in order."""
+    """The places at one target or group, in this process. Waiting callers are served in order."""
 
     name: str
     size: int
     active: int = 0
     timed_out: int = 0
+    turned_away: int = 0
     queue: deque[anyio.Event] = field(default_factory=deque)
 
+    def resize(self, size: int) -> None:
+        """More places are given to those who wait at once; of fewer, the taken ones stay taken
+        until their calls end."""
+        self.size = size
+        self._serve()
+
     @asynccontextmanager
-    async def slot(self, wait_s: float) -> AsyncIterator[None]:
-        """Hold one place; waits at most `wait_s` seconds, then raises `Refused`."""
-        if self.active >= self.size or self.queue:
-            await self._wait(wait_s)
-        else:
+    async def slot(self, wait_s: float, *, most_waiting: int = 50) -> AsyncIterator[None]:
+        """Hold one place. Raises `Refused` when none is free within `wait_s` seconds, or when
+        `most_waiting` callers wait already."""
+        if self.active < self.size:  # then nobody waits: `_serve` gives free places away
             self.active += 1
+        else:
+            await self._wait(wait_s, most_waiting)
         try:
             yield
         finally:
             self._leave()
 
-    async def _wait(self, wait_s: float) -> None:
+    async def _wait(self, wait_s: float, most_waiting: int) -> None:
+        if len(self.queue) >= most_waiting:
+            self.turned_away += 1
+            raise Refused(
+                RefusalCode.BULKHEAD_FULL,
+                f"{self.size} calls may be at {self.name} at once, and {len(self.queue)} wait in "
+                "line already.",
+                hint=_HINT,
+                retry_after_s=max(1.0, wait_s),
+                details={"max_concurrent": self.size},
+            )
         turn = anyio.Event()
         self.queue.append(turn)
         try:
@@ -49,7 +78,7 @@ class Partition:
             raise Refused(
                 RefusalCode.BULKHEAD_FULL,
                 f"{self.size} calls are at {self.name} already, and none ended in {wait_s:g} s.",
-                hint="Call again later; the operator sets the size with concurrent of the target.",
+                hint=_HINT,
                 retry_after_s=max(1.0, wait_s),
                 details={"max_concurrent": self.size},
             )
@@ -61,26 +90,53 @@ class Partition:
             self.queue.remove(turn)
 
     def _leave(self) -> None:
-        # A place goes to the one who waits longest without being free in between.
-        if self.queue and self.active <= self.size:
+        self.active -= 1
+        self._serve()
+
+    def _serve(self) -> None:
+        # A place is taken for the one who waits longest, without being free in between.
+        while self.queue and self.active < self.size:
+            self.active += 1
             self.queue.popleft().set()
-        else:
-            self.active -= 1
 
 
 class Bulkheads:
-    """The partitions of all targets."""
+    """The partitions of all targets, in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
         self._partitions: dict[str, Partition] = {}
+        self._configured: dict[str, int] = {}
 
-    def of(self, target: str, size: int) -> Partition:
-        """The target's partition; made on first use (targets are configured, so bounded)."""
-        partition = self._partitions.get(target)
+    def of(self, info: TargetInfo, size: int | None) -> Partition:
+        """The partition that a target's calls need, at the size that a person gave it for a
+        while, or at the configured one. Made on first use (targets are configured, so bounded)."""
+        wanted = self.configured(info) if size is None else size
+        partition = self._partitions.get(info.partition)
         if partition is None:
-            partition = self._partitions[target] = Partition(target, size)
+            partition = self._partitions[info.partition] = Partition(info.partition, wanted)
+        elif partition.size != wanted:
+            partition.resize(wanted)
         return partition
 
-    def all(self) -> list[Partition]:
-        """Every partition that was used."""
-        return list(self._partitions.values())
+    def configured(self, info: TargetInfo) -> int:
+        """The configured size of a target's partition: the smallest of those that share it."""
+        size = self._configured.get(info.partition)
+        if size is None:
+            size = min(self._targets.info(name).concurrent for name in self.sharing(info))
+            self._configured[info.partition] = size
+        return size
+
+    def sharing(self, info: TargetInfo) -> list[str]:
+        """The targets of a partition."""
+        names = self._targets.names()
+        return [name for name in names if self._targets.info(name).partition == info.partition]
+
+    def holds(self, target: str, info: TargetInfo) -> bool:
+        """Whether a call on a target has its place in this partition already: one that waited for
+        a second place could wait for itself."""
+        return bool(target) and self._targets.info(target).partition == info.partition
+
+    def find(self, name: str) -> Partition | None:
+        """A partition that was used."""
+        return self._partitions.get(name)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from mcp_ops.call import SCOPE_OF, Call
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import RefusalCode, Refused
-from mcp_ops.guard.modes import applying
+from mcp_ops.guard.freeze import Freeze
+from mcp_ops.guard.modes import CODES, applying
 from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.targets import TargetInfo
-from mcp_ops.ports import Admission, CircuitPhase, Mode, ModeEntry
+from mcp_ops.ports import PRINCIPAL_SCOPE, Admission, CircuitPhase, Mode, ModeEntry
 from mcp_ops.records import BudgetState
 from mcp_ops.redact import quoted
 from mcp_ops.settings import GuardSettings
@@ -42,6 +42,7 @@ class Situation:
     at: float
     admission: Admission | None = None
     budgets: tuple[BudgetState, ...] = ()
+    frozen: tuple[Freeze, ...] = ()
 
     @property
     def seen(self) -> Admission:
@@ -111,27 +112,34 @@ def denied_by_policy(s: Situation) -> Refused | None:
 
 
 def freeze(s: Situation) -> Refused | None:
-    """No freeze window holds for the target; an unreadable window counts as holding."""
-    if s.call.effect is Effect.READ or s.tightening:
+    """No freeze holds for the target; a window that cannot be read counts as holding."""
+    if s.call.effect is Effect.READ or s.tightening or s.call.breaks_glass:
         return None
-    for window in s.settings.freeze:
-        if not any(fnmatchcase(s.subject, glob) for glob in window.targets):
-            continue
-        start, end = _moment(window.start), _moment(window.end)
-        if start is None or end is None or start <= s.at < end:
-            until = f" until {rfc3339(end)}" if end is not None else ""
-            return Refused(
-                RefusalCode.FROZEN,
-                f"Changes are frozen since {window.start}{until}: {window.reason}.",
-                hint="Only the operator can lift it: [[guard.freeze]] in the configuration.",
-                retry_after_s=end - s.at if end is not None else None,
-            )
+    for held in s.frozen:
+        if held.active and any(fnmatchcase(s.subject, glob) for glob in held.targets):
+            return _frozen(held, s.at)
     return None
+
+
+def _frozen(held: Freeze, at: float) -> Refused:
+    if held.problem:
+        return Refused(
+            RefusalCode.FROZEN,
+            f"Changes are frozen: {held.problem}, and what cannot be read counts as frozen.",
+            hint="The operator repairs the file that [[guard.freeze]] in the configuration names.",
+        )
+    until = f" until {rfc3339(held.until)}" if held.until is not None else ""
+    return Refused(
+        RefusalCode.FROZEN,
+        f"Changes are frozen since {rfc3339(held.since or at)}{until}: {held.reason}.",
+        hint="Only the operator can lift it: [[guard.freeze]] in the configuration.",
+        retry_after_s=_until(held.until, at),
+    )
 
 
 def protected(s: Situation) -> Refused | None:
     """The object is not on the list of protected ones."""
-    if s.call.effect is Effect.READ or s.tightening:
+    if s.call.effect is Effect.READ or s.tightening or s.call.breaks_glass:
         return None
     for item in s.settings.protected:
         if (
@@ -147,28 +155,25 @@ def protected(s: Situation) -> Refused | None:
     return None
 
 
-_MODE_REFUSALS: dict[Mode, tuple[RefusalCode, str]] = {
-    Mode.LOCKDOWN: (RefusalCode.LOCKED_DOWN, "nothing but this server itself may be asked"),
-    Mode.READ_ONLY: (RefusalCode.READ_ONLY, "nothing may be changed"),
-    Mode.CRITICAL: (
-        RefusalCode.CRITICAL,
-        "only usage and token checks and recovery tools are let through",
-    ),
-    Mode.RESTRICTIVE: (RefusalCode.RESTRICTED, "bulk and list tools are off"),
+_MEANINGS: dict[Mode, str] = {
+    Mode.LOCKDOWN: "nothing but this server itself may be asked",
+    Mode.READ_ONLY: "nothing may be changed",
+    Mode.CRITICAL: "only usage and token checks and recovery tools are let through",
+    Mode.RESTRICTIVE: "bulk and list tools are off",
 }
 
 
 def modes(s: Situation) -> Refused | None:
     """Every mode in force for the target lets such a call pass; the strictest one is named."""
-    for code_mode, (code, meaning) in _MODE_REFUSALS.items():
-        for entry in applying(s.seen.modes, s.subject):
-            if entry.mode is code_mode and entry.mode not in s.modes_allowed:
-                return _mode_refusal(s, entry, code, meaning)
+    for mode, code in CODES.items():
+        for entry in applying(s.seen.modes, s.subject, s.call.caller.principal):
+            if entry.mode is mode and entry.mode not in s.modes_allowed:
+                return _mode_refusal(s, entry, code, _MEANINGS[mode])
     return None
 
 
 def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: str) -> Refused:
-    scope = "all targets" if entry.scope == "*" else entry.scope
+    scope = "all targets" if entry.scope == "*" else entry.scope.removeprefix(PRINCIPAL_SCOPE)
     until = f" until {rfc3339(entry.expires_at)}" if entry.expires_at else ""
     hint = {
         "environment": "The operator set it with MCP_RATE_LIMIT_MODE or guard.mode; only the "
@@ -176,7 +181,11 @@ def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: st
         "operator": "The operator can change it: mcp-ops mode clear.",
         "agent": "set_guard_mode can ask for a looser mode; a person must approve it.",
         "usage": "It ends by itself when the usage falls; check_api_usage shows it.",
+        "runaway": "The same call was made again and again. Stop; a person clears it: "
+        f"mcp-ops mode clear {entry.scope}.",
     }[entry.source]
+    if entry.source == "operator" and entry.scope.startswith(PRINCIPAL_SCOPE):
+        hint = f"The operator can change it: mcp-ops mode clear {entry.scope}."
     return Refused(
         code,
         f"{s.call.tool.name} is refused: {scope} is {entry.mode.value} since "
@@ -250,14 +259,6 @@ def circuit(s: Situation) -> Refused | None:
 
 def _until(moment: float | None, now: float) -> float | None:
     return None if moment is None else max(0.0, moment - now)
-
-
-def _moment(text: str) -> float | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=UTC).timestamp()
 
 
 CONFIGURED: tuple[Check, ...] = (access, denied_by_policy, freeze, protected)

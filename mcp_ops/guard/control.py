@@ -12,9 +12,8 @@ from mcp_ops.capabilities.guard import (
     ApprovalItem,
     AuditPage,
     BudgetInfo,
-    BulkheadInfo,
+    BulkheadResized,
     CircuitInfo,
-    FreezeInfo,
     GuardStatus,
     HotTool,
     LimitInfo,
@@ -24,25 +23,23 @@ from mcp_ops.capabilities.guard import (
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import Conflict, InvalidInput, NotFound, RefusalCode, Refused
 from mcp_ops.guard import shown
-from mcp_ops.guard.act import current
+from mcp_ops.guard.act import allowed_by_a_person
+from mcp_ops.guard.break_glass import openings
+from mcp_ops.guard.circuits import Circuits, ResetTo
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
 from mcp_ops.guard.limits import destroys_budget, principal_rate, target_rate, writes_budget
-from mcp_ops.guard.modes import at_least_as_strict, effective, loosens, slowest
+from mcp_ops.guard.modes import effective, slowest
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.partitions import Partitions
+from mcp_ops.guard.switching import clear, scope_of, switch
 from mcp_ops.ports import (
-    ALL_TARGETS,
     OWN_TARGET,
     CircuitPhase,
-    CircuitState,
     Mode,
     ModeEntry,
-    ModeSource,
 )
 from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
-
-_OPERATOR = "operator:"
-_LIFTS_ISOLATION = frozenset({"ops:admin", "ops:approve"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +62,17 @@ class Control:
     def __init__(self, parts: Parts, caller: Caller) -> None:
         self._p = parts
         self._caller = caller
+        self._circuits = Circuits(
+            hot=parts.guard.hot, caller=caller, clock=parts.clock, changed=self._changed
+        )
+        self._partitions = Partitions(
+            hot=parts.guard.hot,
+            targets=parts.guard.targets,
+            bulkheads=parts.guard.bulkheads,
+            caller=caller,
+            clock=parts.clock,
+            changed=self._changed,
+        )
 
     async def health(self) -> ServerHealth:
         """Ask every target and look at every part."""
@@ -89,7 +97,7 @@ class Control:
         rates = [principal_rate(principal, limits)]
         for name in guard.targets.names():
             rate = target_rate(guard.targets.info(name), limits)
-            factor = slowest(entries, name)
+            factor = slowest(entries, name, principal)
             if rate is not None and factor:  # a target that admits nothing has its mode above
                 rates.append(dataclasses.replace(rate, per_minute=rate.per_minute * factor))
         budgets = (writes_budget(principal, limits), destroys_budget(principal, limits))
@@ -118,25 +126,12 @@ class Control:
                 for state in await self._p.ledger.budgets(budgets)
             ],
             circuits=[c for c in await self.circuits() if c.state is not CircuitPhase.CLOSED],
-            bulkheads=[
-                BulkheadInfo(
-                    target=p.name,
-                    active=p.active,
-                    waiting=len(p.queue),
-                    max_concurrent=p.size,
-                    timed_out=p.timed_out,
-                )
-                for p in guard.bulkheads.all()
-            ],
-            freeze_windows=[
-                FreezeInfo(
-                    start=w.start,
-                    end=w.end,
-                    targets=list(w.targets),
-                    reason=w.reason,
-                    active=shown.active(w.start, w.end, self._p.clock.now()),
-                )
-                for w in guard.settings.freeze
+            bulkheads=await self._partitions.shown(),
+            freeze_windows=[shown.freeze_info(each) for each in await guard.freezes.at()],
+            elevations=[shown.elevation_info(grant) for grant in await guard.hot.grants()],
+            break_glass=[
+                shown.break_glass_info(entry)
+                for entry in await openings(self._p.ledger, self._p.clock.now())
             ],
             pending_approvals=len(pending),
             shadow_refusals=guard.shadow_refusals,
@@ -144,46 +139,23 @@ class Control:
 
     async def mode_of(self, target: str) -> Mode:
         """The strictest mode in force for a target, or for all."""
-        scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
-        return effective(await self._p.guard.hot.modes(), scope)
+        return effective(await self._p.guard.hot.modes(), scope_of(target))
 
     async def set_mode(self, target: str, mode: Mode, *, minutes: int, reason: str) -> Mode:
         """Set a mode for this caller's kind. A loosening that got here was allowed by a person:
         it lifts what is stricter in its scope, except the environment's floor."""
-        hot = self._p.guard.hot
-        reason = self._p.guard.redactor.text(reason)
-        scope = ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
-        operator = "ops:admin" in self._caller.scopes
-        source: ModeSource = "operator" if operator else "agent"
-        entries = await hot.modes()
-        if not operator and loosens(mode, scope, entries) and not _allowed_by_a_person():
-            raise Refused(
-                RefusalCode.APPROVAL_REQUIRED,
-                "The mode was changed at this moment; what was asked is looser than it is now.",
-                hint="Look at get_guard_status and call again.",
-            )
-        for entry in entries:
-            in_scope = entry.scope == scope or (scope == ALL_TARGETS and mode is Mode.NORMAL)
-            if in_scope and entry.mode is not mode and at_least_as_strict(entry.mode, mode):
-                await self.clear_mode(entry)
-        now = self._p.clock.now()
-        ends = now + minutes * 60 if minutes else None
-        if not operator:
-            ends = _not_before(ends, mode, scope, entries)
-        if mode is Mode.NORMAL:
-            await hot.clear_modes(scope, frozenset({source}))
-        else:
-            await hot.set_mode(
-                ModeEntry(
-                    scope=scope,
-                    mode=mode,
-                    source=source,
-                    reason=reason,
-                    author=self._caller.principal,
-                    since=now,
-                    expires_at=ends,
-                )
-            )
+        reason = self._safe(reason)
+        scope = scope_of(target)
+        await switch(
+            self._p.guard.hot,
+            self._caller,
+            mode,
+            scope=scope,
+            minutes=minutes,
+            reason=reason,
+            now=self._p.clock.now(),
+            allowed=allowed_by_a_person(),
+        )
         await self._changed("set_guard_mode", scope, reason, {"mode": mode.value})
         return await self.mode_of(target)
 
@@ -193,57 +165,40 @@ class Control:
 
     async def clear_modes(self, scope: str, *, reason: str) -> None:
         """Lift what operators and agents set for a scope; usage and environment stay."""
-        await self._p.guard.hot.clear_modes(scope, frozenset({"operator", "agent"}))
+        await clear(self._p.guard.hot, scope)
         await self._changed("set_guard_mode", scope, reason, {"mode": "cleared"})
-
-    async def clear_mode(self, entry: ModeEntry) -> None:
-        """Lift one entry; the environment's floor cannot be lifted."""
-        if entry.source != "environment":
-            await self._p.guard.hot.clear_modes(entry.scope, frozenset({entry.source}))
 
     async def circuits(self) -> list[CircuitInfo]:
         """The circuits of all targets; one that never failed is closed."""
-        known = {state.target: state for state in await self._p.guard.hot.circuits()}
         names = [name for name in self._p.guard.targets.names() if name != OWN_TARGET]
-        return [shown.circuit_info(known.get(name, CircuitState(target=name))) for name in names]
+        return await self._circuits.all(names)
 
-    async def reset_circuit(self, target: str, *, reason: str) -> CircuitInfo:
-        """Close a circuit."""
-        reason = self._p.guard.redactor.text(reason)
-        before = await self._circuit(target)
-        # The second scope is what a command line without a terminal lacks: an agent may have one.
-        if _isolated_by_operator(before) and not self._caller.scopes >= _LIFTS_ISOLATION:
-            raise Refused(
-                RefusalCode.PERMISSION_DENIED,
-                f"{target} was isolated by {before.by}; only an operator lifts that.",
-                hint="An operator runs, at a terminal: "
-                "mcp-ops call reset_circuit target=… reason=…",
-            )
-        after = await self._set_circuit(
-            CircuitState(target=target, by=self._caller.principal, reason=reason), before
-        )
-        await self._changed("reset_circuit", target, reason, {"from": before.phase.value})
-        return shown.circuit_info(after)
+    async def reset_circuit(
+        self, target: str, *, reason: str, to: ResetTo = "closed"
+    ) -> CircuitInfo:
+        """Close a circuit, or let its one probe through now."""
+        return await self._circuits.reset(target, to=to, reason=self._safe(reason))
 
     async def isolate(self, target: str, *, reason: str) -> CircuitInfo:
         """Open a circuit until further notice."""
-        reason = self._p.guard.redactor.text(reason)
-        before = await self._circuit(target)
-        keeps = _isolated_by_operator(before)
-        after = await self._set_circuit(
-            dataclasses.replace(
-                before,
-                phase=CircuitPhase.ISOLATED,
-                opened_at=before.opened_at or self._p.clock.now(),
-                retry_at=None,
-                probing=False,
-                by=before.by if keeps else self._isolator(),
-                reason=before.reason if keeps else reason,
-            ),
-            before,
+        return await self._circuits.isolate(target, reason=self._safe(reason))
+
+    async def set_bulkhead_limit(
+        self, target: str, size: int, *, minutes: int, reason: str, dry_run: bool
+    ) -> BulkheadResized:
+        """Give a target's partition another size for a while."""
+        if dry_run:
+            found = await self._partitions.plan(target, size, minutes=minutes)
+        else:
+            found = await self._partitions.resize(
+                target, size, minutes=minutes, reason=self._safe(reason)
+            )
+        return BulkheadResized(
+            previous=found.previous,
+            size=found.size,
+            targets=found.targets,
+            expires_at=rfc3339(found.expires_at) if found.expires_at else None,
         )
-        await self._changed("isolate_target", target, reason, {"from": before.phase.value})
-        return shown.circuit_info(after)
 
     async def hot_tools(self, *, since_minutes: int, limit: int) -> list[HotTool]:
         """Who spent the most upstream calls."""
@@ -306,20 +261,48 @@ class Control:
             return self._operation(operation)
         approval = await self._p.approvals.get(operation_id)
         if approval is not None:
-            return OperationStatus(
-                id=approval.id,
-                kind="approval",
-                state=approval.state,
-                tool=approval.tool,
-                target=approval.target or OWN_TARGET,
-                started_at=rfc3339(approval.created_at),
-                expires_at=rfc3339(approval.expires_at),
-                ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
-            )
+            return shown.approval_status(approval)
         raise NotFound(
             "There is no operation or approval with this id.",
             hint="list_approvals and search_audit show the ids of recent ones.",
         )
+
+    async def cancel_operation(
+        self, operation_id: str, *, reason: str, dry_run: bool
+    ) -> OperationStatus:
+        """Ask a running write to stop; one in another process hears of it at its next renewal."""
+        operation = await self._p.ledger.get_operation(operation_id)
+        if operation is None:
+            raise NotFound(
+                "There is no operation with this id.",
+                hint="search_audit shows the ids of recent ones; a question cannot be cancelled.",
+            )
+        if self._caller.principal != operation.principal and not self._operator:
+            raise Refused(
+                RefusalCode.PERMISSION_DENIED,
+                f"{self._caller.principal} may not stop what {operation.principal} asked for.",
+                hint="Who asked for it or an operator runs: mcp-ops call cancel_operation",
+            )
+        if not dry_run:
+            asked = await self._p.ledger.cancel(operation_id, by=self._caller.principal)
+            running = self._p.operations.get(operation_id)
+            if asked is not None and running is not None:
+                running.cancelled = True
+            operation = asked or await self._p.ledger.get_operation(operation_id) or operation
+        status = self._operation(operation)
+        if status.state != "running":
+            raise Conflict(
+                f"The operation does not run (any more): it is {status.state}.",
+                hint="get_operation shows how it ended.",
+            )
+        if not dry_run:
+            evidence = {"operation": operation_id, "tool": operation.tool}
+            await self._changed("cancel_operation", operation.target, reason, evidence)
+        return status
+
+    @property
+    def _operator(self) -> bool:
+        return "ops:admin" in self._caller.scopes
 
     def _operation(self, operation: Operation) -> OperationStatus:
         running = self._p.operations.get(operation.id)
@@ -340,27 +323,9 @@ class Control:
             answer=orjson.loads(operation.answer) if operation.answer else {},
         )
 
-    def _isolator(self) -> str:
-        """Who isolates: an operator by whatever way is named as one, and only one lifts that."""
-        principal = self._caller.principal
-        if "ops:admin" not in self._caller.scopes or principal.startswith(_OPERATOR):
-            return principal
-        return f"{_OPERATOR}{principal}"
-
-    async def _circuit(self, target: str) -> CircuitState:
-        for state in await self._p.guard.hot.circuits():
-            if state.target == target:
-                return state
-        return CircuitState(target=target)
-
-    async def _set_circuit(self, wanted: CircuitState, before: CircuitState) -> CircuitState:
-        after = await self._p.guard.hot.set_circuit(wanted, expected_version=before.version)
-        if after is None:
-            raise Conflict(
-                f"The circuit of {wanted.target} changed at this moment.",
-                hint="Look at list_circuits and call again if it is still needed.",
-            )
-        return after
+    def _safe(self, reason: str) -> str:
+        """A reason as it may be kept: an operator's has come through no call."""
+        return self._p.guard.redactor.text(reason)
 
     async def _changed(self, tool: str, target: str, reason: str, evidence: dict[str, str]) -> None:
         await self._p.ledger.change(
@@ -376,26 +341,3 @@ class Control:
                 evidence=evidence,
             )
         )
-
-
-def _allowed_by_a_person() -> bool:
-    passage = current.get(None)
-    return passage is not None and (
-        passage.consent.how == "approve" or passage.consent.record == "shadow"
-    )
-
-
-def _not_before(
-    ends: float | None, mode: Mode, scope: str, entries: tuple[ModeEntry, ...]
-) -> float | None:
-    """An agent's stricter mode holds at least as long as the one whose place it takes: a short
-    lockdown must not end a long restriction."""
-    for entry in entries:
-        mine = entry.scope == scope and entry.source == "agent"
-        if mine and at_least_as_strict(mode, entry.mode) and ends is not None:
-            return None if entry.expires_at is None else max(ends, entry.expires_at)
-    return ends
-
-
-def _isolated_by_operator(circuit: CircuitState) -> bool:
-    return circuit.phase is CircuitPhase.ISOLATED and circuit.by.startswith(_OPERATOR)

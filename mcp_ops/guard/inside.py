@@ -23,7 +23,7 @@ from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.policy import covers
-from mcp_ops.guard.record import Frame, verdict_of
+from mcp_ops.guard.record import Frame
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.records import FailedOperation, Ledger
 from mcp_ops.tool import Tool
@@ -96,8 +96,10 @@ class Inside:
         try:
             await self._guard.run(call, frame)
         except OpsError as error:
-            frame.close(verdict_of(error), code=error.code)
+            frame.fail(error)
             raise
+        finally:
+            frame.abandon("failed", code="cancelled")
 
     async def components(self) -> list[ComponentHealth]:
         """The state of each target."""
@@ -136,10 +138,13 @@ class Inside:
             call = self._again(tool, item, passage, frame.call_id)
             data = await self._guard.run(call, frame)
         except OpsError as error:
-            frame.close(verdict_of(error), code=error.code)
+            frame.fail(error)
             if isinstance(error, Failed):
                 raise
             return OperationAnswer(success=False, error=f"{error.code}: {error.message}")
+        finally:
+            if not frame.detached:
+                frame.abandon("failed", code="cancelled")
         outcome = data.get("outcome", "")
         if outcome in ("unknown", "in_progress"):
             raise Failed("The end of the retried call is not known.", hint="Look at the target.")

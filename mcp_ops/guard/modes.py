@@ -8,8 +8,9 @@ from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.tokens import SecretStore, TokenIssuer
 from mcp_ops.capabilities.usage import ApiUsageSource
+from mcp_ops.errors import RefusalCode
 from mcp_ops.guard.targets import TargetInfo
-from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, PRINCIPAL_SCOPE, Mode, ModeEntry
 from mcp_ops.settings import UsageSettings
 
 # Strictest last, as an agent's right to tighten and the text of a refusal see them.
@@ -48,8 +49,9 @@ _RECOVERY = _WRITE | {Mode.CRITICAL}
 def modes_allowed(call: Call, info: TargetInfo | None, *, always: bool) -> frozenset[Mode]:
     """The modes under which this call may run (the table in docs/guard.md).
 
-    `always` is for changes of the guard itself: tightening passes every mode, loosening is
-    decided by a person. `info` is None for a tool on the server itself.
+    `always` is for changes of the guard itself, of which tightening passes every mode and
+    loosening is decided by a person, and for break-glass. `info` is None for a tool on the server
+    itself.
     """
     own = info is None or info.name == OWN_TARGET
     if always or (own and call.effect is Effect.READ):
@@ -65,21 +67,25 @@ def modes_allowed(call: Call, info: TargetInfo | None, *, always: bool) -> froze
     return _WRITE
 
 
-def applying(entries: Iterable[ModeEntry], target: str) -> tuple[ModeEntry, ...]:
-    """The entries that hold for a target, strictest first."""
-    mine = [entry for entry in entries if entry.scope in (ALL_TARGETS, target)]
+def applying(
+    entries: Iterable[ModeEntry], target: str, principal: str = ""
+) -> tuple[ModeEntry, ...]:
+    """The entries that hold for a principal's calls on a target, strictest first."""
+    scopes = (ALL_TARGETS, target, f"{PRINCIPAL_SCOPE}{principal}")
+    mine = [entry for entry in entries if entry.scope in scopes]
     return tuple(sorted(mine, key=lambda entry: STRICTNESS.index(entry.mode), reverse=True))
 
 
-def effective(entries: Iterable[ModeEntry], target: str) -> Mode:
-    """The strictest mode in force for a target."""
-    mine = applying(entries, target)
+def effective(entries: Iterable[ModeEntry], target: str, principal: str = "") -> Mode:
+    """The strictest mode in force for a principal's calls on a target."""
+    mine = applying(entries, target, principal)
     return mine[0].mode if mine else Mode.NORMAL
 
 
-def slowest(entries: Iterable[ModeEntry], target: str) -> float:
+def slowest(entries: Iterable[ModeEntry], target: str, principal: str = "") -> float:
     """By how much the modes in force slow a target's rate down."""
-    return min((RATE_FACTORS[entry.mode] for entry in applying(entries, target)), default=1.0)
+    mine = applying(entries, target, principal)
+    return min((RATE_FACTORS[entry.mode] for entry in mine), default=1.0)
 
 
 def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) -> Mode:
@@ -96,7 +102,7 @@ def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) 
 
 def is_tightening(call: Call, entries: Iterable[ModeEntry]) -> bool:
     """Whether a call on the guard can only make it stricter: nobody is asked, no mode stops it."""
-    if call.tool.name == "isolate_target":
+    if call.tool.name in ("isolate_target", "cancel_operation"):
         return True
     return call.tool.name == "set_guard_mode" and not _asks_looser(call, entries)
 
@@ -119,10 +125,34 @@ def _asks_looser(call: Call, entries: Iterable[ModeEntry]) -> bool:
 def loosens(asked: Mode, scope: str, entries: Iterable[ModeEntry]) -> bool:
     """Whether an agent's mode for a scope would let pass what an entry of it refuses now."""
     for entry in entries:
-        lifted = entry.scope == scope or (scope == ALL_TARGETS and asked is Mode.NORMAL)
-        if not lifted or at_least_as_strict(asked, entry.mode):
+        if not within(entry.scope, scope, asked) or at_least_as_strict(asked, entry.mode):
             continue
         # An entry of another source stays beside the new one, unless the new one is its loosening.
         if entry.source == "agent" or at_least_as_strict(entry.mode, asked):
             return True
     return False
+
+
+def within(entry_scope: str, scope: str, asked: Mode) -> bool:
+    """Whether a mode for `scope` takes the place of an entry: normal for all is for every target.
+
+    A principal's mode has to be lifted by its name: what ran away on one target does so on all.
+    """
+    if entry_scope == scope:
+        return True
+    everything = scope == ALL_TARGETS and asked is Mode.NORMAL
+    return everything and not entry_scope.startswith(PRINCIPAL_SCOPE)
+
+
+# The modes that refuse, strictest first, with their codes.
+CODES: Mapping[Mode, RefusalCode] = {
+    Mode.LOCKDOWN: RefusalCode.LOCKED_DOWN,
+    Mode.READ_ONLY: RefusalCode.READ_ONLY,
+    Mode.CRITICAL: RefusalCode.CRITICAL,
+    Mode.RESTRICTIVE: RefusalCode.RESTRICTED,
+}
+
+
+def floor_refuses(floor: Mode, allowed: frozenset[Mode]) -> RefusalCode | None:
+    """The code with which the configured mode refuses a call that may run under `allowed`."""
+    return None if floor in allowed else CODES[floor]

@@ -12,22 +12,21 @@ settle    outcome to the circuit, evidence to the ledger, the answer redacted an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import anyio
-
 from mcp_ops.call import Call, new_id
-from mcp_ops.capabilities.base import Effect
+from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
-from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
+from mcp_ops.errors import Internal, RefusalCode
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
-from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
+from mcp_ops.guard.freeze import Freezes
+from mcp_ops.guard.gate import Gate
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
     RESTRICTED_ITEMS,
@@ -39,7 +38,7 @@ from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame
-from mcp_ops.guard.targets import TargetInfo, Targets
+from mcp_ops.guard.targets import Targets
 from mcp_ops.guard.telemetry import call_span
 from mcp_ops.guard.writes import Writes
 from mcp_ops.ports import (
@@ -50,7 +49,13 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.records import Approvals, BudgetState, FailedOperations, Ledger
+from mcp_ops.records import (
+    Approvals,
+    Budget,
+    FailedOperations,
+    Ledger,
+    Operation,
+)
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
@@ -72,6 +77,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
+        approver_keys: frozenset[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -79,8 +85,7 @@ class Guard:
         self.hot = hot
         self.clock = clock
         self.redactor = redactor
-        self.bulkheads = Bulkheads()
-        self.shadow_refusals = 0
+        self.bulkheads = Bulkheads(targets)
         self.circuit_policy = CircuitPolicy(
             consecutive=settings.circuit.threshold,
             ratio=settings.circuit.ratio,
@@ -88,16 +93,36 @@ class Guard:
             window_s=settings.circuit.window_s,
             open_s=settings.circuit.open_s,
         )
-        self._planner = Planner(
+        self.freezes = Freezes(settings.freeze, clock)
+        self.planner = Planner(
             limits=settings.limits,
             circuit=self.circuit_policy,
             policy=self.policy,
             targets=targets,
             hot=hot,
+            freezes=self.freezes,
         )
         self._ledger = ledger
-        self._approver = Approver(approvals, clock, redactor)
-        self._reads = Reads(clock, attempts=settings.limits.read_attempts)
+        self._gate = Gate(
+            settings=settings,
+            planner=self.planner,
+            hot=hot,
+            ledger=ledger,
+            clock=clock,
+            bulkheads=self.bulkheads,
+        )
+        self._approver = Approver(
+            approvals,
+            clock,
+            redactor,
+            ledger=ledger,
+            targets=targets,
+            rehearse=self._rehearse,
+            keys=approver_keys,
+        )
+        self._reads = Reads(
+            clock, attempts=settings.limits.read_attempts, cache=settings.cache.tools
+        )
         self._actor = Actor(
             targets=targets,
             hot=hot,
@@ -105,6 +130,7 @@ class Guard:
             make_port=make_port,
             sub_call=self.sub_call,
             redactor=redactor,
+            steps=operations.steps,
         )
         self._writes = Writes(
             operations=operations,
@@ -114,6 +140,11 @@ class Guard:
             redactor=redactor,
             wait_s=settings.limits.write_wait_s,
         )
+
+    @property
+    def shadow_refusals(self) -> int:
+        """How many calls were let pass that would have been refused, since the start."""
+        return self._gate.shadow_refusals
 
     async def run(self, call: Call, frame: Frame) -> dict[str, Any]:
         """The call's answer. Raises `OpsError`, or `NeedsAnswer` when it ends in a question."""
@@ -125,22 +156,23 @@ class Guard:
             if replayed is not None:
                 frame.close("ok", code="replayed", outcome=str(replayed.get("outcome", "")))
                 return replayed
-            plan = await self._plan(call)
+            plan = await self._gate.plan(call)
+            frame.policy = plan.decision.rule
             if not self._asks_nobody(plan):
-                await self._look(plan)
+                await self._gate.look(plan)
             consent = await self._consent(plan)
             return await self._writes.run(
                 call, frame, lambda running: self._write(plan, consent, frame, running)
             )
 
     async def _read(self, call: Call, frame: Frame) -> dict[str, Any]:
-        plan = await self._plan(call)
+        plan = await self._gate.plan(call)
+        frame.policy = plan.decision.rule
         consent = Consent(how="none", record=plan.decision.rule)
         if plan.decision.require != "none":
-            await self._look(plan)
+            await self._gate.look(plan)
             consent = await self._consent(plan)
-        admission = await self.hot.admit(plan.request)
-        self._refuse(plan, admission)
+        admission, _ = await self._gate.admit(plan)
         cached = self._cached(plan, admission)
         if cached is not None:
             await self.hot.give_back(plan.request, admission)
@@ -151,19 +183,19 @@ class Guard:
             if admission.probe:  # one attempt of its own: it is the circuit's question
                 data = await self._ask(plan, frame, admission)
             else:
-                data = await self._reads.share(call, lambda: self._ask(plan, frame, admission))
-        if plan.info is not None and plan.info.metered:
-            self._reads.remember(call, data)
+                data = await self._reads.share(
+                    call,
+                    lambda: self._ask(plan, frame, admission),
+                    metered=plan.info is not None and plan.info.metered,
+                    within_s=self._read_s(call),
+                )
         frame.close("ok")
         return data
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
-        call = _within(plan.call, applying(admission.modes, plan.request.target))
-        deadline = self.settings.limits.read_timeout_s
-        if call.tool.bulk:
-            deadline = self.settings.limits.bulk_timeout_s
-        deadline = min(deadline, call.tool.timeout_s)
-        ends = self.clock.monotonic() + deadline
+        principal = plan.call.caller.principal
+        call = _within(plan.call, applying(admission.modes, plan.request.target, principal))
+        ends = self.clock.monotonic() + self._read_s(call)
         retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
         while True:
@@ -176,13 +208,8 @@ class Guard:
                 retry=None if admission.probe else retry,
             )
             try:
-                return settle.settle(
-                    result,
-                    target=call.target or call.about or OWN_TARGET,
-                    at=self.clock.now(),
-                    redactor=self.redactor,
-                    limit_bytes=self.settings.limits.result_bytes,
-                    ask_again="limit" in call.tool.arguments.model_fields,
+                return self._settled(
+                    call, result, ask_again="limit" in call.tool.arguments.model_fields
                 )
             except settle.TooLarge as page:
                 asked_again += 1
@@ -192,16 +219,13 @@ class Guard:
         self, plan: Plan, consent: Consent, frame: Frame, running: Running
     ) -> dict[str, Any]:
         call = plan.call
-        admission, room = await self._admit(plan)
-        async with self._passage(plan, consent, frame, admission):
-            self._reads.forget(call.target)
-            holder = await self._writes.begin(
-                call,
-                frame.began(policy=plan.decision.rule, approval=consent.record),
-                running,
-                budgets=plan.budgets if room else (),
-                approval=consent.redemption(call, plan.decision),
-            )
+        admission, room = await self._gate.admit(plan)
+        async with (
+            self._passage(plan, consent, frame, admission),
+            self._reads.changing(call.target),
+        ):
+            budgets = plan.budgets if room else ()
+            holder = await self._begin(plan, consent, frame, running, budgets)
             if holder is not None:
                 await self.hot.give_back(plan.request, admission)
                 return holder
@@ -212,27 +236,37 @@ class Guard:
                 running=running,
                 probe=admission.probe,
             )
+        return self._settled(call, result)
+
+    async def _begin(
+        self,
+        plan: Plan,
+        consent: Consent,
+        frame: Frame,
+        running: Running,
+        budgets: tuple[Budget, ...],
+    ) -> dict[str, Any] | None:
+        """The durable intent; the answer of who holds the key already. A resumed write has one."""
+        if running.began:
+            return None
+        return await self._writes.begin(
+            plan.call,
+            frame.began(policy=plan.decision.rule, approval=consent.record),
+            running,
+            budgets=budgets,
+            approval=consent.redemption(plan.call, plan.decision),
+        )
+
+    def _settled(self, call: Call, result: Result, *, ask_again: bool = False) -> dict[str, Any]:
+        """The answer: redacted, cut, stamped."""
         return settle.settle(
             result,
             target=call.target or call.about or OWN_TARGET,
             at=self.clock.now(),
             redactor=self.redactor,
             limit_bytes=self.settings.limits.result_bytes,
-            ask_again=False,
+            ask_again=ask_again,
         )
-
-    async def _admit(self, plan: Plan, *, take: bool = True) -> tuple[Admission, bool]:
-        """Ask the stores; what the budgets have no room for takes nothing else. Raises `Refused`.
-
-        The second answer is whether there was room: false gets through in shadow mode only.
-        """
-        states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
-        room = all(state.allowed for state in states)
-        request = replace(plan.request, take=take and room)
-        admission = await self.hot.admit(request)
-        looking = plan if take else replace(plan, request=request)
-        self._refuse(looking, admission, states)
-        return admission, room
 
     async def sub_call(
         self,
@@ -258,57 +292,27 @@ class Guard:
             tool=replace(parent.tool, effect=effect, capability=capability, bulk=False),
             dry_run=False,
         )
-        plan = await self._plan(call, info=info, sub=True)
-        admission = await self.hot.admit(plan.request)
-        self._refuse(plan, admission)
+        plan = await self._gate.plan(call, info=info, sub=True)
+        admission, _ = await self._gate.admit(plan)
         # A write may be half done when a shorter deadline than its own ends it.
         reading = effect is Effect.READ
         deadline = self.settings.limits.read_timeout_s if reading else parent.tool.timeout_s
         async with (
-            self._taken(plan, admission),
+            self._gate.taken(plan, admission, place=not self.bulkheads.holds(parent.target, info)),
+            nullcontext() if reading else self._reads.changing(target),
             self._actor.attempt(target, deadline_s=deadline, probe=admission.probe),
         ):
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
-    async def _plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
-        plan = await self._planner.plan(call, info=info, sub=sub)
-        self._refuse(plan)
-        return plan
-
-    def _refuse(
-        self,
-        plan: Plan,
-        admission: Admission | None = None,
-        budgets: tuple[BudgetState, ...] = (),
-    ) -> None:
-        """Raise the first refusal: by the configuration or, once the store was asked, by it."""
-        situation = Situation(
-            call=plan.call,
-            info=plan.info,
-            decision=plan.decision,
-            settings=self.settings,
-            modes_allowed=plan.request.modes_allowed,
-            use_circuit=plan.request.use_circuit,
-            tightening=plan.tightening,
-            taking=plan.request.take,
-            at=admission.at if admission else self.clock.now(),
-            admission=admission,
-            budgets=budgets,
-        )
-        check = present_refusal if admission else configured_refusal
-        refusal = check(situation)
-        if refusal is None:
-            return
-        # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
-        trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
-        if self.settings.enforcement == "shadow" and trial:
-            self.shadow_refusals += plan.request.take  # the look before it counts nothing
-            return
-        raise refusal
-
-    async def _look(self, plan: Plan) -> None:
-        """All checks, before anyone is asked and without taking anything."""
-        await self._admit(plan, take=False)
+    async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
+        """The dry run of a call that a person is asked about, on the way of a read."""
+        plan = await self._gate.plan(call, sub=True)
+        admission, _ = await self._gate.admit(plan)
+        deadline = self.settings.limits.read_timeout_s
+        async with self._passage(plan, consent, frame, admission):
+            return await self._actor.act(
+                call, frame, deadline_s=deadline, running=None, probe=admission.probe
+            )
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(
@@ -317,10 +321,34 @@ class Guard:
 
     async def _consent(self, plan: Plan) -> Consent:
         if self.settings.enforcement == "shadow":
+            if plan.decision.require == "approve":
+                self._gate.overlook(plan, RefusalCode.APPROVAL_REQUIRED)
             return Consent(how="none", record="shadow")
         return await self._approver.obtain(
             plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
         )
+
+    async def resume(self, call: Call, operation: Operation, *, approval: str) -> None:
+        """Go on with a write whose process was lost, in a task of its own.
+
+        Its budgets and its approval were used when it began; everything else is asked again.
+        """
+        frame = Frame(
+            call_id=call.id,
+            tool=call.tool.name,
+            caller=call.caller,
+            ledger=self._ledger,
+            redactor=self.redactor,
+            clock=self.clock,
+        )
+        frame.know(call)
+        consent = Consent(how="none", record=approval)
+
+        async def body(running: Running) -> dict[str, Any]:
+            plan = replace(await self._gate.plan(call), budgets=())
+            return await self._write(plan, consent, frame, running)
+
+        await self._writes.go_on(call, frame, body, operation)
 
     @asynccontextmanager
     async def _passage(
@@ -328,39 +356,26 @@ class Guard:
     ) -> AsyncIterator[None]:
         token = current.set(Passage(call=plan.call, frame=frame, consent=consent))
         try:
-            async with self._taken(plan, admission):
+            async with self._gate.taken(plan, admission):
                 yield
         finally:
             current.reset(token)
 
-    @asynccontextmanager
-    async def _taken(self, plan: Plan, admission: Admission) -> AsyncIterator[None]:
-        """A place at the target; what was admitted comes back on a late refusal, and on a
-        cancellation that comes before the place."""
-        place: AbstractAsyncContextManager[None] = nullcontext()
-        if plan.info is not None and plan.info.name != OWN_TARGET:
-            partition = self.bulkheads.of(plan.info.name, plan.info.concurrent)
-            place = partition.slot(self.settings.limits.bulkhead_wait_s)
-        arrived = False
-        try:
-            async with place:
-                arrived = True
-                yield
-        except BaseException as ended:
-            if not arrived or isinstance(ended, Refused | StoreUnavailable):
-                with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
-                    await self.hot.give_back(plan.request, admission)
-            raise
-
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
-        if plan.info is None or not plan.info.metered:
+        if plan.info is None:
             return None
-        if plan.call.tool.capability in CHECKS_OF_STATE:
-            return None
-        if effective(admission.modes, plan.info.name) is not Mode.RESTRICTIVE:
-            return None
-        found = self._reads.recall(plan.call)
-        return None if found is None else {**found[1], "cached_age_s": round(found[0], 1)}
+        restrictive = (
+            plan.info.metered
+            and plan.call.tool.capability not in CHECKS_OF_STATE
+            and effective(admission.modes, plan.info.name, plan.call.caller.principal)
+            is Mode.RESTRICTIVE
+        )
+        return self._reads.recall(plan.call, restrictive=restrictive)
+
+    def _read_s(self, call: Call) -> float:
+        limits = self.settings.limits
+        deadline = limits.bulk_timeout_s if call.tool.bulk else limits.read_timeout_s
+        return min(deadline, call.tool.timeout_s)
 
 
 _PAGES = 3  # a page that is too large is asked for again so often; then item by item

@@ -25,6 +25,7 @@ PROFILES: dict[Profile, tuple[PolicyRule, ...]] = {
     ),
     "strict": (
         PolicyRule(effect="read", require="none"),
+        PolicyRule(effect="destroy", require="approve", approvals=2),
         PolicyRule(require="approve"),
     ),
 }
@@ -32,13 +33,22 @@ PROFILES: dict[Profile, tuple[PolicyRule, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the policy asks of a call. `version` changes with the policy: approvals are bound."""
+    """What the policy asks of a call. `version` changes with the policy: approvals are bound.
+
+    `approvers` are globs over principals who may say yes (empty: everyone who may approve),
+    `needed` is how many different ones have to, `execute_s` for how long their yes holds.
+    `elevated` names the grant that lowered `require`, and its incident.
+    """
 
     require: Requirement
     rule: str
     profile: Profile
     expires_s: float
     version: str
+    approvers: tuple[str, ...] = ()
+    needed: int = 1
+    execute_s: float = 900.0
+    elevated: str = ""
 
 
 _REMEMBERED = 1_000
@@ -95,6 +105,9 @@ class Policy:
             profile=profile,
             expires_s=rule.expires_s,
             version=self.version,
+            approvers=rule.approvers,
+            needed=rule.approvals,
+            execute_s=rule.execute_s,
         )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from mcp_ops.call import Call, Caller, shown_arguments
+import orjson
+
+from mcp_ops.call import Call, Caller, shown_arguments, shown_digest
 from mcp_ops.clock import Clock
 from mcp_ops.errors import OpsError, Refused, StoreUnavailable, UnknownTool
 from mcp_ops.guard import telemetry
@@ -28,7 +31,7 @@ class Frame:
         "_caller",
         "_clock",
         "_ledger",
-        "_policy",
+        "_raw",
         "_redactor",
         "_started",
         "_tool",
@@ -36,6 +39,8 @@ class Frame:
         "call_id",
         "closed",
         "detached",
+        "had_effect",
+        "policy",
         "upstream_calls",
     )
 
@@ -56,12 +61,18 @@ class Frame:
         self._tool = tool
         self._caller = caller
         self._call: Call | None = None
-        self._policy = ""
-        self.approval = ""
+        self._raw: Mapping[str, Any] = {}
+        self.policy = ""  # the rule that decided, once one did
+        self.approval = ""  # the question that was answered, or that the call ended in
         self.call_id = call_id
         self.upstream_calls = 0
         self.closed = False
+        self.had_effect = False
         self.detached = False  # a write's own task closes it, whatever becomes of the request
+
+    def heard(self, raw: Mapping[str, Any]) -> None:
+        """Keep what the client sent, for the record of a call that cannot be parsed."""
+        self._raw = raw
 
     def know(self, call: Call) -> None:
         """Add what parsing found out."""
@@ -71,9 +82,13 @@ class Frame:
         """Count a call that reached a target."""
         self.upstream_calls += 1
 
+    def changed(self) -> None:
+        """Remember that a change at a target came back as done."""
+        self.had_effect = True
+
     def began(self, *, policy: str, approval: str) -> Entry:
         """The line that says that a write is about to run."""
-        self._policy, self.approval = policy, approval
+        self.policy, self.approval = policy, approval
         return self._entry(EntryKind.BEGAN, {})
 
     def ended(
@@ -116,6 +131,13 @@ class Frame:
         if not self.closed:
             self._ledger.note(self.ended(verdict, code=code, outcome=outcome))
 
+    def fail(self, error: OpsError) -> None:
+        """Close a call that ends in an error of ours, with the question that it waits for."""
+        question = error.details.get("approval_id")
+        if not self.approval and isinstance(question, str):
+            self.approval = question
+        self.abandon(verdict_of(error), code=error.code)
+
     def abandon(self, verdict: Verdict, *, code: str = "") -> None:
         """Close a call that ends in an error anyway; a line that finds no room goes to the log."""
         try:
@@ -123,12 +145,26 @@ class Frame:
         except StoreUnavailable:
             _log.error("no room for the record of a call", extra={"call_id": self.call_id})
 
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the frame by how what it encloses ends: for a call that answers no client."""
+        try:
+            yield
+        except OpsError as error:
+            self.abandon(verdict_of(error), code=error.code)
+            raise
+        except BaseException:
+            self.abandon("error", code="internal_error")
+            raise
+        self.close("ok")
+
     def _entry(self, kind: EntryKind, evidence: Mapping[str, Any], **end: Any) -> Entry:
         call, caller = self._call, self._caller
-        known: dict[str, Any] = {}
-        if call is not None:
+        if call is None:
+            known = self._unparsed()
+        else:
             said = {
-                "arguments": shown_arguments(call),
+                "arguments": shown_arguments(call, self._redactor),
                 "reason": call.reason,
                 "object": call.object,
                 "evidence": dict(evidence),
@@ -138,25 +174,56 @@ class Frame:
                 "target": call.target or call.about,
                 "effect": call.tool.effect.value,
                 "dry_run": call.dry_run,
-                "digest": call.digest,
+                "digest": shown_digest(call, self._redactor),
                 "parent": call.parent,
             }
         return Entry(
             kind=kind,
             call_id=self.call_id,
             at=self._clock.now(),
-            # Redacted before it is cut: both are what a client made up.
+            # Redacted before it is cut: both are a client's own words.
             tool=tame(self._redactor.text(self._tool[:1_000]), 64),
             principal=caller.principal,
             client=tame(self._redactor.text(caller.client[:1_000]), 100),
             channel=caller.channel,
             era=caller.era,
             trace_id=caller.trace_id,
-            policy=self._policy,
+            policy=self.policy,
             approval=self.approval,
             **known,
             **end,
         )
+
+    def _unparsed(self) -> dict[str, Any]:
+        """What can be said of arguments that are not valid: which target, and whether they are
+        the same as those of another call."""
+        if not self._raw:
+            return {}
+        target = self._raw.get("target")
+        try:
+            body = orjson.dumps(self._raw, option=orjson.OPT_SORT_KEYS, default=str).decode()
+        except TypeError:  # a lone surrogate, a huge number
+            body = repr(self._raw)
+        return {
+            "target": tame(self._redactor.text(target[:1_000]), 64)
+            if isinstance(target, str)
+            else "",
+            "digest": f"raw:{self._redactor.fingerprint(body)}",
+        }
+
+
+def open_frame(call: Call, *, ledger: Ledger, redactor: Redactor, clock: Clock) -> Frame:
+    """The frame of a call that another call makes, known from the start."""
+    frame = Frame(
+        call_id=call.id,
+        tool=call.tool.name,
+        caller=call.caller,
+        ledger=ledger,
+        redactor=redactor,
+        clock=clock,
+    )
+    frame.know(call)
+    return frame
 
 
 def verdict_of(error: OpsError) -> Verdict:

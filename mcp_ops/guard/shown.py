@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from mcp_ops.capabilities.guard import ApprovalItem, AuditItem, CircuitInfo, ModeInfo
+from mcp_ops.call import Call
+from mcp_ops.capabilities.guard import (
+    ApprovalItem,
+    AuditItem,
+    BreakGlassInfo,
+    CircuitInfo,
+    ElevationInfo,
+    FreezeInfo,
+    ModeInfo,
+    OperationStatus,
+)
 from mcp_ops.clock import rfc3339
-from mcp_ops.ports import OWN_TARGET, CircuitState, ModeEntry
-from mcp_ops.records import Approval, Entry
+from mcp_ops.errors import RefusalCode
+from mcp_ops.guard.freeze import Freeze
+from mcp_ops.ports import OWN_TARGET, CircuitState, Grant, ModeEntry
+from mcp_ops.records import Approval, Entry, EntryKind
 
 
 def mode_info(entry: ModeEntry) -> ModeInfo:
@@ -68,16 +78,88 @@ def approval_item(approval: Approval) -> ApprovalItem:
         reason=approval.reason,
         created_at=rfc3339(approval.created_at),
         expires_at=rfc3339(approval.expires_at),
+        votes=f"{len(approval.votes)} of {approval.needed}",
         decided_by=approval.decided_by or None,
         note=approval.note or None,
     )
 
 
-def active(start: str, end: str, now: float) -> bool:
-    """Whether a freeze window holds now; an unreadable one does."""
-    try:
-        moments = [datetime.fromisoformat(text) for text in (start, end)]
-    except ValueError:
-        return True  # unreadable means closed
-    first, last = [m.replace(tzinfo=m.tzinfo or UTC).timestamp() for m in moments]
-    return first <= now < last
+def freeze_info(freeze: Freeze) -> FreezeInfo:
+    """A freeze window, with the freeze that holds or the next one."""
+    return FreezeInfo(
+        when=freeze.when,
+        start=rfc3339(freeze.since) if freeze.since is not None else None,
+        end=rfc3339(freeze.until) if freeze.until is not None else None,
+        targets=list(freeze.targets),
+        reason=freeze.reason,
+        active=freeze.active,
+        problem=freeze.problem or None,
+    )
+
+
+def elevation_info(grant: Grant) -> ElevationInfo:
+    """An elevation in force."""
+    return ElevationInfo(
+        id=grant.id,
+        principal=grant.principal,
+        tool=grant.tool,
+        elevated_target=grant.target,
+        require=grant.require,
+        incident=grant.incident,
+        reason=grant.reason,
+        author=grant.author,
+        expires_at=rfc3339(grant.expires_at),
+    )
+
+
+def break_glass_info(entry: Entry) -> BreakGlassInfo:
+    """A use of break-glass."""
+    return BreakGlassInfo(
+        at=rfc3339(entry.at),
+        principal=entry.principal,
+        tool=entry.object,
+        used_on=entry.target or OWN_TARGET,
+        reason=entry.reason,
+    )
+
+
+def shadow_line(call: Call, code: RefusalCode, *, rule: str, at: float) -> Entry:
+    """The ledger's line about a call that shadow mode let pass."""
+    return Entry(
+        kind=EntryKind.CHANGED,
+        call_id=call.id,
+        at=at,
+        tool=call.tool.name,
+        target=call.target or call.about,
+        object=call.object,
+        principal=call.caller.principal,
+        client=call.caller.client,
+        channel=call.caller.channel,
+        effect=call.tool.effect.value,
+        dry_run=call.dry_run,
+        digest=call.digest,
+        policy=rule,
+        code=code.value,
+        evidence={"shadow": True},
+        trace_id=call.caller.trace_id,
+        parent=call.parent,
+    )
+
+
+def approval_status(approval: Approval) -> OperationStatus:
+    """A question to a person, for the caller that waits for it."""
+    votes = f"{len(approval.votes)} of {approval.needed} said yes"
+    ended = approval.state in ("denied", "revoked")
+    words = f"{votes}; {approval.note}" if ended and approval.note else votes
+    return OperationStatus(
+        id=approval.id,
+        kind="approval",
+        state=approval.state,
+        tool=approval.tool,
+        target=approval.target or OWN_TARGET,
+        progress=words if approval.kind == "approve" else None,
+        started_at=rfc3339(approval.created_at),
+        expires_at=rfc3339(approval.expires_at),
+        execute_by=rfc3339(approval.execute_by) if approval.execute_by else None,
+        ended_at=rfc3339(approval.decided_at) if approval.decided_at else None,
+    )

@@ -43,6 +43,9 @@ _TEXT: Final = """\
 
 state_dir = "state"
 
+[tools]
+profile = "full"
+
 # A Salesforce org.
 [targets.crm]
 kind = "salesforce"

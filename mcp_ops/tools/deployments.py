@@ -89,6 +89,7 @@ async def restart_deployment(
     before = await platform.rollout(name)
     if write.dry_run:
         await platform.rehearse_restart(name)
+        write.saw({"generation": before.generation, "desired": before.desired}, None)
         return _planned(name, before)
     started = await _start(platform, write, name, before)
     watch = _Watch(before=before, started=started, wait_s=wait_s)

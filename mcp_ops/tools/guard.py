@@ -6,16 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mcp_ops.capabilities.base import Effect, NextStep
+from mcp_ops.capabilities.base import Effect, NextStep, Undo
 from mcp_ops.capabilities.guard import (
     ApprovalPage,
     AuditPage,
+    BulkheadChange,
     CircuitChange,
     CircuitList,
     GuardControl,
     GuardModeSet,
     GuardStatus,
     HotTools,
+    OperationCancelled,
     OperationStatus,
     ServerHealth,
 )
@@ -33,6 +35,10 @@ from mcp_ops.ports import Mode
 from mcp_ops.tool import Write, tool
 
 Verdict = Literal["", "ok", "refused", "invalid", "asked", "failed", "unknown", "error"]
+OperationId = Annotated[
+    str, Field(description="From operation_id or an approval.", min_length=8, max_length=64)
+]
+ResetTo = Literal["closed", "half_open"]
 TargetOrAll = Annotated[
     str, Field(description="A target, or all.", min_length=1, max_length=63), ObjectName()
 ]
@@ -65,6 +71,7 @@ async def set_guard_mode(
     approval. critical leaves only checks and recovery, lockdown nothing."""
     previous = await guard.mode_of(target)
     if write.dry_run:
+        write.saw({"mode": previous.value}, None)
         return GuardModeSet(
             outcome="planned",
             previous=previous,
@@ -88,17 +95,27 @@ async def list_circuits(guard: GuardControl) -> CircuitList:
 
 
 @tool(effect=Effect.WRITE, recovery=True)
-async def reset_circuit(guard: GuardControl, target: TargetName, write: Write) -> CircuitChange:
-    """Close a target's open circuit after the target was repaired. It opens again if the target
-    still fails. Does not lift an operator's isolation."""
+async def reset_circuit(
+    guard: GuardControl,
+    target: TargetName,
+    write: Write,
+    to: Annotated[ResetTo, Field(description="half_open: one call tries first.")] = "closed",
+) -> CircuitChange:
+    """Close a target's open circuit after the target was repaired; half_open where that is not
+    sure. It opens again if the target still fails. Does not lift an operator's isolation."""
     before = {circuit.target: circuit for circuit in await guard.circuits()}.get(target)
     previous = before.state if before else None
     if write.dry_run:
         state = previous.value if previous else "closed"
+        verb = "Close" if to == "closed" else "Let one call try"
+        # Not the phase: it goes from open to half-open and back by itself.
+        write.saw({"isolated_by": before.by if before and state == "isolated" else None}, None)
         return CircuitChange(
-            outcome="planned", previous=previous, plan=[f"Close the circuit of {target} ({state})."]
+            outcome="planned",
+            previous=previous,
+            plan=[f"{verb} the circuit of {target} ({state})."],
         )
-    after = await guard.reset_circuit(target, reason=write.reason)
+    after = await guard.reset_circuit(target, to=to, reason=write.reason)
     return CircuitChange(
         outcome="verified",
         previous=previous,
@@ -117,6 +134,41 @@ async def isolate_target(guard: GuardControl, target: TargetName, write: Write) 
     after = await guard.isolate(target, reason=write.reason)
     return CircuitChange(
         outcome="verified", state=after.state, evidence={"state": after.state.value}
+    )
+
+
+@tool(effect=Effect.WRITE, idempotent=True)
+async def set_bulkhead_limit(
+    guard: GuardControl,
+    target: TargetName,
+    max_concurrent: Annotated[int, Field(description="Calls at once.", ge=1, le=1000)],
+    write: Write,
+    minutes: Annotated[int, Field(description="For so long.", ge=1, le=10_080)] = 60,
+) -> BulkheadChange:
+    """Change for a while how many calls may be at a target at once. Fewer holds at once; more
+    than now needs a person's approval. To stop all calls use isolate_target."""
+    found = await guard.set_bulkhead_limit(
+        target, max_concurrent, minutes=minutes, reason=write.reason, dry_run=write.dry_run
+    )
+    change = BulkheadChange(
+        outcome="planned",
+        max_concurrent=found.size,
+        previous=found.previous,
+        targets=found.targets,
+        expires_at=found.expires_at,
+    )
+    if write.dry_run:
+        places = f"{found.size} calls at once at {', '.join(found.targets)}"
+        until = f"until {found.expires_at}" if found.expires_at else "as configured"
+        plan = [f"Allow {places}, {until} ({found.previous} now)."]
+        return change.model_copy(update={"plan": plan})
+    undo = {"target": target, "max_concurrent": found.previous}
+    return change.model_copy(
+        update={
+            "outcome": "verified",
+            "evidence": {"max_concurrent": found.size, "before": found.previous},
+            "undo": Undo(tool="set_bulkhead_limit", arguments=undo),
+        }
     )
 
 
@@ -164,12 +216,38 @@ async def list_approvals(guard: GuardControl, limit: Limit = 20) -> ApprovalPage
 
 
 @tool(effect=Effect.READ)
-async def get_operation(
-    guard: GuardControl,
-    operation_id: Annotated[
-        str, Field(description="From operation_id or an approval.", min_length=8, max_length=64)
-    ],
-) -> OperationStatus:
+async def get_operation(guard: GuardControl, operation_id: OperationId) -> OperationStatus:
     """Show how far a write is, its answer once it is done, or whether the approval that it waits
     for was given: then call the tool again."""
     return await guard.operation(operation_id)
+
+
+@tool(effect=Effect.WRITE, idempotent=True)
+async def cancel_operation(
+    guard: GuardControl,
+    operation_id: Annotated[
+        str, Field(description="From operation_id.", min_length=8, max_length=64)
+    ],
+    write: Write,
+) -> OperationCancelled:
+    """Stop a write that is still running, between two of its steps. What it did already stays
+    done. Yours only; an operator may stop any."""
+    status = await guard.cancel_operation(operation_id, reason=write.reason, dry_run=write.dry_run)
+    if write.dry_run:
+        return OperationCancelled(
+            outcome="planned",
+            plan=[f"Ask {status.tool} on {status.target} to stop before its next step."],
+            progress=status.progress,
+        )
+    return OperationCancelled(
+        outcome="unconfirmed",
+        evidence={"state": status.state, "tool": status.tool},
+        progress=status.progress,
+        next_steps=[
+            NextStep(
+                tool="get_operation",
+                arguments={"operation_id": operation_id},
+                why="See where it stopped.",
+            )
+        ],
+    )

@@ -84,6 +84,7 @@ async def refresh_oauth_token(
     )
     refresh_token_of(seen)
     if write.dry_run:
+        write.saw({"fingerprint": print_of(seen.access_token) if seen else None}, None)
         return OAuthRefresh(
             outcome="planned",
             previous_fingerprint=print_of(seen.access_token) if seen else None,

@@ -41,6 +41,7 @@ from mcp_ops.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from mcp_ops.heard import asking, heard
 from mcp_ops.redact import Redactor, tame
 
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -288,10 +289,12 @@ class HttpClient:
         if body is not None:
             sent["content-type"] = "application/json"
             content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
+        asking()
         with translated(self.system), anyio.move_on_after(self._limits.total_s):
             async with self._client.stream(
                 method, url, headers=sent, data=form, content=content
             ) as response:
+                heard()
                 return Answer(
                     status=response.status_code,
                     headers={name.lower(): value for name, value in response.headers.items()},

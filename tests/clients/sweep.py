@@ -89,8 +89,12 @@ class Sweep:
         assert closed["state"] == "closed"
         stricter = await self.do("set_guard_mode", mode="restrictive", **change)
         assert stricter["mode"] == "restrictive"
-        modes = (await self.do("get_guard_status"))["modes"]
-        assert [(m["scope"], m["mode"]) for m in modes] == [("vault", "restrictive")]
+        fewer = await self.do("set_bulkhead_limit", max_concurrent=2, minutes=5, **change)
+        assert (fewer["previous"], fewer["max_concurrent"]) == (10, 2)
+        status = await self.do("get_guard_status")
+        modes = [(m["scope"], m["mode"]) for m in status["modes"]]
+        places = [(p["target"], p["max_concurrent"]) for p in status["bulkheads"] if "by" in p]
+        assert (modes, places) == ([("vault", "restrictive")], [("vault", 2)])
 
     async def _tokens(self) -> None:
         change = {"target": "sso", "reason": REASON}
@@ -117,6 +121,10 @@ class Sweep:
         # The coordinator said yes; that it worked shows in its own effect log only.
         assert (retried["retried"], retried["outcome"]) == (1, "unconfirmed")
         assert len(lab.effects("coordinator", "tool-executed")) == ran + 1
+        late = {"operation_id": retried["audit_id"], "reason": REASON}
+        stopped = await self.call("cancel_operation", late)
+        assert stopped.code == "conflict"  # it is over
+        self.answers["cancel_operation"] = stopped.text
         held = len(lab.deadletters())
         discarded = await self.do("discard_deadletters", ids=[second], **change)
         assert discarded["discarded"] == 1

@@ -25,6 +25,7 @@ from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets
@@ -78,6 +79,7 @@ class Bench:
     worlds: dict[str, World]
     path: Path
     tasks: anyio.abc.TaskGroup
+    resumer: Resumer
     callers: list[Caller] = field(default_factory=list)
 
     @property
@@ -193,6 +195,7 @@ async def bench(
     clock: ManualClock | None = None,
     worlds: Mapping[str, World] | None = None,
     extra_tools: Mapping[str, Tool] | None = None,
+    approver_keys: frozenset[str] | None = None,
 ) -> AsyncIterator[Bench]:
     """The parts of `app.open_app`, around the shelf."""
     clock, redactor = clock or ManualClock(), Redactor()
@@ -229,6 +232,7 @@ async def bench(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
+            approver_keys=approver_keys,
         )
         health = HealthCheck(
             targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call
@@ -249,6 +253,9 @@ async def bench(
             started_at=clock.now(),
         )
         built.update(parts=parts, inside=inside)
+        resumer = Resumer(
+            guard=guard, tools=tools, ledger=stores.ledger, operations=operations, now=clock.now
+        )
         names = tuple(info.name for info in infos)
         server = OpsServer(
             guard=guard,
@@ -280,6 +287,7 @@ async def bench(
             worlds=made,
             path=path,
             tasks=tasks,
+            resumer=resumer,
         )
 
 

@@ -421,7 +421,7 @@ async def test_a_question_decided_elsewhere_while_the_terminal_asked_is_denied_h
 
 
 async def test_questions_are_not_open_ended(tmp_path: Path) -> None:
-    rules = (PolicyRule(effect="write", require="approve", expires_s=60),)
+    rules = (PolicyRule(effect="write", require="approve", execute_s=60),)
     async with bench(tmp_path, rules=rules) as b:
         await b.approve((await b.error("put_item", **X))["details"]["approval_id"])
         b.clock.advance(61)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 
 from mcp_ops import errors
-from mcp_ops.errors import OpsError, Unreachable
+from mcp_ops.errors import OpsError, Unreachable, UpstreamTimeout
+from mcp_ops.heard import asking, heard
 from mcp_ops.ports import CircuitPhase
 from mcp_ops.settings import GuardSettings
 from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench, modern
@@ -205,7 +207,7 @@ async def test_a_circuit_that_changed_meanwhile_is_a_conflict(tmp_path: Path) ->
         b.clock.advance(61)
         await b.ok("look_at_item", name="x")
         with pytest.raises(OpsError) as caught:
-            await control._set_circuit(replace(before, phase=CircuitPhase.CLOSED), before)
+            await control._circuits._set(replace(before, phase=CircuitPhase.CLOSED), before)
         assert caught.value.code == "conflict"
 
 
@@ -233,3 +235,165 @@ async def test_a_silent_target_is_a_failure_at_the_deadline(tmp_path: Path) -> N
         assert (found["code"], found["executed"]) == ("timeout", "unknown")
         (circuit,) = await b.stores.hot.circuits()
         assert (circuit.failures, circuit.last_error) == (1, "timeout")
+
+
+class Trickle:
+    """A target that is asked, and from then on answers byte by byte, without end."""
+
+    def __init__(self, *, first_byte: bool) -> None:
+        self.first_byte = first_byte
+
+    async def __call__(self) -> None:
+        asking()
+        if self.first_byte:
+            heard()
+        await anyio.sleep_forever()
+
+
+SLOW = GuardSettings.model_validate({"limits": {"read_timeout_s": 0.05}})
+
+
+@pytest.mark.parametrize(("first_byte", "failures"), [(True, 0), (False, 1)])
+async def test_a_timeout_counts_only_where_the_target_gave_no_byte(
+    tmp_path: Path, first_byte: bool, failures: int
+) -> None:
+    async with bench(tmp_path, settings=SLOW) as b:
+        b.world.plans.append(Trickle(first_byte=first_byte))
+        assert await b.code("look_at_item", name="x") == "timeout"
+        assert sum(state.failures for state in await b.stores.hot.circuits()) == failures
+
+
+async def test_slow_reads_of_logs_do_not_count_against_writes(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=SLOW) as b:
+        for number in range(5):
+            b.world.plans.append(Trickle(first_byte=True))
+            assert await b.code("look_at_item", name=f"log{number}") == "timeout"
+        assert await b.code("put_item", name="x", reason=WHY) == "ok"
+
+
+async def test_a_timeout_of_the_client_library_is_told_apart_in_the_same_way(
+    tmp_path: Path,
+) -> None:
+    async def slow_answer() -> None:
+        asking()
+        heard()
+        raise UpstreamTimeout("The answer took too long.")
+
+    async def silence_after_an_answer() -> None:
+        asking()
+        heard()
+        asking()  # a second request, which nobody answers
+        raise UpstreamTimeout("No answer.")
+
+    async with bench(tmp_path, settings=ONE_TRY) as b:
+        b.world.plans.append(slow_answer)
+        assert await b.code("look_at_item", name="x") == "upstream_timeout"
+        assert await b.stores.hot.circuits() == ()
+        b.world.plans.append(silence_after_an_answer)
+        assert await b.code("look_at_item", name="x") == "upstream_timeout"
+        (circuit,) = await b.stores.hot.circuits()
+        assert circuit.failures == 1
+
+
+async def test_what_was_answered_in_full_counts_as_what_it_is(tmp_path: Path) -> None:
+    """Only a timeout asks whether a byte came."""
+
+    async def say(error: OpsError) -> None:
+        asking()
+        heard()
+        raise error
+
+    async with bench(tmp_path, settings=ONE_TRY) as b:
+        for error, failures in ((errors.UpstreamBroken("500"), 1), (errors.NotFound("404"), 0)):
+            b.world.plans.append(partial(say, error))
+            assert await b.code("look_at_item", name="x") == error.code
+            (circuit,) = await b.stores.hot.circuits()
+            assert circuit.failures == failures
+
+
+async def test_a_slow_probe_gives_its_permit_back(tmp_path: Path) -> None:
+    settings = SLOW.model_copy(
+        update={"limits": SLOW.limits.model_copy(update={"read_attempts": 1})}
+    )
+    async with bench(tmp_path, settings=settings) as b:
+        await break_shelf(b)
+        b.clock.advance(61)
+        b.world.plans.append(Trickle(first_byte=True))
+        assert await b.code("look_at_item", name="x") == "timeout"
+        assert await phase(b) == "half_open"
+        assert await b.code("look_at_item", name="x") == "ok"
+        assert await phase(b) == "closed"
+
+
+async def test_a_reset_to_half_open_lets_one_call_try_first(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=ONE_TRY) as b:
+        await break_shelf(b)
+        reset = {"target": "shelf", "to": "half_open", "reason": WHY}
+        plan = await b.ok("reset_circuit", **reset, dry_run=True)
+        assert plan["plan"] == ["Let one call try the circuit of shelf (open)."]
+        found = await b.ok("reset_circuit", **reset)
+        assert (found["previous"], found["state"]) == ("open", "half_open")
+        hold = b.world.hold()
+        async with anyio.create_task_group() as tasks:
+
+            async def probe() -> None:
+                await b.ok("look_at_item", name="probe")
+
+            tasks.start_soon(probe)
+            with anyio.fail_after(5):
+                await hold.arrived.wait()
+            # Anew it is no second permit.
+            assert (await b.ok("reset_circuit", **reset))["state"] == "half_open"
+            assert await b.code("look_at_item", name="other") == "circuit_open"
+            hold.released.set()
+        assert await phase(b) == "closed"
+
+
+async def test_a_failed_try_opens_it_again_for_the_whole_time(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=ONE_TRY) as b:
+        await break_shelf(b)
+        await b.ok("reset_circuit", target="shelf", to="half_open", reason=WHY)
+        await break_shelf(b, 1)
+        refusal = await b.error("look_at_item", name="x")
+        assert (refusal["code"], refusal["retry_after_s"]) == ("circuit_open", pytest.approx(60))
+        assert refusal["details"]["failures"] == 4
+
+
+async def test_a_closed_circuit_does_not_go_to_half_open(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=GuardSettings()) as b:
+        for _ in range(5):  # nothing was changed, so charged to no budget
+            assert (
+                await b.code("reset_circuit", target="shelf", to="half_open", reason=WHY)
+                == "conflict"
+            )
+        assert await phase(b) == "closed"
+        assert await b.stores.hot.circuits() == ()
+
+
+async def test_an_agents_isolation_is_lifted_to_half_open_too(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=ONE_TRY) as b:
+        await b.ok("isolate_target", target="shelf", reason=WHY)
+        await b.ok("reset_circuit", target="shelf", to="half_open", reason=WHY)
+        assert await b.code("look_at_item", name="x") == "ok"
+        assert await phase(b) == "closed"
+
+
+@pytest.mark.parametrize("to", ["closed", "half_open"])
+async def test_a_circuit_that_opens_again_after_each_reset_cannot_be_reset_in_a_loop(
+    tmp_path: Path, to: str
+) -> None:
+    """F21: three resets in half an hour, of all agents; then a person or the circuit itself."""
+    limits = OPEN_LIMITS.model_copy(update={"read_attempts": 1, "writes_per_object": 3})
+    async with bench(tmp_path, settings=GuardSettings(limits=limits)) as b:
+        await break_shelf(b)
+        for number in range(3):
+            caller = replace(AGENT, principal=f"agent:{number}@host")
+            assert await b.code("reset_circuit", caller, target="shelf", to=to, reason=WHY) == "ok"
+            await break_shelf(b, 3 if to == "closed" else 1)
+            assert await phase(b) == "open"
+        refusal = await b.error("reset_circuit", target="shelf", to=to, reason=WHY)
+        assert refusal["code"] == "budget_exhausted"
+        assert await phase(b) == "open"
+        b.clock.advance(61)
+        assert await b.code("look_at_item", name="x") == "ok"
+        assert await phase(b) == "closed"

@@ -20,7 +20,7 @@ from mcp_ops.guard.checks import Situation
 from mcp_ops.guard.policy import Policy
 from mcp_ops.opening import implements
 from mcp_ops.ports import Admission, CircuitPhase, CircuitState, Mode
-from mcp_ops.settings import FreezeWindow, GuardSettings
+from mcp_ops.settings import GuardSettings
 from tests.guard.bench import AGENT, WHY, bench, shelf_target
 from tests.guard.shelf import Shelf, ShelfAdapter, put_item
 
@@ -72,24 +72,6 @@ def test_a_circuit_whose_wait_is_over_lets_a_probe_through() -> None:
         checks.circuit(situation(admission=replace(SEEN, circuit=probing), use_circuit=False))
         is None
     )
-
-
-@pytest.mark.parametrize(("start", "end"), [("nonsense", "never"), ("2020-01-01", "nonsense")])
-def test_a_freeze_window_that_cannot_be_read_holds(start: str, end: str) -> None:
-    window = FreezeWindow.model_construct(start=start, end=end, targets=("*",), reason="odd")
-    settings = GuardSettings.model_construct(freeze=(window,))
-    refusal = checks.freeze(situation(settings=settings))
-    assert refusal is not None
-    assert refusal.retry_after_s is None
-
-
-def test_a_freeze_window_without_an_offset_is_utc() -> None:
-    window = FreezeWindow.model_construct(
-        start="1970-01-01T00:00:00", end="1970-01-01T00:30:00", targets=("*",), reason="odd"
-    )
-    settings = GuardSettings.model_construct(freeze=(window,))
-    assert checks.freeze(situation(settings=settings)) is not None
-    assert checks.freeze(situation(settings=settings, at=1_800.0)) is None
 
 
 def test_what_was_decided_is_remembered_within_a_bound() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -42,6 +42,8 @@ class Frame:
 
     cancel_after: int = 10_000
     steps: list[tuple[int, int]] = field(default_factory=list)
+    pinned: tuple[str, ...] | None = None
+    saw: list[tuple[Mapping[str, Any], tuple[str, ...] | None]] = field(default_factory=list)
 
     def write(self, *, dry_run: bool = False, call_id: str = "call1") -> Write:
         return Write(
@@ -51,6 +53,8 @@ class Frame:
             principal="agent:test@user",
             progress=lambda done, total, _: self.steps.append((done, total)),
             cancelled=lambda: len(self.steps) >= self.cancel_after,
+            pinned=self.pinned,
+            saw=lambda state, items: self.saw.append((state, items)),
         )
 
 
@@ -145,6 +149,29 @@ async def test_a_dry_run_plans_in_words_of_ours_and_changes_nothing(
     assert evil not in "".join(answer.plan)
     assert "more items match than max_items" in answer.plan
     assert await redis.zrange(KEY, 0, -1, withscores=True) == before
+
+
+@pytest.mark.parametrize("name", ["retry_deadletters", "discard_deadletters"])
+async def test_what_a_person_approved_is_what_was_shown_as_far_as_it_is_there(
+    shared_valkey: Valkey, redis: Any, name: str
+) -> None:
+    await fill(redis, [member(n) for n in range(4)])
+    extra = (None,) if name == "retry_deadletters" else ()
+    every: dict[str, Any] = {"operation": "oci_cost_get_summary", "max_items": 3}
+    every |= FAST if extra else {}
+    async with adapter(shared_valkey.url, **MOVING) as queue:
+        look = Frame()
+        await run(getattr(tools, name), queue, *extra, look.write(dry_run=True), **every)
+        assert look.saw[0][1] == ("op_0", "op_1", "op_2")
+        await queue.discard(["op_1"], export_id="somebody-else")
+        approved = Frame(pinned=look.saw[0][1])
+        answer = await run(getattr(tools, name), queue, *extra, approved.write(), **every)
+        assert answer.skipped == 1
+        assert [item.id for item in await queue.find_items(["op_0", "op_2", "op_3"])] == ["op_3"]
+        nothing = Frame(pinned=())
+        answer = await run(getattr(tools, name), queue, *extra, nothing.write(), **every)
+        assert answer.remaining == 0
+        assert await queue.find_items(["op_3"])
 
 
 async def test_a_requeue_is_verified_by_a_look_and_counts_are_exact(

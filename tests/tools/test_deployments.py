@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,21 @@ async def test_change_after_the_restart_is_told_and_not_taken_for_its_success(
         done = await restart(place)
         assert done.outcome == "unconfirmed"
         assert done.problem == "The workload was changed again after this restart."
+
+
+async def test_people_are_shown_the_generation_that_would_be_replaced(tmp_path: Path) -> None:
+    seen: list[tuple[Mapping[str, Any], tuple[str, ...] | None]] = []
+    async with lab(tmp_path) as place:
+        frame = replace(write(dry_run=True), saw=lambda state, items: seen.append((state, items)))
+        for _ in range(2):
+            await deployments.restart_deployment.function(place.platform, frame, "worker")
+        assert seen[0] == seen[1]
+        await restart(place)
+        await deployments.restart_deployment.function(place.platform, frame, "worker")
+    assert [items for _, items in seen] == [None] * 3
+    states = [state for state, _ in seen]
+    assert [set(state) for state in states] == [{"generation", "desired"}] * 3
+    assert states[2]["generation"] == states[0]["generation"] + 1
 
 
 async def test_dry_run_plans_asks_the_server_and_changes_nothing(tmp_path: Path) -> None:

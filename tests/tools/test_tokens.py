@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -202,9 +203,13 @@ class Waiting(Link[SecretStore]):
 
 
 async def test_a_plan_sends_and_stores_nothing(lab: Lab, idp: OAuthAdapter) -> None:
-    result = await refresh(lab, idp, write=frame(dry_run=True))
+    seen: list[object] = []
+    plan = replace(frame(dry_run=True), saw=lambda state, items: seen.append((state, items)))
+    result = await refresh(lab, idp, write=plan)
     assert result.outcome == "planned"
     assert len(result.plan) == 2
+    # What people are shown, and what must still hold when it runs.
+    assert seen == [({"fingerprint": result.previous_fingerprint}, None)]
     assert lab.effects("refreshed") == []
     assert await lab.store.read(NAME) is None
 

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from mcp_ops import errors
 from mcp_ops.clock import ManualClock
+from mcp_ops.heard import listening
 from mcp_ops.redact import Redactor
 from mcp_ops.wire.http import (
     TRANSLATIONS,
@@ -96,8 +97,9 @@ async def test_a_silent_server_is_left_after_the_read_timeout() -> None:
         await anyio.sleep_forever()
 
     async with client(read_s=0.05) as http, serve_raw(silent) as url:
-        with pytest.raises(errors.UpstreamTimeout):
+        with listening() as signs, pytest.raises(errors.UpstreamTimeout):
             await http.send("GET", url)
+    assert not signs.heard
 
 
 async def test_a_dripping_body_is_left_at_the_total_deadline() -> None:
@@ -108,9 +110,10 @@ async def test_a_dripping_body_is_left_at_the_total_deadline() -> None:
             await anyio.sleep(0.01)
 
     async with client(total_s=0.1) as http, serve_raw(drip) as url:
-        with pytest.raises(errors.UpstreamTimeout) as caught:
+        with listening() as signs, pytest.raises(errors.UpstreamTimeout) as caught:
             await http.send("GET", url)
     assert "0.1 seconds" in caught.value.message
+    assert signs.heard  # slow, not silent: the guard does not count it against the target
 
 
 async def test_an_endless_body_is_dropped_at_the_byte_limit() -> None:

@@ -15,6 +15,7 @@ from mcp_ops.adapters.kubernetes.failures import GARBLED, Ask, refusal, settled,
 from mcp_ops.adapters.kubernetes.fields import Obj, mapping, text
 from mcp_ops.clock import Clock
 from mcp_ops.errors import BadAnswer, Unauthenticated
+from mcp_ops.heard import asking, heard
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, TraceConfig
@@ -111,6 +112,7 @@ class Api:
             }
             url = self._client.configuration.host + path
             transport: Any = self._client.rest_client  # its functions carry no types
+            asking()
             answer = await transport.request(
                 method,
                 f"{url}?{urlencode(query)}" if query else url,
@@ -123,6 +125,7 @@ class Api:
             response: ClientResponse = answer.response
             async with response:
                 await self._check(response, ask)
+                heard()
                 yield response
 
     async def _check(self, response: ClientResponse, ask: Ask) -> None:

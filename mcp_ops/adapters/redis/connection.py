@@ -11,6 +11,7 @@ import anyio
 from mcp_ops.adapters.redis.errors import connecting, translated
 from mcp_ops.adapters.redis.settings import RedisSettings
 from mcp_ops.errors import ConfigurationError
+from mcp_ops.heard import asking, heard
 
 if TYPE_CHECKING:
     from redis.asyncio import BlockingConnectionPool
@@ -72,10 +73,13 @@ class Connection:
         from redis.asyncio import Redis
 
         client = Redis(connection_pool=self._pool, single_connection_client=True)
+        asking()
         with connecting():
             await client.initialize()
         try:
+            asking()
             yield client
+            heard()
         finally:
             # Also when cancelled: a connection that is not given back is lost to the pool.
             with anyio.CancelScope(shield=True):

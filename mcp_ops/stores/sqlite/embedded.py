@@ -14,6 +14,7 @@ from mcp_ops.stores.sqlite.database import Database
 from mcp_ops.stores.sqlite.failed import FailedOperations
 from mcp_ops.stores.sqlite.hot import HotStore
 from mcp_ops.stores.sqlite.ledger import Ledger
+from mcp_ops.stores.sqlite.retention import DAY_S, Bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ async def open_stores(
     denied_s: float = 600,
     failed_items: int = 10_000,
     failed_s: float = 604_800,
+    ledger_s: float = 90 * DAY_S,
+    ledger_bytes: int = 1024 * 1024 * 1024,
 ) -> AsyncIterator[Stores]:
     """Open the stores in the file `path`; the key of the ledger lies beside it (`.key`).
 
@@ -44,12 +47,18 @@ async def open_stores(
 
     Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
-    `failed_items` of them). Raises `StoreUnavailable`; what waits is written on the way out.
+    `failed_items` of them), `ledger_s` a line of the ledger is kept; the oldest go earlier when the
+    file is larger than `ledger_bytes`. What waits is written on the way out. Raises
+    `StoreUnavailable`.
     """
     async with (
         Database.open(path, clock) as database,
         Ledger.open(
-            database, path.with_suffix(".key"), replay_s=replay_s, lookup_s=operations_s
+            database,
+            path.with_suffix(".key"),
+            replay_s=replay_s,
+            lookup_s=operations_s,
+            bounds=Bounds(keep_s=ledger_s, most_bytes=ledger_bytes),
         ) as ledger,
         HotStore.open(database, floor=floor) as hot,
     ):

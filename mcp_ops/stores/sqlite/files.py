@@ -41,6 +41,8 @@ def create_database(path: Path) -> None:
     try:
         connection = connect(draft)
         try:
+            # Before the first table, or never: pages that retention frees can then be given back.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection)
         finally:

@@ -24,12 +24,14 @@ from mcp_ops.ports import (
     CircuitPhase,
     CircuitPolicy,
     CircuitState,
+    Grant,
     ModeEntry,
     ModeSource,
+    Partition,
     Rate,
     RateState,
 )
-from mcp_ops.stores.sqlite import circuits, modes
+from mcp_ops.stores.sqlite import circuits, grants, modes, partitions
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Change, Circuit, Decision, Window
 from mcp_ops.stores.sqlite.database import Database
@@ -115,6 +117,7 @@ class HotStore:
             rates=self._charged(request, look) if takes else look.rates,
             circuit=look.circuit.seen(look.at),
             marks=self._charge(request, look) if takes else (),
+            concurrent=self._size(request.target, look.at),
         )
 
     async def give_back(self, request: AdmitRequest, admission: Admission) -> None:
@@ -135,9 +138,11 @@ class HotStore:
             if not probe:
                 return known.seen(self._time.now())
             return await self._change(target, lambda c: circuits.untouched(c, probe=True))
-        window = self._windows.setdefault(target, Window())
         failure = health is Health.FAILED
-        share = window.add(failure=failure, now=self._time.monotonic(), policy=policy)
+        share = ""
+        if known.state.phase is CircuitPhase.CLOSED:  # a late answer says nothing of later calls
+            window = self._windows.setdefault(target, Window())
+            share = window.add(failure=failure, now=self._time.monotonic(), policy=policy)
         if not failure:
             if not probe and not known.state.failures:
                 return known.seen(self._time.now())
@@ -155,7 +160,7 @@ class HotStore:
         return modes.in_force((*self._floor, *found), self._time.now())
 
     async def set_mode(self, entry: ModeEntry) -> None:
-        """Put an entry in the place of the one with its scope and source."""
+        """Put an entry above those of its scope and source."""
 
         def job(connection: sqlite3.Connection) -> tuple[ModeEntry, ...]:
             modes.put(connection, entry, self._time.now())
@@ -191,17 +196,59 @@ class HotStore:
             return changed
 
         changed = await self._database.write(job)
-        return None if changed is None else self._adopt(changed)
+        if changed is None:
+            return None
+        self._windows.pop(state.target, None)  # what was set by hand starts anew
+        return self._adopt(changed)
 
     async def rates(self, requests: tuple[Rate, ...]) -> tuple[RateState, ...]:
         """Look at limits at their full rate, without charging."""
         now = self._time.monotonic()
         return tuple(self._rates.look(rate, 1.0, now) for rate in requests)
 
+    async def partitions(self) -> tuple[Partition, ...]:
+        """The partition sizes in force, as they are in the file."""
+        return partitions.in_force(await self._database.read(partitions.load), self._time.now())
+
+    async def set_partition(self, partition: Partition) -> None:
+        """Set a partition's size, in the place of the one set before."""
+
+        def job(connection: sqlite3.Connection) -> tuple[Partition, ...]:
+            partitions.put(connection, partition, self._time.now())
+            return partitions.load(connection)
+
+        self._snapshot.adopt_partitions(await self._database.write(job))
+
+    async def clear_partition(self, target: str) -> bool:
+        """Return to the configured size; false if it is in force already."""
+
+        def job(connection: sqlite3.Connection) -> tuple[bool, tuple[Partition, ...]]:
+            cleared = partitions.clear(connection, target, self._time.now())
+            return cleared, partitions.load(connection)
+
+        cleared, left = await self._database.write(job)
+        self._snapshot.adopt_partitions(left)
+        return cleared
+
+    def _size(self, target: str, at: float) -> int | None:
+        return partitions.size_of(self._snapshot.partitions, target, at)
+
+    async def grants(self) -> tuple[Grant, ...]:
+        """The elevations in force, as they are in the file."""
+        return await self._database.read(lambda c: grants.load(c, self._time.now()))
+
+    async def set_grant(self, grant: Grant) -> None:
+        """Add an elevation."""
+        await self._database.write(lambda c: grants.put(c, grant, self._time.now()))
+
+    async def clear_grant(self, grant_id: str) -> bool:
+        """End an elevation; false if there is none with this id."""
+        return await self._database.write(lambda c: grants.end(c, grant_id, self._time.now()))
+
     def _look(self, request: AdmitRequest) -> _Look:
         at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
-        applying = modes.concerning(entries, request.target, at)
+        applying = modes.concerning(entries, request.target, request.principal, at)
         factor = modes.factor(applying, request)
         rates = tuple(self._rates.look(rate, factor, monotonic) for rate in request.rates)
         circuit = self._snapshot.circuit(request.target)
@@ -227,11 +274,14 @@ class HotStore:
         return Admission(
             granted=granted,
             at=taken.at,
-            modes=modes.concerning((*self._floor, *taken.modes), request.target, taken.at),
+            modes=modes.concerning(
+                (*self._floor, *taken.modes), request.target, request.principal, taken.at
+            ),
             rates=self._charged(request, look) if granted else look.rates,
             circuit=self._adopt(taken.circuit),
             probe=taken.probe,
             marks=marks if granted else (),
+            concurrent=self._size(request.target, taken.at),
         )
 
     def _take(self, connection: sqlite3.Connection, request: AdmitRequest) -> _Taken:
@@ -239,10 +289,10 @@ class HotStore:
         entries = modes.load(connection)
         circuit = circuits.load(connection, request.target)
         decision = circuits.decide(circuit, now) if request.use_circuit else "pass"
-        granted = (
-            modes.allow(modes.concerning((*self._floor, *entries), request.target, now), request)
-            and decision != "refuse"
+        concerning = modes.concerning(
+            (*self._floor, *entries), request.target, request.principal, now
         )
+        granted = modes.allow(concerning, request) and decision != "refuse"
         probe = granted and decision == "probe"
         if probe:
             circuit = circuits.start_probe(circuit, now)

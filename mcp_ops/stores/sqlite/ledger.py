@@ -2,7 +2,8 @@
 
 Lines on writes and on changes of the guard are durable before the caller goes on. Lines on reads
 and refusals (`note`) wait in memory, at most half a second or until the next durable line. A line
-takes about one kilobyte with its indexes and none is ever removed: a million calls are a gigabyte.
+takes about one kilobyte with its indexes: a million calls are a gigabyte. Old ones are removed
+(`retention.py`), and those of a flood of refused calls share lines (`floods.py`).
 """
 
 from __future__ import annotations
@@ -20,28 +21,31 @@ import anyio
 
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import (
+    Anchor,
     AuditQuery,
     Begun,
     Budget,
     BudgetState,
     Entry,
+    Line,
     Operation,
     Redemption,
     Spent,
     Verification,
 )
-from mcp_ops.stores.sqlite import approvals, budgets, chain, leases, operations
+from mcp_ops.stores.floods import Floods
+from mcp_ops.stores.sqlite import approvals, budgets, chain, leases, operations, queries
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.database import Database, Job
 from mcp_ops.stores.sqlite.files import load_key
+from mcp_ops.stores.sqlite.retention import Bounds, Retention
+from mcp_ops.stores.sqlite.sealing import Sealing
 
 T = TypeVar("T")
 
 FLUSH_S = 0.5
 MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
-_WALK = 500
-_MOST_FOUND = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +59,19 @@ class _Intent:
 class Ledger:
     """The record of every call. Made by `open`, which also gives up operations that were lost."""
 
-    def __init__(self, database: Database, key: bytes, keeping: operations.Keeping) -> None:
+    def __init__(
+        self,
+        database: Database,
+        key: bytes,
+        keeping: operations.Keeping,
+        bounds: Bounds | None = None,
+    ) -> None:
         self._database = database
         self._key = key
         self._keeping = keeping
+        self._sealing = Sealing(database, key)
+        self._retention = Retention(database, key, bounds or Bounds())
+        self._floods = Floods()
         self._noted: deque[Entry] = deque()
         self._writing: tuple[Entry, ...] = ()
         self._flushing: asyncio.Future[None] | None = None
@@ -74,17 +87,23 @@ class Ledger:
         replay_s: float = 600,
         lookup_s: float = 604_800,
         flush_s: float = FLUSH_S,
+        bounds: Bounds | None = None,
     ) -> AsyncIterator[Ledger]:
         """Open the ledger in a database; on the way out all noted lines are written.
 
         `key_path` holds the key of the seals, made on first use. Ended operations answer replays
-        for `replay_s` and look-ups by id for `lookup_s` seconds. Raises `StoreUnavailable`.
+        for `replay_s` and look-ups by id for `lookup_s` seconds. `bounds` say how long lines are
+        kept. Raises `StoreUnavailable`.
         """
         key = await database.read(lambda _: load_key(key_path))
-        ledger = cls(database, key, operations.Keeping(replay_s=replay_s, lookup_s=lookup_s))
+        keeping = operations.Keeping(replay_s=replay_s, lookup_s=lookup_s)
+        ledger = cls(database, key, keeping, bounds)
         await ledger.recover()
         try:
-            async with running(lambda: ledger._flush_often(flush_s)):
+            async with (
+                running(lambda: ledger._flush_often(flush_s)),
+                running(ledger._retention.follow),
+            ):
                 yield ledger
         finally:
             with anyio.CancelScope(shield=True):
@@ -233,49 +252,53 @@ class Ledger:
     async def search(self, query: AuditQuery) -> list[Entry]:
         """Lines, newest first, at most a thousand; lines noted before are among them."""
         await self.flush()
-        where, values = _conditions(query)
-        sql = f"SELECT seq, body FROM entries {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - names of ours
-        limit = max(1, min(query.limit, _MOST_FOUND))
+        return await self._database.read(lambda connection: queries.search(connection, query))
 
-        def job(connection: sqlite3.Connection) -> list[Entry]:
-            rows = connection.execute(sql, (*values, limit))
-            return [chain.decode(row["body"], row["seq"]) for row in rows]
-
-        return await self._database.read(job)
+    async def spool(self, entry: Entry) -> None:
+        """Never: the file is on this machine already. Raises `StoreUnavailable`."""
+        raise StoreUnavailable(
+            "The ledger's file cannot be written, and there is no other place for a record.",
+            hint="An operator must look at the server's state directory.",
+        )
 
     async def spent(self, since: float, limit: int) -> list[Spent]:
         """Who spent the most upstream calls since then."""
         await self.flush()
-
-        def job(connection: sqlite3.Connection) -> list[Spent]:
-            rows = connection.execute(
-                "SELECT tool, principal, count(*) AS calls, sum(upstream_calls) AS upstream_calls, "
-                "sum(verdict = 'refused') AS refused FROM entries "
-                "WHERE kind = 'ended' AND at >= ? GROUP BY tool, principal "
-                "ORDER BY 4 DESC, 3 DESC, 1, 2 LIMIT ?",
-                (since, limit),
-            )
-            return [Spent(**dict(row)) for row in rows]
-
-        return await self._database.read(job)
+        return await self._database.read(lambda connection: queries.spent(connection, since, limit))
 
     async def verify(self) -> Verification:
-        """Walk the chain up to its present end, in pieces: memory and waits stay bounded."""
+        """Walk the chain from its sealed start to its present end."""
         await self.flush()
-        anchor, highest = await self._database.read(_ends)
-        if anchor is None:
-            return Verification(ok=False, entries=0, problem="the anchor is missing")
-        walk = chain.Walk(self._key)
-        problem = ""
-        while walk.seq < anchor["seq"] and not problem:
-            problem = await self._database.read(lambda c: _walk_on(c, walk, anchor["seq"]))
-        problem = problem or walk.finish(anchor, highest)
-        return Verification(
-            ok=not problem,
-            entries=walk.seq,
-            problem=problem,
-            first_bad_seq=walk.seq + 1 if problem else None,
-        )
+        return await self._sealing.verify()
+
+    async def lines(self, *, after: int, limit: int, since: float | None = None) -> list[Line]:
+        """Lines with their hashes, oldest first, at most a thousand; lines noted before too."""
+        await self.flush()
+        return await self._sealing.lines(after=after, limit=limit, since=since)
+
+    async def prune(self, before: float) -> int:
+        """Remove lines older than `before` from the start of the chain; answers how many.
+
+        Lines of an operation that is not over stay, with all that follow them. Raises
+        `StoreUnavailable`, also when the lines are not as they were sealed.
+        """
+        await self.flush()
+        return await self._retention.prune(before)
+
+    async def retain(self) -> int:
+        """Remove what the bounds say now, as happens every minute; answers how many."""
+        await self.flush()
+        return await self._retention.keep()
+
+    async def anchors(self) -> list[Anchor]:
+        """Where the chain stands now."""
+        await self.flush()
+        return await self._sealing.anchors()
+
+    async def contradiction(self, anchor: Anchor) -> str:
+        """What of the present ledger contradicts an earlier anchor; empty for nothing."""
+        await self.flush()
+        return await self._sealing.contradiction(anchor)
 
     async def _write(self, job: Job[T]) -> T:
         if self._noted:
@@ -317,7 +340,8 @@ class Ledger:
         return held
 
     def _give_up_lost(self, connection: sqlite3.Connection) -> int:
-        lines = operations.give_up_lost(connection, self._database.time.now())
+        lost = operations.give_up_lost(connection, self._database.time.now())
+        lines = [queries.ended_like_begun(connection, line) for line in lost]
         chain.append(connection, self._key, lines)
         return len(lines)
 
@@ -326,7 +350,7 @@ class Ledger:
 
     def _start_flush(self) -> asyncio.Future[None]:
         if self._flushing is None:
-            self._writing = lines = tuple(self._noted)
+            self._writing = lines = self._floods.joined(self._noted)
             self._noted.clear()
             self._flushing = self._database.submit(
                 lambda connection: chain.append(connection, self._key, lines), durable=False
@@ -348,35 +372,3 @@ class Ledger:
                 await self.flush()
             except StoreUnavailable:
                 self._wake.set()  # the lines are kept; the next try comes after the interval
-
-
-def _conditions(query: AuditQuery) -> tuple[str, list[object]]:
-    conditions: list[tuple[str, object]] = [
-        (f"{column} = ?", chain.clean(value))
-        for column in ("principal", "tool", "target", "verdict", "trace_id", "call_id")
-        if (value := getattr(query, column))
-    ]
-    bounds = (("at >= ?", query.since), ("at < ?", query.until), ("seq < ?", query.before_seq))
-    conditions += [(text, value) for text, value in bounds if value is not None]
-    where = " AND ".join(text for text, _ in conditions)
-    return (f"WHERE {where}" if where else ""), [value for _, value in conditions]
-
-
-def _ends(connection: sqlite3.Connection) -> tuple[sqlite3.Row | None, int]:
-    connection.execute("BEGIN")
-    try:
-        anchor = connection.execute("SELECT seq, count, hash, mac FROM anchor").fetchone()
-        highest = connection.execute("SELECT max(seq) FROM entries").fetchone()[0]
-    finally:
-        connection.execute("ROLLBACK")
-    return anchor, highest or 0
-
-
-def _walk_on(connection: sqlite3.Connection, walk: chain.Walk, stop: int) -> str:
-    rows = connection.execute(
-        "SELECT * FROM entries WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-        (walk.seq, stop, _WALK),
-    ).fetchall()
-    if not rows:
-        return f"line {walk.seq + 1} is missing: the tail was cut"
-    return next((problem for row in rows if (problem := walk.step(row))), "")

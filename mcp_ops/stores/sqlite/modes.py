@@ -5,29 +5,43 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from mcp_ops.ports import ALL_TARGETS, AdmitRequest, Mode, ModeEntry
+from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, AdmitRequest, Mode, ModeEntry
+
+MOST_KEPT = 8
 
 
 def load(connection: sqlite3.Connection) -> tuple[ModeEntry, ...]:
-    """All entries in the file, expired ones too."""
+    """All entries in the file, in the order in which they were set; expired ones too."""
     rows = connection.execute(
-        "SELECT scope, mode, source, reason, author, since, expires_at FROM modes "
-        "ORDER BY scope, source"
+        "SELECT scope, mode, source, reason, author, since, expires_at FROM modes ORDER BY number"
     )
     return tuple(ModeEntry(**{**dict(row), "mode": Mode(row["mode"])}) for row in rows)
 
 
 def put(connection: sqlite3.Connection, entry: ModeEntry, now: float) -> None:
-    """Put an entry in the place of the one with its scope and source; expired ones go."""
+    """Put an entry above those of its scope and source; what can never return goes.
+
+    That is what has expired and what does not outlast the new one. Of more than eight the one
+    above the lowest goes: the lowest is what remains when all others have expired.
+    """
     connection.execute("DELETE FROM modes WHERE expires_at <= ?", (now,))
-    clear(connection, entry.scope, (entry.source,))
+    if entry.expires_at is None:
+        clear(connection, entry.scope, (entry.source,))
+    mine = (entry.scope, entry.source)
+    connection.execute(
+        "DELETE FROM modes WHERE scope = ? AND source = ? AND expires_at <= ?",
+        (*mine, entry.expires_at),
+    )
     connection.execute(
         "INSERT INTO modes (scope, source, mode, reason, author, since, expires_at) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(entry.scope, entry.source, entry.mode.value, entry.reason, entry.author),
-            *(entry.since, entry.expires_at),
-        ),
+        (*mine, entry.mode.value, entry.reason, entry.author, entry.since, entry.expires_at),
+    )
+    connection.execute(
+        "DELETE FROM modes WHERE number = (SELECT number FROM modes WHERE scope = ? AND "
+        "source = ? ORDER BY number LIMIT 1 OFFSET 1) AND ? < "
+        "(SELECT count(*) FROM modes WHERE scope = ? AND source = ?)",
+        (*mine, MOST_KEPT, *mine),
     )
 
 
@@ -39,13 +53,17 @@ def clear(connection: sqlite3.Connection, scope: str, sources: Iterable[str]) ->
 
 
 def in_force(entries: Iterable[ModeEntry], now: float) -> tuple[ModeEntry, ...]:
-    """Entries that have not expired."""
-    return tuple(e for e in entries if e.expires_at is None or e.expires_at > now)
+    """Of each scope and source the newest entry that has not expired."""
+    newest = {(e.scope, e.source): e for e in entries if e.expires_at is None or e.expires_at > now}
+    return tuple(newest.values())
 
 
-def concerning(entries: Iterable[ModeEntry], target: str, now: float) -> tuple[ModeEntry, ...]:
-    """Entries in force for a target: its own and those for all."""
-    return tuple(e for e in in_force(entries, now) if e.scope in (target, ALL_TARGETS))
+def concerning(
+    entries: Iterable[ModeEntry], target: str, principal: str, now: float
+) -> tuple[ModeEntry, ...]:
+    """Entries in force for a principal's call on a target: of both, and those for all."""
+    scopes = (target, ALL_TARGETS, f"{PRINCIPAL_SCOPE}{principal}")
+    return tuple(e for e in in_force(entries, now) if e.scope in scopes)
 
 
 def allow(entries: Iterable[ModeEntry], request: AdmitRequest) -> bool:

@@ -1,4 +1,4 @@
-"""Modes and circuits in memory, kept in step with the file that other processes write too."""
+"""Modes, circuits and partition sizes in memory, in step with the file that others write too."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import anyio
 import anyio.to_thread
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import CircuitState, ModeEntry
-from mcp_ops.stores.sqlite import circuits, modes
+from mcp_ops.ports import CircuitState, ModeEntry, Partition
+from mcp_ops.stores.sqlite import circuits, modes, partitions
 from mcp_ops.stores.sqlite.circuits import Circuit
 from mcp_ops.stores.sqlite.database import Database, translated
 
 _MOST_MISSES = 10
 
-_Content = tuple[int, float, tuple[ModeEntry, ...], dict[str, Circuit]]
+_Content = tuple[int, float, tuple[ModeEntry, ...], dict[str, Circuit], tuple[Partition, ...]]
 
 
 class Snapshot:
-    """What this process knows of the file's modes and circuits."""
+    """What this process knows of the file's modes, circuits and partition sizes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -29,6 +29,7 @@ class Snapshot:
         self._limiter = anyio.CapacityLimiter(1)
         self._modes: tuple[ModeEntry, ...] = ()
         self._circuits: dict[str, Circuit] = {}
+        self._partitions: tuple[Partition, ...] = ()
         self._version = self._now_version = -1  # each of its own connection
         self._offset = database.time.offset
         self._adopted = 0
@@ -53,6 +54,11 @@ class Snapshot:
         """All entries, expired ones too."""
         return self._modes
 
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """All partition sizes that people set, expired ones too."""
+        return self._partitions
+
     def circuit(self, target: str) -> Circuit:
         """A target's circuit; closed if it never had one."""
         known = self._circuits.get(target)
@@ -69,6 +75,12 @@ class Snapshot:
     def adopt_modes(self, entries: tuple[ModeEntry, ...]) -> None:
         """Take what an own write found in the file."""
         self._modes = entries
+        self._offset = self._database.time.offset
+        self._adopted += 1
+
+    def adopt_partitions(self, found: tuple[Partition, ...]) -> None:
+        """Take what an own write found in the file."""
+        self._partitions = found
         self._offset = self._database.time.offset
         self._adopted += 1
 
@@ -111,7 +123,7 @@ class Snapshot:
 
     def _take(self, content: _Content) -> list[Circuit]:
         before = self._circuits
-        _, self._offset, self._modes, self._circuits = content
+        _, self._offset, self._modes, self._circuits, self._partitions = content
         return [c for target, c in self._circuits.items() if before.get(target) != c]
 
     def _load(self) -> _Content | None:
@@ -128,6 +140,9 @@ def _changed(connection: sqlite3.Connection, known: int) -> _Content | None:
     connection.execute("BEGIN")
     try:
         offset = float(connection.execute("SELECT offset FROM clock").fetchone()[0])
-        return version, offset, modes.load(connection), circuits.load_all(connection)
+        return (
+            *(version, offset, modes.load(connection), circuits.load_all(connection)),
+            partitions.load(connection),
+        )
     finally:
         connection.execute("ROLLBACK")

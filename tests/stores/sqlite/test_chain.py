@@ -11,7 +11,7 @@ import pytest
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import AuditQuery, Verification
-from mcp_ops.stores.sqlite import chain
+from mcp_ops.stores.chain import End, decode, link
 from mcp_ops.stores.sqlite.embedded import open_stores
 from tests.stores import records
 
@@ -41,18 +41,20 @@ def change(path: Path, tamper: Tamper) -> None:
 
 def relink(connection: sqlite3.Connection, first: int, key: bytes = b"wrong" * 8) -> None:
     """Make the hashes right again from a line on, as a forger without the key can."""
-    last, mac = connection.execute(
-        "SELECT hash, hash FROM entries WHERE seq = ?", (first - 1,)
-    ).fetchone()
+    end = End(
+        *connection.execute(
+            "SELECT seq, hash, hash FROM entries WHERE seq = ?", (first - 1,)
+        ).fetchone()
+    )
     rows = connection.execute("SELECT seq, body FROM entries WHERE seq >= ? ORDER BY seq", (first,))
     for seq, body in rows.fetchall():
-        previous = last
-        last, mac, tag = chain._link(key, last, mac, body)
+        previous = end.hash
+        end, tag = link(key, end, body)
         connection.execute(
             "UPDATE entries SET prev_hash = ?, hash = ?, tag = ? WHERE seq = ?",
-            (previous, last, tag, seq),
+            (previous, end.hash, tag, seq),
         )
-    connection.execute("UPDATE anchor SET hash = ?, seq = ?, count = ?", (last, seq, seq))
+    connection.execute("UPDATE anchor SET hash = ?, seq = ?, count = ?", (end.hash, seq, seq))
 
 
 def swap(connection: sqlite3.Connection) -> None:
@@ -188,4 +190,4 @@ async def test_an_unreadable_line_is_named_by_a_search(tmp_path: Path) -> None:
 
 def test_fields_of_a_newer_version_are_left_out() -> None:
     body = b'{"kind":"ended","call_id":"c","at":1.0,"tool":"t","from_the_future":true}'
-    assert chain.decode(body, 9).seq == 9
+    assert decode(body, 9).seq == 9

@@ -1,0 +1,134 @@
+"""The gate: what is asked of the configuration and the stores, refused by them, and taken.
+
+All checks of a call are here, in one order, before anything of it is charged; what was charged
+comes back when the call does not reach its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
+
+import anyio
+
+from mcp_ops.call import Call
+from mcp_ops.clock import Clock
+from mcp_ops.errors import RefusalCode, Refused, StoreUnavailable
+from mcp_ops.guard.bulkhead import Bulkheads
+from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
+from mcp_ops.guard.plan import Plan, Planner
+from mcp_ops.guard.shown import shadow_line
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.ports import OWN_TARGET, Admission, HotStore
+from mcp_ops.records import BudgetState, Ledger
+from mcp_ops.settings import GuardSettings
+
+
+class Gate:
+    """What every call passes before it runs. In shadow mode it counts and lets pass."""
+
+    def __init__(
+        self,
+        *,
+        settings: GuardSettings,
+        planner: Planner,
+        hot: HotStore,
+        ledger: Ledger,
+        clock: Clock,
+        bulkheads: Bulkheads,
+    ) -> None:
+        self._settings = settings
+        self._planner = planner
+        self._hot = hot
+        self._ledger = ledger
+        self._clock = clock
+        self._bulkheads = bulkheads
+        self.shadow_refusals = 0
+
+    async def plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
+        """What the call needs, unless the configuration refuses it. Raises `Refused`."""
+        plan = await self._planner.plan(call, info=info, sub=sub)
+        self._refuse(plan)
+        return plan
+
+    async def look(self, plan: Plan) -> None:
+        """All checks, before anyone is asked and without taking anything."""
+        await self.admit(plan, take=False)
+
+    async def admit(self, plan: Plan, *, take: bool = True) -> tuple[Admission, bool]:
+        """Ask the stores; what the budgets have no room for takes nothing else. Raises `Refused`.
+
+        The second answer is whether there was room: false gets through in shadow mode only.
+        """
+        states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
+        room = all(state.allowed for state in states)
+        request = replace(plan.request, take=take and room)
+        admission = await self._hot.admit(request)
+        looking = plan if take else replace(plan, request=request)
+        self._refuse(looking, admission, states)
+        return admission, room
+
+    @asynccontextmanager
+    async def taken(
+        self, plan: Plan, admission: Admission, *, place: bool = True
+    ) -> AsyncIterator[None]:
+        """A place at the target; what was admitted comes back on a late refusal, and on a
+        cancellation that comes before the place."""
+        slot: AbstractAsyncContextManager[None] = nullcontext()
+        if place and plan.info is not None and plan.info.name != OWN_TARGET:
+            limits = self._settings.limits
+            slot = self._bulkheads.of(plan.info, admission.concurrent).slot(
+                limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
+            )
+        arrived = False
+        try:
+            async with slot:
+                arrived = True
+                yield
+        except BaseException as ended:
+            if not arrived or isinstance(ended, Refused | StoreUnavailable):
+                with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
+                    await self._hot.give_back(plan.request, admission)
+            raise
+
+    def overlook(self, plan: Plan, code: RefusalCode) -> None:
+        """In shadow mode: what would have been refused is counted once, and has its line."""
+        if plan.overlooked:
+            return
+        plan.overlooked.append(code)
+        self.shadow_refusals += 1
+        line = shadow_line(plan.call, code, rule=plan.decision.rule, at=self._clock.now())
+        self._ledger.note(line)
+
+    def _refuse(
+        self,
+        plan: Plan,
+        admission: Admission | None = None,
+        budgets: tuple[BudgetState, ...] = (),
+    ) -> None:
+        """Raise the first refusal: by the configuration or, once the store was asked, by it."""
+        situation = Situation(
+            call=plan.call,
+            info=plan.info,
+            decision=plan.decision,
+            settings=self._settings,
+            modes_allowed=plan.request.modes_allowed,
+            use_circuit=plan.request.use_circuit,
+            tightening=plan.tightening,
+            taking=plan.request.take,
+            at=admission.at if admission else self._clock.now(),
+            admission=admission,
+            budgets=budgets,
+            frozen=plan.frozen,
+        )
+        check = present_refusal if admission else configured_refusal
+        refusal = check(situation)
+        if refusal is None:
+            return
+        # Who may do what is not on trial in shadow mode: rates, modes and approvals are.
+        trial = refusal.reason is not RefusalCode.PERMISSION_DENIED
+        if self._settings.enforcement == "shadow" and trial:
+            self.overlook(plan, refusal.reason)
+            return
+        raise refusal

@@ -1,0 +1,94 @@
+"""Switching modes: what takes the place of what, in whose name, and what returns afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mcp_ops.call import Caller
+from mcp_ops.errors import RefusalCode, Refused
+from mcp_ops.guard.modes import at_least_as_strict, loosens, within
+from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, HotStore, Mode, ModeEntry, ModeSource
+
+
+def scope_of(target: str) -> str:
+    """The scope that a caller's word means: a target, a principal, or all."""
+    return ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
+
+
+async def switch(
+    hot: HotStore,
+    caller: Caller,
+    mode: Mode,
+    *,
+    scope: str,
+    minutes: int,
+    reason: str,
+    now: float,
+    allowed: bool,
+) -> None:
+    """Set a mode for this caller's kind; `allowed` says that a person allowed a looser one.
+
+    A loosening lifts what is stricter in its scope, except the environment's floor. With `minutes`
+    it is lifted for that long, and what an operator or an agent had set returns.
+    """
+    operator = "ops:admin" in caller.scopes
+    source: ModeSource = "operator" if operator else "agent"
+    entries = await hot.modes()
+    if not operator and loosens(mode, scope, entries) and not allowed:
+        raise Refused(
+            RefusalCode.APPROVAL_REQUIRED,
+            "The mode was changed at this moment; what was asked is looser than it is now.",
+            hint="Look at get_guard_status and call again.",
+        )
+    ends = now + minutes * 60 if minutes else None
+    entry = ModeEntry(
+        scope=scope,
+        mode=mode,
+        source=source,
+        reason=reason,
+        author=caller.principal,
+        since=now,
+        expires_at=ends if operator else _not_before(ends, mode, scope, entries),
+    )
+    for each in entries:
+        if within(each.scope, scope, mode) and each.mode is not mode:
+            await _lift(hot, each, entry)
+    returns = entry.expires_at is not None and any(_mine(each, entry) for each in entries)
+    if mode is not Mode.NORMAL:
+        await hot.set_mode(entry)
+    elif not returns:
+        await hot.clear_modes(scope, frozenset({source}))
+
+
+async def clear(hot: HotStore, scope: str) -> None:
+    """Lift what operators and agents set for a scope; usage and environment stay."""
+    sources: set[ModeSource] = {"operator", "agent"}
+    if scope.startswith(PRINCIPAL_SCOPE):
+        sources.add("runaway")
+    await hot.clear_modes(scope, frozenset(sources))
+
+
+async def _lift(hot: HotStore, held: ModeEntry, by: ModeEntry) -> None:
+    """Lift what is stricter: for good, or under an entry that expires."""
+    if held.source == "environment" or not at_least_as_strict(held.mode, by.mode):
+        return
+    if by.expires_at is None or held.source in ("usage", "runaway"):
+        await hot.clear_modes(held.scope, frozenset({held.source}))
+    else:
+        await hot.set_mode(replace(by, scope=held.scope, source=held.source))
+
+
+def _mine(held: ModeEntry, entry: ModeEntry) -> bool:
+    return (held.scope, held.source) == (entry.scope, entry.source)
+
+
+def _not_before(
+    ends: float | None, mode: Mode, scope: str, entries: tuple[ModeEntry, ...]
+) -> float | None:
+    """An agent's stricter mode holds at least as long as the one whose place it takes: a short
+    lockdown must not end a long restriction."""
+    for entry in entries:
+        mine = entry.scope == scope and entry.source == "agent"
+        if mine and at_least_as_strict(mode, entry.mode) and ends is not None:
+            return None if entry.expires_at is None else max(ends, entry.expires_at)
+    return ends

@@ -1,0 +1,421 @@
+"""Freeze windows: once, weekly, by calendars; in every doubt closed."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from mcp_ops.clock import ManualClock
+from mcp_ops.guard.freeze import Freeze, Freezes
+from mcp_ops.settings import FreezeWindow, GuardSettings
+from tests.guard.bench import OPEN_LIMITS, WHY, bench
+
+BERLIN = ZoneInfo("Europe/Berlin")
+# A Friday; the clocks of Berlin go forward on 2027-03-28 and back on 2027-10-31, both at night.
+FRIDAY = "2027-01-15"
+
+
+def at(text: str, zone: ZoneInfo = BERLIN, fold: int = 0) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold).timestamp()
+
+
+def weekly(days: list[str], begins: str, to: str, **more: Any) -> FreezeWindow:
+    raw = {"days": days, "from": begins, "to": to, "timezone": "Europe/Berlin", "reason": "rest"}
+    return FreezeWindow.model_validate({**raw, **more})
+
+
+async def one(window: FreezeWindow, moment: float) -> Freeze:
+    (found,) = await Freezes([window], ManualClock(moment)).at(moment)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("moment", "holds"),
+    [
+        (f"{FRIDAY}T16:59", False),
+        (f"{FRIDAY}T17:00", True),
+        ("2027-01-16T08:59", True),
+        ("2027-01-16T09:00", False),
+        ("2027-01-14T18:00", False),
+    ],
+)
+async def test_a_weekly_window_over_midnight_holds_from_its_day_to_the_next_morning(
+    moment: str, holds: bool
+) -> None:
+    found = await one(weekly(["fri"], "17:00", "09:00"), at(moment))
+    assert found.active is holds
+    if holds:
+        assert (found.since, found.until) == (at(f"{FRIDAY}T17:00"), at("2027-01-16T09:00"))
+
+
+async def test_windows_that_touch_end_together() -> None:
+    weekend = weekly(["fri", "sat", "sun"], "17:00", "17:00")
+    found = await one(weekend, at(f"{FRIDAY}T20:00"))
+    assert (found.active, found.until) == (True, at("2027-01-18T17:00"))
+
+
+async def test_a_window_may_end_at_midnight() -> None:
+    window = weekly(["fri"], "00:00", "24:00")
+    assert (await one(window, at(f"{FRIDAY}T23:59"))).active
+    assert not (await one(window, at("2027-01-16T00:00"))).active
+
+
+@pytest.mark.parametrize(
+    ("begins", "to", "first", "last"),
+    [
+        # 02:30 does not exist on this day: it closes at the earlier reading, opens at the later.
+        ("02:30", "06:00", 1806193800, at("2027-03-28T06:00")),
+        ("01:00", "02:30", at("2027-03-28T01:00"), 1806197400),
+    ],
+)
+async def test_a_local_time_that_is_left_out_closes(
+    begins: str, to: str, first: float, last: float
+) -> None:
+    window = weekly(["sun"], begins, to)
+    assert not (await one(window, first - 1)).active
+    assert (await one(window, first)).active
+    assert (await one(window, last - 1)).active
+    assert not (await one(window, last)).active
+
+
+async def test_a_local_time_that_is_repeated_closes_from_its_first_to_its_last_reading() -> None:
+    window = weekly(["sun"], "02:00", "02:30")
+    first, last = at("2027-10-31T02:00"), at("2027-10-31T02:30", fold=1)
+    assert last - first == 5_400
+    for moment, holds in ((first - 1, False), (first, True), (last - 1, True), (last, False)):
+        assert (await one(window, moment)).active is holds
+
+
+async def test_the_next_freeze_is_shown_ahead() -> None:
+    found = await one(weekly(["fri"], "17:00", "18:00"), at("2027-01-13T12:00"))
+    assert (found.active, found.since) == (False, at(f"{FRIDAY}T17:00"))
+    assert found.when == "fri 17:00-18:00 Europe/Berlin"
+
+
+EVENT = """BEGIN:VCALENDAR
+VERSION:2.0
+PRODID:-//test//test//EN
+BEGIN:VEVENT
+UID:1
+{}
+END:VEVENT
+{}END:VCALENDAR
+"""
+
+
+def calendar(path: Path, *lines: str, more: str = "", **window: Any) -> FreezeWindow:
+    file = path / "freeze.ics"
+    file.write_text(EVENT.format("\n".join(lines), more), encoding="utf-8")
+    return FreezeWindow.model_validate({"calendar": f"file:{file}", **window})
+
+
+def moved(*lines: str) -> str:
+    return "\n".join(["BEGIN:VEVENT", "UID:1", *lines, "END:VEVENT", ""])
+
+
+EVERY_FRIDAY = (
+    "DTSTART;TZID=Europe/Berlin:20260102T170000",
+    "DTEND;TZID=Europe/Berlin:20260102T200000",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "moment", "holds"),
+    [
+        (("DTSTART:20270115T160000Z", "DTEND:20270115T170000Z"), f"{FRIDAY}T17:30", True),
+        (("DTSTART:20270115T160000Z", "DTEND:20270115T170000Z"), f"{FRIDAY}T18:00", False),
+        (("DTSTART:20270115T170000", "DURATION:PT1H"), f"{FRIDAY}T17:30", True),
+        (("DTSTART;VALUE=DATE:20270115",), f"{FRIDAY}T23:59", True),
+        (("DTSTART;VALUE=DATE:20270115",), "2027-01-16T00:00", False),
+        (("DTSTART;VALUE=DATE:20270115", "DTEND;VALUE=DATE:20270118"), "2027-01-17T23:59", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY"), f"{FRIDAY}T19:59", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY"), f"{FRIDAY}T20:00", False),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY"), "2027-07-16T17:00", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;COUNT=3"), f"{FRIDAY}T18:00", False),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;COUNT=55"), f"{FRIDAY}T18:00", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;UNTIL=20270115T160000Z"), f"{FRIDAY}T18:00", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;UNTIL=20270115T155959Z"), f"{FRIDAY}T18:00", False),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;UNTIL=20270115"), f"{FRIDAY}T18:00", True),
+        (
+            (
+                *EVERY_FRIDAY,
+                "RRULE:FREQ=WEEKLY",
+                "EXDATE;TZID=Europe/Berlin:20270115T170000",
+            ),
+            f"{FRIDAY}T18:00",
+            False,
+        ),
+        ((*EVERY_FRIDAY, "RDATE;TZID=Europe/Berlin:20270115T170000"), f"{FRIDAY}T18:00", True),
+        ((*EVERY_FRIDAY, "RDATE:20270115T160000Z"), f"{FRIDAY}T18:00", True),
+        (
+            (*EVERY_FRIDAY, "RDATE;VALUE=PERIOD:20270115T160000Z/PT30M"),
+            f"{FRIDAY}T17:29",
+            True,
+        ),
+        (
+            (*EVERY_FRIDAY, "RDATE;VALUE=PERIOD:20270115T160000Z/PT30M"),
+            f"{FRIDAY}T17:30",
+            False,
+        ),
+        (
+            (
+                *EVERY_FRIDAY,
+                "RDATE:20270115T160000Z",
+                "EXDATE:20270115T160000Z",
+            ),
+            f"{FRIDAY}T18:00",
+            False,
+        ),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY", "STATUS:CANCELLED"), f"{FRIDAY}T18:00", False),
+        # The rule never gives the first day, which counts all the same.
+        (
+            ("DTSTART;VALUE=DATE:20270115", "RRULE:FREQ=YEARLY;BYMONTH=12;BYMONTHDAY=24"),
+            f"{FRIDAY}T12:00",
+            True,
+        ),
+    ],
+)
+async def test_a_calendar_freezes_while_its_events_last(
+    tmp_path: Path, lines: tuple[str, ...], moment: str, holds: bool
+) -> None:
+    window = calendar(tmp_path, *lines, timezone="Europe/Berlin", reason="busy")
+    found = await one(window, at(moment))
+    assert (found.active, found.problem) == (holds, "")
+
+
+async def test_a_moved_occurrence_freezes_at_its_new_time_only(tmp_path: Path) -> None:
+    new = moved(
+        "RECURRENCE-ID;TZID=Europe/Berlin:20270115T170000",
+        "DTSTART;TZID=Europe/Berlin:20270116T100000",
+        "DTEND;TZID=Europe/Berlin:20270116T110000",
+    )
+    window = calendar(tmp_path, *EVERY_FRIDAY, "RRULE:FREQ=WEEKLY", more=new)
+    for moment, holds in (
+        (f"{FRIDAY}T18:00", False),
+        ("2027-01-16T10:30", True),
+        ("2027-01-22T18:00", True),
+    ):
+        assert (await one(window, at(moment))).active is holds
+
+
+async def test_an_event_over_a_change_of_the_clock_ends_at_the_later_reading(
+    tmp_path: Path,
+) -> None:
+    lines = (
+        "DTSTART;TZID=Europe/Berlin:20270103T010000",
+        "DTEND;TZID=Europe/Berlin:20270103T040000",
+        "RRULE:FREQ=WEEKLY",
+    )
+    found = await one(calendar(tmp_path, *lines), at("2027-03-28T03:30"))
+    assert found.until == at("2027-03-28T05:00")  # three hours, of which the night left one out
+    found = await one(calendar(tmp_path, *lines), at("2027-10-31T03:30"))
+    assert found.until == at("2027-10-31T04:00")  # four hours by the sun, and four on the wall
+
+
+async def test_the_zone_of_the_calendar_holds_for_events_without_one(tmp_path: Path) -> None:
+    window = calendar(tmp_path, "DTSTART:20270115T170000", "DURATION:PT1H")
+    file = tmp_path / "freeze.ics"
+    text = file.read_text(encoding="utf-8")
+    named = text.replace("VERSION:2.0", "VERSION:2.0\nX-WR-TIMEZONE:America/New_York")
+    file.write_text(named, encoding="utf-8")
+    new_york = ZoneInfo("America/New_York")
+    assert (await one(window, at(f"{FRIDAY}T17:30", new_york))).active
+    assert not (await one(window, at(f"{FRIDAY}T17:30"))).active
+
+
+async def test_an_event_names_the_reason(tmp_path: Path) -> None:
+    event = ("DTSTART:20270115T160000Z", "DTEND:20270115T170000Z", "SUMMARY:Year end\\nclosing")
+    found = await one(calendar(tmp_path, *event), at(f"{FRIDAY}T17:30"))
+    assert found.reason == '"Year end\\nclosing"'
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (("DTSTART:soon",), "an event in it is damaged"),
+        (("SUMMARY:no start",), "an event in it is damaged"),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=SOMETIMES"), "an event in it is damaged"),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=SECONDLY"), "more often than daily"),
+        (("DTSTART;TZID=Mars/Base:20270115T170000",), "a time zone that is not known"),
+        ((*EVERY_FRIDAY, "RECURRENCE-ID;RANGE=THISANDFUTURE:20270115T160000Z"), "all that follow"),
+        (("DTSTART:00010101T000000Z", "RRULE:FREQ=DAILY"), "too many recurrences"),
+        (("DTSTART:20270115T160000Z", "DTEND;VALUE=DATE:20270116", "RDATE:x"), "damaged"),
+    ],
+)
+async def test_a_calendar_with_an_event_that_is_not_understood_is_closed(
+    tmp_path: Path, lines: tuple[str, ...], says: str
+) -> None:
+    found = await one(calendar(tmp_path, *lines), at("2027-06-01T12:00"))
+    assert found.active
+    assert says in found.problem
+    assert str(tmp_path) not in found.problem
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"", "no whole calendar"),
+        (b"hello", "understood"),
+        (b"\xff\xfe\x00", "understood"),
+        (EVENT.format("DTSTART:20270115T160000Z", "").encode()[:90], "no whole calendar"),
+        (
+            (EVENT.format("DTSTART:20270101T160000Z", "") * 2).encode()[:-20],
+            "no whole calendar",
+        ),
+        (b"BEGIN:VTODO\nEND:VTODO\n", "no whole calendar"),
+        (b"x" * 1_048_577, "larger than 1 MiB"),
+        (
+            EVENT.format("DTSTART:20270115T160000Z", moved("DTSTART:20270115T160000Z") * 2_000),
+            "more than 2000 events",
+        ),
+    ],
+)
+async def test_a_calendar_that_cannot_be_read_is_closed(
+    tmp_path: Path, content: bytes | str | None, says: str
+) -> None:
+    file = tmp_path / "freeze.ics"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    window = FreezeWindow.model_validate({"calendar": f"file:{file}"})
+    found = await one(window, at(f"{FRIDAY}T12:00"))
+    assert (found.active, found.since, found.until) == (True, None, None)
+    assert says in found.problem
+    assert found.problem.startswith("calendar freeze.ics cannot be read: ")
+
+
+async def test_a_calendar_without_events_freezes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "freeze.ics"
+    file.write_text("BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\nEND:VCALENDAR\n", encoding="utf-8")
+    window = FreezeWindow.model_validate({"calendar": f"file:{file}"})
+    assert not (await one(window, at(f"{FRIDAY}T12:00"))).active
+
+
+async def test_a_calendar_is_read_again_when_it_changed_once_a_minute_and_over_the_days(
+    tmp_path: Path,
+) -> None:
+    window = calendar(tmp_path, "DTSTART:20270115T120000Z", "DTEND:20270115T130000Z")
+    clock = ManualClock(at(f"{FRIDAY}T13:30"))
+    freezes = Freezes([window], clock)
+
+    async def holds() -> bool:
+        (found,) = await freezes.at(clock.now())
+        return found.active
+
+    assert await holds()
+    calendar(tmp_path, "DTSTART:20270115T140000Z", "DTEND:20270115T170000Z")
+    clock.advance(59)
+    assert await holds()  # not looked at yet
+    clock.advance(1)
+    assert not await holds()
+    clock.advance(7_200)
+    assert await holds()
+    os.remove(tmp_path / "freeze.ics")
+    clock.advance(60)
+    assert await holds()
+    clock.advance(7_200)
+    assert await holds()  # frozen, because it cannot be read
+    calendar(tmp_path, *EVERY_FRIDAY, "RRULE:FREQ=WEEKLY")
+    clock.advance(86_400)
+    assert not await holds()
+    clock.advance(6 * 86_400)
+    assert await holds()
+
+
+async def test_one_unreadable_calendar_of_several_closes_its_own_targets(tmp_path: Path) -> None:
+    settings = GuardSettings(
+        limits=OPEN_LIMITS,
+        freeze=(
+            calendar(tmp_path, "DTSTART:20200101T000000Z", "DURATION:PT1H", targets=("shelf",)),
+            FreezeWindow(calendar=f"file:{tmp_path}/gone.ics", targets=("depot",)),
+        ),
+    )
+    async with bench(tmp_path, settings=settings) as b:
+        assert await b.code("put_item", name="a", reason=WHY) == "ok"
+        assert await b.code("reset_circuit", target="depot", reason=WHY) == "frozen"
+        assert await b.code("isolate_target", target="depot", reason=WHY) == "ok"
+
+
+async def test_a_frozen_write_is_told_since_when_until_when_and_who_can_lift_it(
+    tmp_path: Path,
+) -> None:
+    settings = GuardSettings(
+        limits=OPEN_LIMITS,
+        freeze=(weekly(["fri"], "08:00", "12:00", timezone="UTC", reason="the audit"),),
+    )
+    async with bench(tmp_path, settings=settings) as b:
+        refusal = await b.error("put_item", name="a", reason=WHY)
+        assert refusal["code"] == "frozen"
+        assert refusal["message"] == (
+            "Changes are frozen since 2027-01-15T08:00:00.000Z until 2027-01-15T12:00:00.000Z: "
+            "the audit."
+        )
+        assert refusal["retry_after_s"] == 4 * 3_600
+        assert "[[guard.freeze]]" in refusal["hint"]
+        assert await b.code("look_at_item", name="a") == "ok"
+        assert await b.code("put_item", name="a", reason=WHY, dry_run=True) == "ok"
+        (shown,) = (await b.ok("get_guard_status"))["freeze_windows"]
+        assert (shown["active"], shown["when"]) == (True, "fri 08:00-12:00 UTC")
+        b.clock.advance(4 * 3_600)
+        assert await b.code("put_item", name="a", reason=WHY) == "ok"
+
+
+async def test_a_write_frozen_by_an_unreadable_calendar_is_told_so(tmp_path: Path) -> None:
+    settings = GuardSettings(
+        limits=OPEN_LIMITS, freeze=(FreezeWindow(calendar=f"file:{tmp_path}/gone.ics"),)
+    )
+    async with bench(tmp_path, settings=settings) as b:
+        refusal = await b.error("put_item", name="a", reason=WHY)
+        assert refusal["code"] == "frozen"
+        assert refusal["message"] == (
+            "Changes are frozen: calendar gone.ics cannot be read: no such file or directory, and "
+            "what cannot be read counts as frozen."
+        )
+        assert str(tmp_path) not in str(refusal)
+        (shown,) = (await b.ok("get_guard_status"))["freeze_windows"]
+        assert shown["problem"] == "calendar gone.ics cannot be read: no such file or directory"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"start": "2027-01-01T00:00:00Z", "reason": "r"},
+        {"days": ["fri"], "from": "17:00", "to": "18:00", "reason": "r"},
+        {"days": ["fri"], "timezone": "UTC", "reason": "r"},
+        {"days": ["fri"], "from": "5pm", "to": "18:00", "timezone": "UTC", "reason": "r"},
+        {"days": ["fri"], "from": "24:00", "to": "18:00", "timezone": "UTC", "reason": "r"},
+        {"days": ["fri"], "from": "17:00", "to": "18:00", "timezone": "Mars/Base", "reason": "r"},
+        {"days": ["fri"], "from": "17:00", "to": "18:00", "timezone": "UTC"},
+        {"days": ["today"], "from": "17:00", "to": "18:00", "timezone": "UTC", "reason": "r"},
+        {"calendar": "freeze.ics"},
+        {"calendar": "file:a.ics", "days": ["fri"]},
+        {"reason": "r"},
+    ],
+)
+def test_half_a_window_is_none(raw: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        FreezeWindow.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("window", "moment", "holds"),
+    [
+        ({"start": "nonsense", "end": "never"}, 0.0, True),
+        ({"start": "2020-01-01", "end": "nonsense"}, 0.0, True),
+        ({"days": ("fri",), "begins": "nonsense", "timezone": "UTC"}, 0.0, True),
+        ({"days": ("thu",), "begins": "00:00", "to": "00:30", "timezone": "gone"}, 0.0, True),
+        # Times without an offset are UTC.
+        ({"start": "1970-01-01T00:00:00", "end": "1970-01-01T00:30:00"}, 0.0, True),
+        ({"start": "1970-01-01T00:00:00", "end": "1970-01-01T00:30:00"}, 1_800.0, False),
+    ],
+)
+async def test_a_window_that_got_past_the_settings_unreadable_holds(
+    window: dict[str, Any], moment: float, holds: bool
+) -> None:
+    odd = FreezeWindow.model_construct(targets=("*",), reason="odd", **window)
+    assert (await one(odd, moment)).active is holds
