@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -12,7 +14,11 @@ from mcp_ops.clock import rfc3339
 from mcp_ops.redact import Redactor, tame
 
 _LINE = 4_000
+_READ = 64_000  # so much of a message is looked at: more than a line shows, and bounded
 _redactor = Redactor()
+# Below this they write down whole messages of the protocol, with the arguments of every call:
+# what is sensitive in them is known to be so only once it has been parsed.
+_NOT_BELOW_INFO = ("mcp", "sse_starlette", "asyncio")
 
 
 class _Lines(logging.Formatter):
@@ -21,22 +27,62 @@ class _Lines(logging.Formatter):
             "at": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": tame(_redactor.text(record.getMessage()), _LINE),
+            "message": _shown(_message(record)),
         }
         call = getattr(record, "call", None) or getattr(record, "call_id", None)
         if call:
             line["call"] = call
         if record.exc_info:
-            line["exception"] = tame(_redactor.text(self.formatException(record.exc_info)), _LINE)
-        return orjson.dumps(_redactor.value(line)).decode()
+            # What was raised stands at the end of a traceback.
+            line["exception"] = _shown(self.formatException(record.exc_info)[-_READ:])
+        return orjson.dumps(_redactor.value(line), default=str).decode()
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        # A format that does not fit its arguments; logging would print both as they are.
+        return str(record.msg)
+
+
+def _shown(text: str) -> str:
+    # Redacted before it is cut: half a secret is no secret to the redactor.
+    return tame(_redactor.text(text[:_READ]), _LINE)
+
+
+class _Handler(logging.StreamHandler[Any]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
+        """Say that a line is missing; the library would print the record as it is."""
+        line = {"level": "error", "logger": "mcp_ops.log", "message": "a line could not be written"}
+        self.stream.write(orjson.dumps({**line, "of": tame(record.name, 100)}).decode() + "\n")
 
 
 def to_stderr(level: str, redactor: Redactor | None = None) -> None:
-    """Send all logs of the process to stderr; `redactor` knows the configured secrets."""
+    """Send all logs of the process to stderr; `redactor` knows the configured secrets.
+
+    So do exceptions that nobody caught: what Python prints of them goes the same way.
+    """
     global _redactor
     _redactor = redactor or _redactor
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper() if level.upper() in logging.getLevelNamesMapping() else "WARNING")
+    for name in _NOT_BELOW_INFO:
+        logging.getLogger(name).setLevel(max(root.level, logging.INFO))
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    logging.getLogger("mcp_ops").critical("uncaught", exc_info=(kind, error, trace))
+
+
+def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _uncaught(args.exc_type, args.exc_value, args.exc_traceback)

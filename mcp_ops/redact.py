@@ -12,51 +12,46 @@ import hmac
 import json
 import re
 import secrets
-from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
-MASK = "[redacted]"
-_MIN_SECRET = 6
-_MAX_SECRETS = 2_000
+from mcp_ops.redact_formats import (
+    LONG_WORD,
+    MARKED,
+    STARTS,
+    WORDS,
+    begins_over_lines,
+    is_key_line,
+    key_lines,
+    kubernetes_secrets,
+    private_keys,
+)
+from mcp_ops.redact_known import Known
+from mcp_ops.redact_names import (
+    LITERALS,
+    MASK,
+    has_container,
+    has_named,
+    hints_at,
+    masked_by_name,
+    names_number,
+    names_secret,
+    spoken_for,
+)
+
+__all__ = ["MASK", "Redactor", "fingerprint", "quoted", "tame", "visible"]
+
 _MAX_DEPTH = 40
+_MAX_PARTS = 200_000
+_MAX_JSON = 4 * 1024 * 1024
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
-)
-
-# Most specific first. Group "keep" (where there is one) stays readable.
-_PATTERNS: tuple[re.Pattern[str], ...] = (
-    re.compile(
-        r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)",
-        re.DOTALL,
-    ),
-    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){1,3}"),
-    re.compile(r"\b00D[A-Za-z0-9]{12,15}![A-Za-z0-9._]{10,}"),
-    re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{1,30}://[^\s:/@\"']{0,200}:)[^\s/@\"']{1,200}(?=@)"),
-    re.compile(r"\b(?:AKIA|ASIA|AGPA|AIDA|AROA)[A-Z0-9]{16}\b"),
-    re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b"),
-    re.compile(r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{16,}\b"),
-    re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{8,}\b|\bxapp-[A-Za-z0-9-]{8,}\b"),
-    re.compile(r"\bAIza[A-Za-z0-9_-]{30,}\b|\bya29\.[A-Za-z0-9._-]{16,}"),
-    re.compile(r"(?P<keep>\b(?:AccountKey|SharedAccessKey|SharedAccessSignature)=)[^;\s\"']{8,}"),
-    re.compile(r"(?P<keep>(?i:\b(?:bearer|basic|token)\s+))[A-Za-z0-9._~+/=-]{12,}"),
-    re.compile(r"(?P<keep>(?i:\b(?:set-)?cookie\s*:\s*))[^\r\n]{4,}"),
-    re.compile(
-        r"(?P<keep>(?i:[\w-]{0,40}(?:password|passwd|secret|api[_-]?key|access[_-]?token"
-        r"|refresh[_-]?token|id[_-]?token|auth[_-]?token|client[_-]?secret|private[_-]?key"
-        r"|credential))[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{4,}"
-    ),
-    # Not the error code INVALID_SESSION_ID, after which a sentence stands.
-    re.compile(r"(?P<keep>(?<!INVALID_)(?i:session[_-]?id)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{4,}"),
-)
-_SECRET_NAME = re.compile(
-    r"(?i)(?:^|[_-])(?:password|passwd|secret|api_?key|access_?token|refresh_?token|id_?token"
-    r"|auth_?token|client_?secret|private_?key|authorization|cookie|credentials?|code_verifier)$"
 )
 
 
@@ -98,27 +93,30 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-# Every match of a pattern has one of these in it: what has none is not searched (a hot path).
-_TRIGGERS = (
-    b"private key", b"eyj", b"00d", b"://", b"akia", b"asia", b"agpa", b"aida", b"aroa", b"gh",
-    b"sk-", b"xox", b"xapp-", b"aiza", b"ya29.", b"accountkey", b"sharedaccess", b"bearer",
-    b"basic", b"token", b"cookie", b"passw", b"secret", b"key", b"session", b"credential",
-    b"authorization", b"code_verifier",
-)  # fmt: skip
+# All but what words are made of is a space; a text's different words are few.
+_WORD_BYTES = bytes(
+    each if (each < 128 and chr(each).isalnum()) or chr(each) in "_.~+/-" else 32
+    for each in range(256)
+)
+
+
+_DIGITS = "0123456789abcdef-"
+# Strings of JSON with an escape in them, which are looked at as they read; and one without.
+_ESCAPED = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)++"')
+_PLAIN = '"xxxx"'
 
 
 class Redactor:
     """Replaces secrets in text and JSON-like values. Knows formats, names and configured values.
 
-    Values are added as they become known (configuration, refreshed tokens); the oldest go when
-    there are more than two thousand. Values shorter than six characters are not matched.
+    Values are added as they become known (configuration, refreshed tokens); the old ones stay
+    known, the newest two thousand of all. Time is linear in the text, and hardly grows with the
+    number of values.
     """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._values: OrderedDict[str, None] = OrderedDict()
-        self._known: re.Pattern[str] | None = None
-        self._dumped: tuple[bytes, ...] = ()
+        self._known = Known()
 
     def use_key(self, key: bytes) -> None:
         """Make fingerprints that this installation's other processes make too. Until then they are
@@ -131,61 +129,201 @@ class Redactor:
         return hmac.digest(self._key, value.encode("utf-8", "replace"), "sha256").hex()[:16]
 
     def add(self, *secrets: str) -> None:
-        """Never let these values out again, whatever surrounds them."""
-        printable = [secret.encode("utf-8", "replace").decode() for secret in secrets]
-        fresh = [s for s in printable if len(s) >= _MIN_SECRET and s not in self._values]
-        if not fresh:
-            return
-        for secret in fresh:
-            self._values[secret] = None
-        while len(self._values) > _MAX_SECRETS:
-            self._values.popitem(last=False)
-        longest_first = sorted(self._values, key=len, reverse=True)
-        self._known = re.compile("|".join(re.escape(value) for value in longest_first))
-        # As they stand inside JSON, and in lower case like the text they are looked for in.
-        self._dumped = tuple(orjson.dumps(value)[1:-1].lower() for value in longest_first)
+        """Never let these values out again, however they are written and whatever surrounds them.
+
+        Shorter than eight characters they count as whole words only, shorter than four not at all.
+        """
+        for secret in secrets:
+            self._known.add(secret.encode("utf-8", "replace").decode())
 
     def suspects(self, dumped: bytes) -> bool:
         """Whether serialized JSON may hold a secret; false is certain, true means: clean it."""
-        lower = dumped.lower()
-        return any(trigger in lower for trigger in _TRIGGERS) or any(
-            value in lower for value in self._dumped
+        if self._known.suspects(dumped):
+            return True
+        words = set(dumped.translate(_WORD_BYTES).decode("ascii").split())
+        # Of digests and UUIDs, which are most long words, nothing is left.
+        if _holds_token([each for each in words if len(each) >= 16 and each.strip(_DIGITS)]):
+            return True
+        lower = " ".join(words).lower()
+        text = dumped.decode("utf-8", "replace")
+        marked = [each for each in MARKED if each.possible(text, lower)]
+        named = any(literal in lower for literal in LITERALS)
+        if "\\" in text:
+            if any(self._holds_escaped(each) for each in _ESCAPED.findall(text)):
+                return True
+            text = _ESCAPED.sub(_PLAIN, text)
+        return (
+            any(each.found(text) for each in marked)
+            or (named and (has_named(text) or has_container(text)))
+            or kubernetes_secrets(text) != text
+            or private_keys(text) != text
+            or begins_over_lines(text)
         )
+
+    def _holds_escaped(self, string: str) -> bool:
+        try:
+            held: str = orjson.loads(string)
+        except orjson.JSONDecodeError:
+            return True
+        return self.text(held) != held
 
     def text(self, text: str) -> str:
         """The text without secrets, also those that colours or invisible characters cut in two:
         who reads the text later may not see, or have taken out, what parts them."""
-        if _UNSAFE.search(text):
+        if not (text.isascii() and text.isprintable()) and _UNSAFE.search(text):
             bare = _bare(text)
             if (masked := self._masked(bare)) != bare:
                 return masked
         return self._masked(text)
 
     def _masked(self, text: str) -> str:
-        if self._known is not None:
-            text = self._known.sub(MASK, text)
-        for pattern in _PATTERNS:
-            text = pattern.sub(_mask, text)
-        return text
+        text = self._plain(text)
+        if "\\n" in text:
+            # The lines of a text that was printed as a value; what is no secret keeps its form.
+            opened = text.replace("\\n", "\n")
+            masked = self._plain(opened)
+            if masked != opened:
+                text = masked if "\n" in text else masked.replace("\n", "\\n")
+        return self._inside(text)
 
-    def value(self, value: Any, *, depth: int = 0) -> Any:
-        """The same JSON-like value without secrets: by content, and by the name of their key."""
+    def _plain(self, text: str) -> str:
+        text = private_keys(self._known.masked(text))
+        lower = text.lower()
+        formats = (*MARKED, *WORDS) if LONG_WORD.search(text) else MARKED
+        for each in formats:
+            if each.possible(text, lower):
+                text = each.masked(text)
+        if any(literal in lower for literal in LITERALS):
+            text = masked_by_name(text)
+        return kubernetes_secrets(key_lines(text))
+
+    def _inside(self, text: str) -> str:
+        """JSON that is text: its strings have escapes that hide how their lines begin and end."""
+        if text[:1] not in ("{", "[") or "\\" not in text or len(text) > _MAX_JSON:
+            return text
+        try:
+            held = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+        cleaned = self.value(held)
+        return text if cleaned == held else orjson.dumps(cleaned).decode()
+
+    def value(self, value: Any) -> Any:
+        """The same JSON-like value without secrets: by content, and by the name of their key.
+
+        Numbers stay, except under names such as password. What is nested too deep, contains
+        itself, or comes after the first 200,000 parts is masked whole.
+        """
+        return _Walk(self).value(value, 0)
+
+
+def _holds_token(words: list[str]) -> bool:
+    text = " ".join(words)
+    lower = text.lower()
+    if any(start in lower for start in STARTS) and any(each.found(text) for each in WORDS):
+        return True
+    return any(map(is_key_line, words))
+
+
+class _Walk:
+    """One value gone through, with what bounds it."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._left = _MAX_PARTS
+        self._path: set[int] = set()
+        self._seen: dict[str, str] = {}  # keys and short values come again and again
+
+    def value(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
-            return self.text(value)
-        if depth > _MAX_DEPTH:
+            return self._clean(value)
+        if isinstance(value, bytes | bytearray):
+            return self._bytes(bytes(value))
+        if not isinstance(value, dict | list | tuple):
+            return value
+        self._left -= 1 + len(value)
+        if depth > _MAX_DEPTH or self._left < 0 or id(value) in self._path:
             return MASK
-        if isinstance(value, dict):
+        self._path.add(id(value))
+        try:
+            if isinstance(value, dict):
+                return self._dict(value, depth + 1)
+            return self._lines([self.value(item, depth + 1) for item in value], value)
+        finally:
+            self._path.discard(id(value))
+
+    def _lines(self, cleaned: list[Any], value: Iterable[Any]) -> list[Any]:
+        """Items of which each is a line: what is a secret over several lines goes in each."""
+        if len(cleaned) < 2:
+            return cleaned
+        before = [_line_of(item) for item in value]
+        whole = "\n".join(line for line in before if line is not None)
+        if self._redactor.text(whole) == whole:
+            return cleaned
+        left = set(self._redactor.text(whole).split("\n"))
+        for at, item in enumerate(cleaned):
+            line = _line_of(item)
+            if (
+                line is not None
+                and before[at] not in left
+                and not left.issuperset(line.split("\n"))
+            ):
+                cleaned[at] = {**item, "text": MASK} if isinstance(item, dict) else MASK
+        return cleaned
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
+        # An entry of a list of variables, and the platform's own object for secrets.
+        named = value.get("name") or value.get("key")
+        secret = set()
+        if isinstance(named, str) and names_secret(named):
+            secret = {"value"}
+        elif value.get("kind") == "Secret":
+            secret = {"data", "stringData"}
+        return {
+            self._clean(name) if isinstance(name, str) else str(name): (
+                self._hidden(item, name=str(name), depth=depth)
+                if name in secret or names_secret(str(name))
+                else self._under(str(name), item, depth)
+            )
+            for name, item in value.items()
+        }
+
+    def _under(self, name: str, item: Any, depth: int) -> Any:
+        if isinstance(item, str) and hints_at(name, item):
+            return MASK
+        return self.value(item, depth)
+
+    def _hidden(self, value: Any, *, name: str, depth: int) -> Any:
+        """What stands under a telling name: every text in it, and numbers where names say so."""
+        if isinstance(value, str):
+            return value if spoken_for(value) else MASK
+        if isinstance(value, bool) or value is None:
+            return value
+        if isinstance(value, int | float):
+            return MASK if names_number(name) else value
+        if isinstance(value, dict) and depth <= _MAX_DEPTH:
             return {
-                self.text(str(key)): MASK
-                if isinstance(item, str) and item and _SECRET_NAME.search(str(key))
-                else self.value(item, depth=depth + 1)
+                self._clean(str(key)): self._hidden(item, name=name, depth=depth + 1)
                 for key, item in value.items()
             }
-        if isinstance(value, list | tuple):
-            return [self.value(item, depth=depth + 1) for item in value]
-        return value
+        if isinstance(value, list | tuple) and depth <= _MAX_DEPTH:
+            return [self._hidden(item, name=name, depth=depth + 1) for item in value]
+        return MASK
+
+    def _clean(self, text: str) -> str:
+        if len(text) > 64:
+            return self._redactor.text(text)
+        if text not in self._seen:
+            self._seen[text] = self._redactor.text(text)
+        return self._seen[text]
+
+    def _bytes(self, data: bytes) -> bytes:
+        try:
+            return self._redactor.text(data.decode("utf-8")).encode("utf-8")
+        except UnicodeDecodeError:
+            return self._redactor.text(data.decode("latin-1")).encode("latin-1", "replace")
 
 
-def _mask(match: re.Match[str]) -> str:
-    keep = match.groupdict().get("keep")
-    return f"{keep}{MASK}" if keep else MASK
+def _line_of(item: Any) -> str | None:
+    text = item.get("text") if isinstance(item, dict) else item
+    return text if isinstance(text, str) else None

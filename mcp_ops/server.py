@@ -172,6 +172,9 @@ class OpsServer:
         published = self._tools.get(name)
         if published is None:
             raise UnknownTool("There is no such tool here; tools/list shows what there is.")
+        if isinstance(reason := raw.get("reason"), str):
+            # Read by people, kept in many places, and no part of what a call does.
+            raw = {**raw, "reason": self._redactor.text(reason)}
         return parse(
             published.tool, raw, caller=caller, call_id=frame.call_id, targets=published.targets
         )

@@ -75,8 +75,8 @@ ALLOWED: dict[str, set[str]] = {
     "lab": _LEAVES | _SETTINGS | {"capabilities", "adapter", "adapters", "commands"},
     "schema": set(),
     "params": set(),
+    "redact": {"redact_formats", "redact_known", "redact_names"},
     "heard": set(),
-    "redact": set(),
     "errors": set(),
     "version": set(),
 }
@@ -107,7 +107,7 @@ def part(path: Path) -> str:
 
 def rule(name: str) -> str:
     """Files of one family share a line of the table."""
-    for family in ("transport", "settings", "approval_page"):
+    for family in ("transport", "settings", "approval_page", "redact"):
         if name.startswith(f"{family}_"):
             return family
     return name

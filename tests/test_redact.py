@@ -52,8 +52,8 @@ def test_what_leads_to_a_secret_stays_readable(text: str, kept: str, secret: str
 def test_a_configured_value_is_hidden_wherever_it_stands_and_however_it_is_written() -> None:
     redactor = Redactor()
     redactor.add("plain-value-1", 'quo"ted\\value', "short")
-    text = redactor.text('a plain-value-1 b quo"ted\\value c short')
-    assert text == f"a {MASK} b {MASK} c short"
+    text = redactor.text('a plain-value-1 b quo"ted\\value c short shorter')
+    assert text == f"a {MASK} b {MASK} c {MASK} shorter"
     assert redactor.suspects(orjson.dumps({"x": 'quo"ted\\value'}))
     assert not redactor.suspects(orjson.dumps({"x": "nothing here"}))
 

@@ -27,6 +27,7 @@ from mcp_ops.guard.seen import Sight
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.heard import listening
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
+from mcp_ops.redact import Redactor
 from mcp_ops.tool import WRITE_FIELDS, OneRun, Steps, Write
 
 _log = logging.getLogger("mcp_ops.guard")
@@ -91,6 +92,7 @@ class Actor:
         circuit: CircuitPolicy,
         make_port: MakePort,
         sub_call: SubCall,
+        redactor: Redactor,
         steps: MakeSteps,
     ) -> None:
         self._steps = steps
@@ -99,6 +101,7 @@ class Actor:
         self._circuit = circuit
         self._make_port = make_port
         self._sub_call = sub_call
+        self._redactor = redactor
 
     async def act(
         self,
@@ -164,7 +167,11 @@ class Actor:
         with anyio.CancelScope(shield=True):
             try:
                 await self._hot.record(
-                    target, health, error=error, probe=probe, policy=self._circuit
+                    target,
+                    health,
+                    error=self._redactor.text(error),
+                    probe=probe,
+                    policy=self._circuit,
                 )
             except StoreUnavailable as unavailable:
                 _log.error("the circuit of %s was not told: %s", target, unavailable.message)

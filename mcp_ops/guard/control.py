@@ -144,6 +144,7 @@ class Control:
     async def set_mode(self, target: str, mode: Mode, *, minutes: int, reason: str) -> Mode:
         """Set a mode for this caller's kind. A loosening that got here was allowed by a person:
         it lifts what is stricter in its scope, except the environment's floor."""
+        reason = self._safe(reason)
         scope = scope_of(target)
         await switch(
             self._p.guard.hot,
@@ -176,11 +177,11 @@ class Control:
         self, target: str, *, reason: str, to: ResetTo = "closed"
     ) -> CircuitInfo:
         """Close a circuit, or let its one probe through now."""
-        return await self._circuits.reset(target, to=to, reason=reason)
+        return await self._circuits.reset(target, to=to, reason=self._safe(reason))
 
     async def isolate(self, target: str, *, reason: str) -> CircuitInfo:
         """Open a circuit until further notice."""
-        return await self._circuits.isolate(target, reason=reason)
+        return await self._circuits.isolate(target, reason=self._safe(reason))
 
     async def set_bulkhead_limit(
         self, target: str, size: int, *, minutes: int, reason: str, dry_run: bool
@@ -189,7 +190,9 @@ class Control:
         if dry_run:
             found = await self._partitions.plan(target, size, minutes=minutes)
         else:
-            found = await self._partitions.resize(target, size, minutes=minutes, reason=reason)
+            found = await self._partitions.resize(
+                target, size, minutes=minutes, reason=self._safe(reason)
+            )
         return BulkheadResized(
             previous=found.previous,
             size=found.size,
@@ -319,6 +322,10 @@ class Control:
             ended_at=rfc3339(operation.ended_at) if operation.ended_at else None,
             answer=orjson.loads(operation.answer) if operation.answer else {},
         )
+
+    def _safe(self, reason: str) -> str:
+        """A reason as it may be kept: an operator's has come through no call."""
+        return self._p.guard.redactor.text(reason)
 
     async def _changed(self, tool: str, target: str, reason: str, evidence: dict[str, str]) -> None:
         await self._p.ledger.change(

@@ -133,6 +133,7 @@ class Guard:
             circuit=self.circuit_policy,
             make_port=make_port,
             sub_call=self.sub_call,
+            redactor=redactor,
             steps=operations.steps,
         )
         self._writes = Writes(

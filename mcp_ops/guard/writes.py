@@ -25,6 +25,7 @@ from mcp_ops.guard.approval import used_up
 from mcp_ops.guard.checks import spent
 from mcp_ops.guard.operations import LEASE_S, Operations, Running, pinned_by
 from mcp_ops.guard.record import Frame, verdict_of
+from mcp_ops.guard.settle import clean
 from mcp_ops.records import (
     Budget,
     Entry,
@@ -278,6 +279,9 @@ class Writes:
         """A write that failed without effect waits in the embedded dead-letter queue."""
         if call.tool.own or call.parent or call.tool.sensitive:
             return
+        arguments = call.arguments.model_dump()
+        if clean(arguments, self._redactor) != arguments:
+            return  # they would lie in the queue as they are
         await self._failed.add(
             FailedOperation(
                 id=call.id,
@@ -286,7 +290,7 @@ class Writes:
                 error=self._redactor.text(error.message),
                 target=call.target,
                 principal=call.caller.principal,
-                arguments=call.arguments.model_dump(),
+                arguments=arguments,
                 failed_at=self._clock.now(),
             )
         )

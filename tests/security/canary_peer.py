@@ -1,0 +1,143 @@
+"""Secrets of every format go into every opening of a server, in a process of its own.
+
+Its stderr has the logs at DEBUG, its stdout one JSON object: all that clients were told, and all
+spans. The state stays in the folder that it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from mcp_ops import log
+from mcp_ops.call import NeedsAnswer
+from mcp_ops.errors import Rejected, UnknownTool, Unreachable, UpstreamBroken
+from mcp_ops.guard.control import Control
+from mcp_ops.ports import Mode
+from mcp_ops.settings import PolicyRule
+from tests.guard.bench import AGENT, OPEN, OPERATOR, TWO, Bench, bench
+from tests.guard.shelf import Item
+from tests.secrets_of_each_kind import Sample, samples
+
+CONFIGURED = "kFq83mZt01LwXv55Qn"
+RULES = (PolicyRule(tool="drop_item", require="approve"), PolicyRule(require="none"))
+
+
+async def main(path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    told: list[Any] = []
+    async with bench(path, settings=OPEN, rules=RULES, infos=TWO) as b:
+        b.redactor.add(CONFIGURED)
+        log.to_stderr("DEBUG", b.redactor)
+        configured = Sample(name="configured", secret=CONFIGURED, text=f"saw {CONFIGURED} there")
+        found = [configured, *samples()]
+        for number, sample in enumerate(found):
+            told += await target_says(b, sample, number)
+        # As many as say it all: what a format is does not matter to the way it takes.
+        for number, sample in enumerate([configured, *found[1::9]]):
+            told += await client_says(b, sample, number)
+        told += await looked_up(b)
+    spans = [json.loads(span.to_json()) for span in exporter.get_finished_spans()]
+    print(json.dumps({"told": told, "spans": spans}))
+
+
+async def said(b: Bench, tool: str, arguments: dict[str, Any], caller: Any = AGENT) -> str:
+    """What a client is told, whatever the call ends in."""
+    try:
+        reply = await b.server.call_tool(tool, arguments, caller)
+    except NeedsAnswer as ending:
+        return ending.question.message
+    except UnknownTool as error:
+        return error.message
+    return reply.text
+
+
+async def target_says(b: Bench, sample: Sample, number: int) -> list[str]:
+    """The target's answers, errors, evidence and exceptions."""
+    text = sample.text
+    told = []
+    b.world.items = [Item(name="a", text=text), Item(name="b", text=f"x\n{text}")]
+    told.append(await said(b, "look_at_item", {"name": f"a{number}"}))
+    told.append(await said(b, "list_items", {"limit": 2}))
+    for error in (
+        UpstreamBroken("The shelf failed.", said=text),
+        Rejected(f"The shelf said {text}", hint=text, details={"said": text}),
+        RuntimeError(f"a library raised {text}"),
+    ):
+        b.world.plans.append(error)
+        told.append(await said(b, "look_at_item", {"name": f"b{number}"}))
+    if number % 4 == 0:
+        b.world.evidence = {"said": text, "list": [{"text": text}], text[:200]: 1}
+        put = {"name": f"c{number}", "reason": "why"}
+        told.append(await said(b, "put_item", put))
+        told.append(await said(b, "put_item", put))  # the recorded answer
+    raised = RuntimeError(text)
+    raised.__cause__ = ValueError(text)
+    logging.getLogger("library").debug("sent %s and got %r", text, [text], exc_info=raised)
+    logging.getLogger("library").info(text)
+    return told
+
+
+async def client_says(b: Bench, sample: Sample, number: int) -> list[str]:
+    """What an agent and an operator write."""
+    text, secret = sample.text[:400], sample.secret
+    name = f"d{number}"
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("put_item", {"name": name, "reason": text}),
+        ("put_item", {"name": f"{name}e", "reason": "why", "code": secret[:100]}),
+        ("put_item", {"name": f"{name}f", "reason": "why", "codes": text}),
+        ("put_item", {"name": [text], "reason": {"x": text}}),
+        ("drop_item", {"name": f"{name}g", "reason": text}),
+        ("set_guard_mode", {"target": "depot", "mode": "critical", "reason": text}),
+        ("set_guard_mode", {"target": "depot", "mode": "normal", "reason": text}),
+        ("isolate_target", {"target": "depot", "reason": text}),
+        ("reset_circuit", {"target": "depot", "reason": text}),
+        ("look_at_item", {"name": "a", "target": text}),
+        (text, {"any": text}),
+        ("search_audit", {"tool": text, "cursor": text}),
+        ("get_operation", {"operation_id": text}),
+    ]
+    told = [await said(b, tool, arguments) for tool, arguments in asked]
+    b.world.plans.append(Unreachable(f"no {text}", said=text))
+    told.append(await said(b, "put_one", {"name": f"{name}h", "reason": text}))
+    named = replace(AGENT, client=f"client {text}")
+    told.append(await said(b, "get_health", {}, named))
+    control = Control(b.parts, OPERATOR)
+    await control.set_mode("depot", Mode.CRITICAL, minutes=0, reason=text)
+    await control.reset_circuit("depot", reason=text)
+    await control.clear_modes("depot", reason=text)
+    return told
+
+
+async def looked_up(b: Bench) -> list[str]:
+    """All that can be read back."""
+    told = []
+    for tool, arguments in (
+        ("search_audit", {"limit": 200}),
+        ("list_approvals", {}),
+        ("list_circuits", {}),
+        ("get_guard_status", {}),
+        ("get_health", {}),
+        ("list_deadletters", {"target": "self", "limit": 50}),
+        ("get_deadletter_stats", {"target": "self"}),
+    ):
+        told.append(await said(b, tool, dict(arguments), OPERATOR))
+    told.append(repr(await b.entries()))
+    return told
+
+
+if __name__ == "__main__":
+    anyio.run(main, Path(sys.argv[1]))
