@@ -12,25 +12,23 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from mcp_ops import log
-from mcp_ops.adapter import Wiring
 from mcp_ops.adapters.embedded import EmbeddedQueue
+from mcp_ops.app_targets import configured_targets
 from mcp_ops.call import Caller
-from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
-from mcp_ops.catalog import ALL_TOOLS, capabilities, publish
+from mcp_ops.catalog import ALL_TOOLS, publish
 from mcp_ops.clock import Clock, SystemClock, rfc3339
-from mcp_ops.errors import ConfigurationError, Internal, OpsError
+from mcp_ops.errors import Internal, OpsError
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
@@ -39,14 +37,12 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
 from mcp_ops.guard.reads import check_cache
 from mcp_ops.guard.resume import Resumer
-from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
-from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
-from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, Mode, ModeEntry
+from mcp_ops.ports import ALL_TARGETS, Mode, ModeEntry
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Reply
-from mcp_ops.settings import Settings, TargetSettings
-from mcp_ops.settings_options import resolve_options, secrets_in
+from mcp_ops.settings import Settings
+from mcp_ops.settings_options import secrets_in
 from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
@@ -122,7 +118,7 @@ async def open_app(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
         # Before the task group, which would wrap what is wrong with the configuration.
-        targets = _targets(settings, environ, clock, redactor, usage, lambda: queue)
+        targets = configured_targets(settings, environ, clock, redactor, usage, lambda: queue)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         operations = Operations(tasks, stores.ledger, clock)
@@ -276,74 +272,6 @@ async def _stop_on_signals(stop: anyio.Event, *, task_status: TaskStatus[None]) 
         async for _ in signals:
             stop.set()
             return
-
-
-def _targets(
-    settings: Settings,
-    environ: Mapping[str, str],
-    clock: Clock,
-    redactor: Redactor,
-    usage: UsageWatch,
-    own_adapter: Callable[[], Any],
-) -> OpenTargets:
-    known = capabilities()
-    own = TargetInfo(
-        name=OWN_TARGET,
-        kind="embedded",
-        environment="prod",
-        metered=False,
-        per_minute=None,
-        concurrent=settings.guard.limits.concurrent_per_target,
-        links={"endpoint": OWN_TARGET},
-        capabilities=frozenset({DeadLetterQueue, OperationEndpoint}),
-    )
-    configured = [
-        _configured(target, settings, environ, clock, redactor, usage, known)
-        for target in settings.targets
-    ]
-    return OpenTargets(configured, own, own_adapter)
-
-
-def _configured(
-    target: TargetSettings,
-    settings: Settings,
-    environ: Mapping[str, str],
-    clock: Clock,
-    redactor: Redactor,
-    usage: UsageWatch,
-    known: frozenset[type],
-) -> Configured:
-    adapter = adapter_class(target.kind)
-    if adapter.extra and find_spec(adapter.extra) is None:
-        raise ConfigurationError(
-            f"The target {target.name} needs the library {adapter.extra}, which is not installed.",
-            hint=f"Install it: pip install 'mcp-ops[{adapter.extra}]'.",
-        )
-    options = resolve_options(target, adapter.Settings, environ, settings.base, settings.source)
-    redactor.add(*secrets_in(options))
-
-    def wiring(store: Any) -> Wiring:
-        return Wiring(
-            target=target.name,
-            clock=clock,
-            redactor=redactor,
-            report_usage=lambda name, percent: usage.report(target.name, name, percent),
-            directory=settings.state_dir,
-            secrets=store,
-        )
-
-    info = TargetInfo(
-        name=target.name,
-        kind=target.kind,
-        environment=target.environment,
-        metered=adapter.metered if target.metered is None else target.metered,
-        per_minute=target.per_minute,
-        concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
-        partition=target.partition or target.name,
-        links={str(key): name for key, name in target.links.items()},
-        capabilities=frozenset(each for each in known if implements(adapter, each)),
-    )
-    return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
 
 
 def _place(settings: Settings, *, alone: bool) -> Place:

@@ -34,9 +34,9 @@ from mcp_ops.ports import (
     Rate,
     RateState,
 )
-from mcp_ops.stores.sqlite.background import running
-from mcp_ops.stores.sqlite.modes import allow, concerning, factor, in_force
-from mcp_ops.stores.sqlite.rates import RateTable
+from mcp_ops.stores.background import running
+from mcp_ops.stores.modes import allow, concerning, factor, in_force
+from mcp_ops.stores.rates import RateTable
 
 REFRESH_S = 1.0
 SLOWER = 0.25

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import orjson
 import pytest
 
 from mcp_ops.call import Answer, Caller

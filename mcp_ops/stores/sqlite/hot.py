@@ -31,11 +31,12 @@ from mcp_ops.ports import (
     Rate,
     RateState,
 )
+from mcp_ops.stores.background import running
+from mcp_ops.stores.modes import allow, concerning, factor, in_force
+from mcp_ops.stores.rates import RateTable
 from mcp_ops.stores.sqlite import circuits, grants, modes, partitions
-from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Change, Circuit, Decision, Window
 from mcp_ops.stores.sqlite.database import Database
-from mcp_ops.stores.sqlite.rates import RateTable
 from mcp_ops.stores.sqlite.snapshot import Snapshot
 
 REFRESH_S = 0.5
@@ -157,7 +158,7 @@ class HotStore:
     async def modes(self) -> tuple[ModeEntry, ...]:
         """All entries in force, as they are in the file."""
         found = await self._database.read(modes.load)
-        return modes.in_force((*self._floor, *found), self._time.now())
+        return in_force((*self._floor, *found), self._time.now())
 
     async def set_mode(self, entry: ModeEntry) -> None:
         """Put an entry above those of its scope and source."""
@@ -248,13 +249,13 @@ class HotStore:
     def _look(self, request: AdmitRequest) -> _Look:
         at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
-        applying = modes.concerning(entries, request.target, request.principal, at)
-        factor = modes.factor(applying, request)
+        applying = concerning(entries, request.target, request.principal, at)
+        factor = factor(applying, request)
         rates = tuple(self._rates.look(rate, factor, monotonic) for rate in request.rates)
         circuit = self._snapshot.circuit(request.target)
         decision = circuits.decide(circuit, at) if request.use_circuit else "pass"
         allowed = (
-            modes.allow(applying, request)
+            allow(applying, request)
             and all(state.allowed for state in rates)
             and decision != "refuse"
         )
@@ -274,7 +275,7 @@ class HotStore:
         return Admission(
             granted=granted,
             at=taken.at,
-            modes=modes.concerning(
+            modes=concerning(
                 (*self._floor, *taken.modes), request.target, request.principal, taken.at
             ),
             rates=self._charged(request, look) if granted else look.rates,
@@ -289,10 +290,8 @@ class HotStore:
         entries = modes.load(connection)
         circuit = circuits.load(connection, request.target)
         decision = circuits.decide(circuit, now) if request.use_circuit else "pass"
-        concerning = modes.concerning(
-            (*self._floor, *entries), request.target, request.principal, now
-        )
-        granted = modes.allow(concerning, request) and decision != "refuse"
+        concerning = concerning((*self._floor, *entries), request.target, request.principal, now)
+        granted = allow(concerning, request) and decision != "refuse"
         probe = granted and decision == "probe"
         if probe:
             circuit = circuits.start_probe(circuit, now)

@@ -33,9 +33,9 @@ from mcp_ops.records import (
     Spent,
     Verification,
 )
+from mcp_ops.stores.background import running
 from mcp_ops.stores.floods import Floods
 from mcp_ops.stores.sqlite import approvals, budgets, chain, leases, operations, queries
-from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.database import Database, Job
 from mcp_ops.stores.sqlite.files import load_key
 from mcp_ops.stores.sqlite.retention import Bounds, Retention

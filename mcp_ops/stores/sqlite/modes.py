@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, AdmitRequest, Mode, ModeEntry
+from mcp_ops.ports import Mode, ModeEntry
 
 MOST_KEPT = 8
 
@@ -50,27 +50,3 @@ def clear(connection: sqlite3.Connection, scope: str, sources: Iterable[str]) ->
     connection.executemany(
         "DELETE FROM modes WHERE scope = ? AND source = ?", [(scope, source) for source in sources]
     )
-
-
-def in_force(entries: Iterable[ModeEntry], now: float) -> tuple[ModeEntry, ...]:
-    """Of each scope and source the newest entry that has not expired."""
-    newest = {(e.scope, e.source): e for e in entries if e.expires_at is None or e.expires_at > now}
-    return tuple(newest.values())
-
-
-def concerning(
-    entries: Iterable[ModeEntry], target: str, principal: str, now: float
-) -> tuple[ModeEntry, ...]:
-    """Entries in force for a principal's call on a target: of both, and those for all."""
-    scopes = (target, ALL_TARGETS, f"{PRINCIPAL_SCOPE}{principal}")
-    return tuple(e for e in in_force(entries, now) if e.scope in scopes)
-
-
-def allow(entries: Iterable[ModeEntry], request: AdmitRequest) -> bool:
-    """Whether every one of these modes lets the call through."""
-    return all(entry.mode in request.modes_allowed for entry in entries)
-
-
-def factor(entries: Iterable[ModeEntry], request: AdmitRequest) -> float:
-    """By how much these modes slow the target's rate down: the smallest factor."""
-    return min((request.rate_factors.get(entry.mode, 1.0) for entry in entries), default=1.0)

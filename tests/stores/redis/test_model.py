@@ -19,9 +19,9 @@ from mcp_ops.ports import (
     Rate,
     RateState,
 )
+from mcp_ops.stores.rates import RateTable
 from mcp_ops.stores.sqlite import circuits
 from mcp_ops.stores.sqlite.circuits import Circuit, Window
-from mcp_ops.stores.sqlite.rates import RateTable
 from tests.stores import records
 from tests.stores.redis.opened import Opening, ServerTime
 

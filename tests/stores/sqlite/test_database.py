@@ -16,7 +16,7 @@ from mcp_ops.clock import ManualClock
 from mcp_ops.errors import Health, StoreUnavailable
 from mcp_ops.ports import CircuitPolicy, CircuitState
 from mcp_ops.records import AuditQuery
-from mcp_ops.stores.sqlite.background import running
+from mcp_ops.stores.background import running
 from mcp_ops.stores.sqlite.circuits import Circuit
 from mcp_ops.stores.sqlite.database import Database
 from mcp_ops.stores.sqlite.embedded import open_stores

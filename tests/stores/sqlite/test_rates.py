@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mcp_ops.ports import Rate
-from mcp_ops.stores.sqlite.rates import RateTable
+from mcp_ops.stores.rates import RateTable
 
 CALLS = Rate(key="k", name="calls", per_minute=60.0, burst=5)
 

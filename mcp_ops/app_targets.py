@@ -1,0 +1,93 @@
+"""The targets that the settings name: part of the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from mcp_ops.adapter import Wiring
+from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
+from mcp_ops.catalog import capabilities
+from mcp_ops.clock import Clock
+from mcp_ops.errors import ConfigurationError
+from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.guard.usage import UsageWatch
+from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
+from mcp_ops.ports import OWN_TARGET
+from mcp_ops.redact import Redactor
+from mcp_ops.settings import Settings, TargetSettings
+from mcp_ops.settings_options import resolve_options, secrets_in
+
+
+def configured_targets(
+    settings: Settings,
+    environ: Mapping[str, str],
+    clock: Clock,
+    redactor: Redactor,
+    usage: UsageWatch,
+    own_adapter: Callable[[], Any],
+) -> OpenTargets:
+    """The targets of the settings, closed as yet, and the server's own.
+
+    Raises `ConfigurationError` for options that a kind does not take and for a library that is
+    not installed.
+    """
+    known = capabilities()
+    own = TargetInfo(
+        name=OWN_TARGET,
+        kind="embedded",
+        environment="prod",
+        metered=False,
+        per_minute=None,
+        concurrent=settings.guard.limits.concurrent_per_target,
+        links={"endpoint": OWN_TARGET},
+        capabilities=frozenset({DeadLetterQueue, OperationEndpoint}),
+    )
+    configured = [
+        _configured(target, settings, environ, clock, redactor, usage, known)
+        for target in settings.targets
+    ]
+    return OpenTargets(configured, own, own_adapter)
+
+
+def _configured(
+    target: TargetSettings,
+    settings: Settings,
+    environ: Mapping[str, str],
+    clock: Clock,
+    redactor: Redactor,
+    usage: UsageWatch,
+    known: frozenset[type],
+) -> Configured:
+    adapter = adapter_class(target.kind)
+    if adapter.extra and find_spec(adapter.extra) is None:
+        raise ConfigurationError(
+            f"The target {target.name} needs the library {adapter.extra}, which is not installed.",
+            hint=f"Install it: pip install 'mcp-ops[{adapter.extra}]'.",
+        )
+    options = resolve_options(target, adapter.Settings, environ, settings.base, settings.source)
+    redactor.add(*secrets_in(options))
+
+    def wiring(store: Any) -> Wiring:
+        return Wiring(
+            target=target.name,
+            clock=clock,
+            redactor=redactor,
+            report_usage=lambda name, percent: usage.report(target.name, name, percent),
+            directory=settings.state_dir,
+            secrets=store,
+        )
+
+    info = TargetInfo(
+        name=target.name,
+        kind=target.kind,
+        environment=target.environment,
+        metered=adapter.metered if target.metered is None else target.metered,
+        per_minute=target.per_minute,
+        concurrent=target.concurrent or settings.guard.limits.concurrent_per_target,
+        partition=target.partition or target.name,
+        links={str(key): name for key, name in target.links.items()},
+        capabilities=frozenset(each for each in known if implements(adapter, each)),
+    )
+    return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
