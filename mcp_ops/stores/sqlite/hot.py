@@ -250,8 +250,8 @@ class HotStore:
         at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
         applying = concerning(entries, request.target, request.principal, at)
-        factor = factor(applying, request)
-        rates = tuple(self._rates.look(rate, factor, monotonic) for rate in request.rates)
+        slowdown = factor(applying, request)
+        rates = tuple(self._rates.look(rate, slowdown, monotonic) for rate in request.rates)
         circuit = self._snapshot.circuit(request.target)
         decision = circuits.decide(circuit, at) if request.use_circuit else "pass"
         allowed = (
@@ -290,8 +290,8 @@ class HotStore:
         entries = modes.load(connection)
         circuit = circuits.load(connection, request.target)
         decision = circuits.decide(circuit, now) if request.use_circuit else "pass"
-        concerning = concerning((*self._floor, *entries), request.target, request.principal, now)
-        granted = allow(concerning, request) and decision != "refuse"
+        mine = concerning((*self._floor, *entries), request.target, request.principal, now)
+        granted = allow(mine, request) and decision != "refuse"
         probe = granted and decision == "probe"
         if probe:
             circuit = circuits.start_probe(circuit, now)
