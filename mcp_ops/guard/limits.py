@@ -7,6 +7,7 @@ from mcp_ops.capabilities.base import Effect
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import OWN_TARGET, Rate
 from mcp_ops.records import Budget
+from mcp_ops.redact import fingerprint
 from mcp_ops.settings import LimitSettings
 
 OBJECT_WINDOW_S = 30 * 60.0
@@ -62,7 +63,8 @@ def budgets_of(call: Call, limits: LimitSettings, *, tightening: bool) -> tuple[
     step = f"|{call.tool.name}" if call.tool.recovery else ""
     budgets = [
         Budget(
-            key=f"object|{target}|{call.object}{step}",
+            # A name can hold what should not lie in a store; any other name has another budget.
+            key=f"object|{target}|{fingerprint(call.object)}{step}",
             name=f"writes on {call.object or target}",
             limit=limits.writes_per_object,
             window_s=OBJECT_WINDOW_S,
