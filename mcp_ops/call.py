@@ -20,6 +20,7 @@ Channel = Literal["stdio", "http", "cli"]
 Answer = Literal["accept", "decline", "cancel"]
 
 SCOPE_OF = {Effect.READ: "ops:read", Effect.WRITE: "ops:write", Effect.DESTROY: "ops:destroy"}
+FINGERPRINT = "fingerprint:"
 _NOT_IN_DIGEST = frozenset({"reason", "idempotency_key", "dry_run"})
 
 
@@ -244,7 +245,7 @@ def shown_digest(call: Call, redactor: Redactor) -> str:
 def shown_arguments(call: Call, redactor: Redactor) -> dict[str, Any]:
     """The arguments as people and the ledger may see them: sensitive ones by keyed fingerprint."""
     return {
-        name: f"fingerprint:{redactor.fingerprint(str(value))}"
+        name: FINGERPRINT + redactor.fingerprint(str(value))
         if name in call.tool.sensitive
         else value
         for name, value in call.arguments.model_dump().items()

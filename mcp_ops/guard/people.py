@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from mcp_ops.call import Caller, Channel, new_id
+from mcp_ops.call import FINGERPRINT, Caller, Channel, new_id
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Conflict, NotFound, RefusalCode, Refused
 from mcp_ops.guard.policy import Policy
@@ -131,7 +131,12 @@ def line_of(
     note: str,
     at: float,
 ) -> Entry:
-    """The ledger's line on a change of a question."""
+    """The ledger's line on a change of a question.
+
+    A digest that covers sensitive values stays in the store: beside the other arguments it would
+    tell whoever tries likely values which one is right. The question's id leads to the call.
+    """
+    hidden = any(str(value).startswith(FINGERPRINT) for value in approval.arguments.values())
     return Entry(
         kind=EntryKind.CHANGED,
         call_id=new_id(),
@@ -140,7 +145,7 @@ def line_of(
         target=approval.target,
         principal=by,
         channel=channel,
-        digest=approval.digest,
+        digest="" if hidden else approval.digest,
         reason=note,
         policy=approval.policy,
         approval=approval.id,

@@ -124,20 +124,20 @@ def break_glass_info(entry: Entry) -> BreakGlassInfo:
 
 
 def shadow_line(call: Call, code: RefusalCode, *, rule: str, at: float) -> Entry:
-    """The ledger's line about a call that shadow mode let pass."""
+    """The ledger's line about a call that shadow mode let pass.
+
+    What the client said is in the call's own line, redacted: it has the same id.
+    """
     return Entry(
         kind=EntryKind.CHANGED,
         call_id=call.id,
         at=at,
         tool=call.tool.name,
         target=call.target or call.about,
-        object=call.object,
         principal=call.caller.principal,
-        client=call.caller.client,
         channel=call.caller.channel,
         effect=call.tool.effect.value,
         dry_run=call.dry_run,
-        digest=call.digest,
         policy=rule,
         code=code.value,
         evidence={"shadow": True},

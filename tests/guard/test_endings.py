@@ -19,7 +19,7 @@ from mcp_ops.errors import (
     Unreachable,
 )
 from mcp_ops.ports import CircuitPhase, Mode
-from mcp_ops.records import AuditQuery, Entry
+from mcp_ops.records import AuditQuery, Entry, EntryKind
 from mcp_ops.settings import GuardSettings, PolicyRule
 from mcp_ops.stores.floods import closes
 from tests.guard.bench import (
@@ -33,6 +33,7 @@ from tests.guard.bench import (
     modern,
     shelf_target,
 )
+from tests.guard.test_approval_people import people
 from tests.guard.test_order import FOREVER, open_circuit
 
 X = {"name": "x", "reason": WHY}
@@ -396,3 +397,20 @@ async def test_the_end_of_a_lost_write_says_all_that_its_intent_said(tmp_path: P
         assert [getattr(ended, n) for n in said] == [getattr(began, n) for n in said]
         assert (ended.digest, ended.arguments) == (began.digest, began.arguments)
         assert (ended.verdict, ended.outcome) == ("unknown", "unknown")
+
+
+async def test_no_line_has_a_plain_digest_of_a_sensitive_value(tmp_path: Path) -> None:
+    """A question about it, its answer, the call and its end: nobody can try all of four digits."""
+    ask = (PolicyRule(require="approve", effect="write"),)
+    async with bench(tmp_path, rules=ask) as b:
+        await b.reply("put_item", **X, code="4711")
+        (question,) = await b.stores.approvals.recent(10)
+        await people(b).decide(question.id, OPERATOR, approved=True, note="")
+        await b.ok("put_item", **X, code="4711")
+        lines = await b.entries()
+    assert {line.kind for line in lines} == set(EntryKind)
+    assert question.digest
+    assert not any(question.digest in line.digest for line in lines)
+    writes = {line.digest for line in lines if line.tool == "put_item" and line.kind != "changed"}
+    assert len(writes) == 1
+    assert writes != {""}
