@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from mcp_ops.records import Approval, Redemption
+from mcp_ops.records import Approval, ApprovalState, Redemption, Vote
 from mcp_ops.stores.sqlite.database import Database
 
-_FIELDS = (
-    "id, kind, state, principal, tool, target, digest, policy, message, arguments, reason, "
-    "created_at, expires_at, decided_by, decided_at, note"
+_NAMES = (
+    *("id", "kind", "state", "principal", "tool", "target", "digest", "policy", "message"),
+    *("arguments", "reason", "created_at", "expires_at", "decided_by", "decided_at", "note"),
+    *("needed", "votes", "execute_s", "execute_by", "seen", "seen_shown"),
 )
+_FIELDS = ", ".join(_NAMES)
 _SELECT = f"SELECT {_FIELDS} FROM approvals"  # noqa: S608 - names of ours
+# A question waits until `expires_at`; once it is approved it has its own time to be used.
+_OPEN = (
+    "((state = 'pending' AND expires_at > :now) "
+    "OR (state = 'approved' AND COALESCE(execute_by, expires_at) > :now))"
+)
 
 
 class Approvals:
@@ -62,16 +69,33 @@ class Approvals:
     async def decide(
         self, approval_id: str, *, approved: bool, by: str, note: str, at: float
     ) -> Approval | None:
-        """Approve or deny a pending question; None when it is not pending any more."""
-        state = "approved" if approved else "denied"
+        """Say yes or no to a pending question; None when it is not pending any more.
+
+        One no denies it; the last of the needed different people approves it, and from then on it
+        may be used for `execute_s` seconds. A second yes of the same person changes nothing.
+        """
+        vote = Vote(by=by, at=at, note=note)
 
         def job(connection: sqlite3.Connection) -> Approval | None:
-            changed = connection.execute(
-                "UPDATE approvals SET state = ?, decided_by = ?, note = ?, decided_at = ? "
-                "WHERE id = ? AND state = 'pending' AND expires_at > ?",
-                (state, by, note, at, approval_id, self._now()),
-            ).rowcount
-            return self._get(connection, approval_id) if changed else None
+            found = self._get(connection, approval_id)
+            if found is None or found.state != "pending":
+                return None
+            after = counted(found, vote) if approved else _decided(found, "denied", vote)
+            _update(connection, after)
+            return after
+
+        return await self._database.write(job)
+
+    async def revoke(self, approval_id: str, *, by: str, note: str, at: float) -> Approval | None:
+        """Take a question back that is pending or approved; None when it is neither any more."""
+
+        def job(connection: sqlite3.Connection) -> Approval | None:
+            found = self._get(connection, approval_id)
+            if found is None or found.state not in ("pending", "approved"):
+                return None
+            after = _decided(found, "revoked", Vote(by=by, at=at, note=note))
+            _update(connection, after)
+            return after
 
         return await self._database.write(job)
 
@@ -82,7 +106,6 @@ class Approvals:
 
         `at` can only make an approval expire, never revive it: the store's time counts too.
         """
-
         wanted = Redemption(
             approval_id=approval_id, principal=principal, digest=digest, policy=policy
         )
@@ -132,17 +155,28 @@ class Approvals:
     ) -> list[Approval]:
         now = self._now()
         rows = connection.execute(
-            f"{_SELECT} WHERE principal = ? AND digest = ? AND kind = ? AND ("
-            "(state IN ('pending', 'approved') AND expires_at > ?) "
-            "OR (state = 'denied' AND decided_at > ?)) ORDER BY number DESC",
-            (principal, digest, kind, now, now - self._denied_s),
+            f"{_SELECT} WHERE principal = :principal AND digest = :digest AND kind = :kind "
+            f"AND ({_OPEN} OR (state = 'denied' AND decided_at > :since)) ORDER BY number DESC",
+            {
+                "principal": principal,
+                "digest": digest,
+                "kind": kind,
+                "now": now,
+                "since": now - self._denied_s,
+            },
         )
         return [self._shown(row) for row in rows]
 
     def _shown(self, row: sqlite3.Row) -> Approval:
         values: dict[str, Any] = dict(row)
-        found = Approval(**{**values, "arguments": json.loads(values["arguments"])})
-        if found.state in ("pending", "approved") and found.expires_at <= self._now():
+        for name in ("arguments", "votes", "seen_shown"):
+            values[name] = json.loads(values[name])
+        values["votes"] = tuple(Vote(**vote) for vote in values["votes"])
+        found = Approval(**values)
+        until = found.expires_at
+        if found.state == "approved" and found.execute_by is not None:
+            until = found.execute_by
+        if found.state in ("pending", "approved") and until <= self._now():
             return replace(found, state="expired")
         return found
 
@@ -151,21 +185,49 @@ def use(connection: sqlite3.Connection, wanted: Redemption, now: float) -> bool:
     """Use up an approved question for exactly this call, within a write transaction."""
     cursor = connection.execute(
         "UPDATE approvals SET state = 'redeemed' WHERE id = ? AND state = 'approved' "
-        "AND principal = ? AND digest = ? AND policy = ? AND expires_at > ?",
+        "AND principal = ? AND digest = ? AND policy = ? "
+        "AND COALESCE(execute_by, expires_at) > ?",
         (wanted.approval_id, wanted.principal, wanted.digest, wanted.policy, now),
     )
     return cursor.rowcount == 1
 
 
-def _insert(connection: sqlite3.Connection, approval: Approval) -> None:
+def counted(found: Approval, vote: Vote) -> Approval:
+    """A pending question after one more yes: the last one that it needs approves it."""
+    if any(earlier.by == vote.by for earlier in found.votes):
+        return found
+    after = replace(found, votes=(*found.votes, vote))
+    if len(after.votes) < after.needed:
+        return after
+    return replace(_decided(after, "approved", vote), execute_by=vote.at + found.execute_s)
+
+
+def _decided(found: Approval, state: ApprovalState, last: Vote) -> Approval:
+    return replace(found, state=state, decided_by=last.by, decided_at=last.at, note=last.note)
+
+
+def _update(connection: sqlite3.Connection, after: Approval) -> None:
     connection.execute(
-        f"INSERT INTO approvals ({_FIELDS}) "  # noqa: S608 - names of ours
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "UPDATE approvals SET state = ?, decided_by = ?, decided_at = ?, note = ?, votes = ?, "
+        "execute_by = ? WHERE id = ?",
         (
-            *(approval.id, approval.kind, approval.state, approval.principal, approval.tool),
-            *(approval.target, approval.digest, approval.policy, approval.message),
-            json.dumps(dict(approval.arguments), default=str),
-            *(approval.reason, approval.created_at, approval.expires_at, approval.decided_by),
-            *(approval.decided_at, approval.note),
+            *(after.state, after.decided_by, after.decided_at, after.note),
+            *(_json([asdict(vote) for vote in after.votes]), after.execute_by, after.id),
         ),
     )
+
+
+def _insert(connection: sqlite3.Connection, approval: Approval) -> None:
+    values = {name: getattr(approval, name) for name in _NAMES}
+    values["arguments"] = _json(dict(approval.arguments))
+    values["seen_shown"] = _json(dict(approval.seen_shown))
+    values["votes"] = _json([asdict(vote) for vote in approval.votes])
+    places = ", ".join(f":{name}" for name in _NAMES)
+    connection.execute(
+        f"INSERT INTO approvals ({_FIELDS}) VALUES ({places})",  # noqa: S608 - names of ours
+        values,
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)
