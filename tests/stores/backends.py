@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 from anyio.abc import Process
 
-from mcp_ops.clock import Clock
+from mcp_ops.clock import Clock, ManualClock
 from mcp_ops.ports import HotStore
 from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.stores.postgres.opening import open_ledger
+from mcp_ops.stores.sqlite.embedded import Stores as EmbeddedStores
 from mcp_ops.stores.sqlite.embedded import open_stores
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +61,71 @@ class Sqlite:
         return open_stores(Path(self.address), clock, **options)
 
 
-BACKENDS = {"sqlite": lambda directory: Sqlite(str(directory / "state" / "ops.db"))}
+KEY = b"k" * 32
+
+
+class SharedClock(ManualClock):
+    """A clock that takes others along: a server's clock passes with the test's.
+
+    A jump is this process's alone: nobody else's clock jumps with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = self.now()
+        self.followers: list[Callable[[float], None]] = []
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self.passed += seconds
+        for follow in self.followers:
+            follow(self.passed)
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The ledger in PostgreSQL, the hot state embedded; `address` is `URL FILE`.
+
+    `set_clock` makes the database's clock show what it is given.
+    """
+
+    address: str
+    set_clock: Callable[[float], None]
+
+    @property
+    def url(self) -> str:
+        return self.address.split(" ")[0]
+
+    @asynccontextmanager
+    async def open(self, clock: Clock, **options: Any) -> AsyncIterator[Stores]:
+        if isinstance(clock, SharedClock) and not clock.followers:
+            clock.followers.append(self.set_clock)
+            self.set_clock(clock.passed)
+        async with open_address(self.address, clock, **options) as stores:
+            yield stores
+
+
+@asynccontextmanager
+async def open_address(address: str, clock: Clock, **options: Any) -> AsyncIterator[EmbeddedStores]:
+    """Open the stores at the address of a backend."""
+    url, _, path = address.rpartition(" ")
+    hot = {name: options.pop(name) for name in ("floor",) if name in options}
+    if not url:
+        async with open_stores(Path(path), clock, **hot, **options) as stores:
+            yield stores
+        return
+    async with (
+        open_ledger(url, clock, key=KEY, **options) as kept,
+        open_stores(Path(path), clock, **hot) as stores,
+    ):
+        more: Any = {"ledger": kept.ledger, "approvals": kept.approvals, "failed": kept.failed}
+        yield replace(stores, **more)
+
+
+BACKENDS: dict[str, Callable[[Path], Backend] | None] = {
+    "sqlite": lambda directory: Sqlite(str(directory / "state" / "ops.db")),
+    "postgres": None,  # made by the fixture that has its server
+}
 
 
 @asynccontextmanager

@@ -17,8 +17,9 @@ from mcp_ops.clock import SystemClock
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.ports import Mode
 from mcp_ops.records import EntryKind
-from mcp_ops.stores.sqlite.embedded import Stores, open_stores
+from mcp_ops.stores.sqlite.embedded import Stores
 from tests.stores import records
+from tests.stores.backends import open_address
 
 CLOCK = SystemClock()
 ATTEMPTS = 40
@@ -170,7 +171,7 @@ async def fill(stores: Stores, bytes_left: int) -> None:
 
 
 async def main(address: str, what: str, *arguments: str) -> None:
-    async with open_stores(Path(address), CLOCK) as stores:
+    async with open_address(address, CLOCK) as stores:
         if what in RACES:
             say("ready")
             await anyio.to_thread.run_sync(sys.stdin.readline)

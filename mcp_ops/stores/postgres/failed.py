@@ -73,7 +73,7 @@ class FailedOperations:
     async def page(self, *, after: str, limit: int) -> list[FailedOperation]:
         """Newest first, after the item with this id (which may have left the queue since)."""
         found = await self._connections.fetch(
-            f"{_SELECT} WHERE place = 'waiting' AND failed_at > mcp_ops.now() - %s AND "
+            f"{_SELECT} WHERE place = 'waiting' AND failed_at > mcp_ops.now() - %s AND "  # noqa: S608 - names of ours
             "(%s = '' OR counter < (SELECT counter FROM mcp_ops.failed WHERE id = %s)) "
             "ORDER BY counter DESC LIMIT %s",
             (self._retention_s, clean(after), clean(after), limit),

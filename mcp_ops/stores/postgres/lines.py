@@ -56,6 +56,11 @@ class Chain:
     start: Start
     end: End
 
+    def moved(self, start: End) -> Chain:
+        """The chain after its lines up to there were removed."""
+        pruned = self.start.pruned + start.seq - self.start.end.seq
+        return Chain(Start(writer=self.start.writer, end=start, pruned=pruned), self.end)
+
     @classmethod
     def of(cls, row: Row) -> Chain:
         """As a row of `writers` has it."""
@@ -69,11 +74,6 @@ class Chain:
 def writer_key(key: bytes, writer: str) -> bytes:
     """The key of one writer's seals."""
     return hmac.digest(key, b"mcp-ops writer " + writer.encode(), "sha256")
-
-    def moved(self, start: End) -> Chain:
-        """The chain after its lines up to there were removed."""
-        pruned = self.start.pruned + start.seq - self.start.end.seq
-        return Chain(Start(writer=self.start.writer, end=start, pruned=pruned), self.end)
 
 
 def append(

@@ -1,4 +1,4 @@
-"""The ledger half of the guard's stores in PostgreSQL, opened. Loads psycopg when it is asked to."""
+"""What the guard keeps in PostgreSQL, opened. Loads psycopg only then."""
 
 from __future__ import annotations
 

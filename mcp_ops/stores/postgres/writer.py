@@ -234,7 +234,7 @@ class Writer:
         head, now, chain = self._ends(*found[1:4])
         if self._settle(chain, batch):
             await rows(connection, "ROLLBACK")
-            return
+            return None
         if schema.month_of(now) not in self._months:
             await rows(connection, "ROLLBACK")
             self._months = await schema.make_partitions(self._connections)
