@@ -21,7 +21,6 @@ from mcp_ops.clock import Clock, ManualClock
 from mcp_ops.ports import HotStore
 from mcp_ops.records import Approvals, FailedOperations, Ledger
 from mcp_ops.stores.postgres.opening import open_ledger
-from mcp_ops.stores.sqlite.embedded import Stores as EmbeddedStores
 from mcp_ops.stores.sqlite.embedded import open_stores
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +105,7 @@ class Postgres:
 
 
 @asynccontextmanager
-async def open_address(address: str, clock: Clock, **options: Any) -> AsyncIterator[EmbeddedStores]:
+async def open_address(address: str, clock: Clock, **options: Any) -> AsyncIterator[Any]:
     """Open the stores at the address of a backend."""
     url, _, path = address.rpartition(" ")
     hot = {name: options.pop(name) for name in ("floor",) if name in options}

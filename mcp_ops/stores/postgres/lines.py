@@ -78,8 +78,9 @@ def writer_key(key: bytes, writer: str) -> bytes:
 
 def append(
     key: bytes, head: Head, chain: Chain, entries: Sequence[Entry], *, now: float
-) -> tuple[list[Statement], Head, Chain]:
-    """What writes these lines at the end of a writer's chain and of the order."""
+) -> tuple[list[Statement], int]:
+    """What writes these lines at the end of a writer's chain and of the order, and the number of
+    the last one in its chain."""
     writer = chain.start.writer
     own, seq, end = writer_key(key, writer), head.seq, chain.end
     rows: list[tuple[Any, ...]] = []
@@ -90,16 +91,15 @@ def append(
         sealed = place(own, end.seq, seq)
         search = columns(entry)
         rows.append((seq, writer, end.seq, *search, body, previous, end.hash, tag, sealed))
-    after = Head(head.start, seq)
     statements: list[Statement] = [
         (_INSERT, (now, *(list(column) for column in zip(*rows, strict=True)))),
         (
             "UPDATE mcp_ops.writers SET number = %s, hash = %s, mac = %s WHERE writer = %s",
             (end.seq, end.hash, end.mac, writer),
         ),
-        move_head(key, after),
+        move_head(key, Head(head.start, seq)),
     ]
-    return statements, after, Chain(chain.start, end)
+    return statements, end.seq
 
 
 def move_head(key: bytes, head: Head) -> Statement:

@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -41,26 +41,33 @@ MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
 _LARGEST_BATCH = 512
 _CLOSE_S = 10.0
+_OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 # What PostgreSQL says of the values of one job, not of its own state.
 _OF_ONE_JOB = (psycopg.DataError, psycopg.IntegrityError)
 
 
 @dataclass(slots=True)
 class _Waiting:
+    """A job with the lines that were noted before it; nobody waits for one without future."""
+
     job: Job
-    future: asyncio.Future[Any]
+    earlier: tuple[Entry, ...]
+    future: asyncio.Future[Any] | None = None
     result: Any = None
     error: StoreUnavailable | None = None
 
 
-@dataclass(slots=True)
-class _Attempt:
+_Batch = list[_Waiting]
+_Results = list[tuple[Any, StoreUnavailable | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
     """A batch whose commit was sent: if it was carried out, the chain ends with line `number`."""
 
-    batch: list[_Waiting]
-    noted: tuple[Entry, ...]
+    batch: _Batch
+    results: _Results
     number: int
-    results: list[tuple[Any, StoreUnavailable | None]] = field(default_factory=list)
 
 
 class Writer:
@@ -79,7 +86,7 @@ class Writer:
         self._queue: deque[_Waiting] = deque()
         self._noted: deque[Entry] = deque()
         self._floods = Floods()
-        self._doubt: _Attempt | None = None
+        self._doubt: _Sent | None = None
         self._wake = asyncio.Event()
         self._closing = False
 
@@ -120,7 +127,7 @@ class Writer:
         if self._closing:
             raise unavailable("it is closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(job, future))
+        self._queue.append(_Waiting(job, self._take_noted(), future))
         self._wake.set()
         return await future
 
@@ -151,7 +158,7 @@ class Writer:
         while not self._closing:
             await self._wake.wait()
             self._wake.clear()
-            if not self._queue and len(self._noted) < _FLUSH_AT:
+            if not self._closing and not self._queue and len(self._noted) < _FLUSH_AT:
                 with anyio.move_on_after(flush_s):  # noted lines wait for company
                     await self._wake.wait()
             failed = await self._write_queue()
@@ -166,13 +173,15 @@ class Writer:
         """Write what waits now; answers why the last batch was not written."""
         failed: StoreUnavailable | None = None
         while not failed and (self._queue or self._noted or (self._doubt and self._closing)):
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
+            batch = self._next_batch()
             try:
                 await self._commit(batch)
             except StoreUnavailable as error:
                 failed = error
                 for waiting in batch:
                     waiting.error = error
+                if self._doubt is None or self._doubt.batch is not batch:
+                    self._keep_noted(batch)
             _answer(batch)
         if self._month_due and not failed:
             self._month_due = False
@@ -180,7 +189,13 @@ class Writer:
                 self._months = await schema.make_partitions(self._connections)
         return failed
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    def _next_batch(self) -> _Batch:
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
+        if not self._queue:
+            batch.append(_Waiting(Nothing(), self._take_noted()))
+        return batch
+
+    async def _commit(self, batch: _Batch) -> None:
         """Write a batch; one whose answer got lost is looked up, and tried once more."""
         try:
             await self._attempt(batch)
@@ -201,25 +216,23 @@ class Writer:
         except StoreUnavailable as error:
             waiting.error = error
 
-    async def _attempt(self, batch: list[_Waiting]) -> None:
+    async def _attempt(self, batch: _Batch) -> None:
         async with self._connections.one() as connection:
             with anyio.fail_after(ANSWER_S):
                 try:
                     await self._transact(connection, batch)
                 finally:
-                    if connection.info.transaction_status in (
-                        TransactionStatus.INERROR,
-                        TransactionStatus.INTRANS,
-                    ):
+                    if connection.info.transaction_status in _OPEN:
                         await rows(connection, "ROLLBACK")
-                        self._forget_doubt(batch)
+                        if self._doubt is not None and self._doubt.batch is batch:
+                            self._doubt = None
 
-    async def _transact(self, connection: Connection, batch: list[_Waiting]) -> None:
+    async def _transact(self, connection: Connection, batch: _Batch) -> None:
         wanted = Wanted()
         for waiting in batch:
             waiting.job.want(wanted)
         # Lines that nobody waits for survive this server's death, but need not wait for the disk.
-        quiet = [("SET LOCAL synchronous_commit = off", ())] if not batch else []
+        quiet = not any(waiting.future for waiting in batch)
         found = await together(
             connection,
             [
@@ -228,58 +241,42 @@ class Writer:
                 ("SELECT mcp_ops.now() AS now", ()),
                 ("SELECT * FROM mcp_ops.writers WHERE writer = %s", (self._writer,)),
                 *wanted.statements(self._keeping),
-                *quiet,
+                *([("SET LOCAL synchronous_commit = off", ())] if quiet else []),
             ],
         )
         head, now, chain = self._ends(*found[1:4])
         if self._settle(chain, batch):
-            await rows(connection, "ROLLBACK")
-            return None
+            return
         if schema.month_of(now) not in self._months:
             await rows(connection, "ROLLBACK")
             self._months = await schema.make_partitions(self._connections)
-            return await self._transact(connection, batch)
+            await self._transact(connection, batch)
+            return
         self._month_due = schema.following(schema.month_of(now)) not in self._months
         state = State.of(now, self._keeping, found[4:8])
-        noted = self._take_noted()
-        state.lines.extend(noted)
         state.give_up_lost()
-        attempt = _Attempt(batch, noted, 0)
-        attempt.results = [_decide(waiting.job, state) for waiting in batch]
-        try:
-            attempt.number = await self._write(connection, state, head, chain, attempt)
-        except BaseException:
-            if self._doubt is None:
-                self._noted.extendleft(reversed(noted))
-            raise
-        self._done(attempt)
-        return None
+        results = []
+        for waiting in batch:
+            state.lines.extend(waiting.earlier)
+            results.append(_decide(waiting.job, state))
+        sent = _Sent(batch, results, self._prepare(state, head, chain))
+        if state.statements and not quiet:
+            state.statements.extend(forget(self._keeping))
+        self._doubt = sent
+        await together(connection, [*state.statements, ("COMMIT", ())])
+        self._done(sent)
 
-    async def _write(
-        self,
-        connection: Connection,
-        state: State,
-        head: lines.Head,
-        chain: lines.Chain | None,
-        attempt: _Attempt,
-    ) -> int:
-        """Send everything and the commit at once; answers the number of the last line."""
-        statements = [*state.statements, *(forget(self._keeping) if attempt.batch else [])]
-        number = 0 if chain is None else chain.end.seq
-        if state.lines:
-            if chain is None:
-                self._writer = secrets.token_hex(8)
-                first, chain = lines.new_writer(self._key, self._writer, state.now)
-                statements.append(first)
-            more, _, chain = lines.append(self._key, head, chain, state.lines, now=state.now)
-            statements += more
-            number = chain.end.seq
-            attempt.number = number
-            self._doubt = attempt
-        elif not state.statements:
-            statements = []
-        await together(connection, [*statements, ("COMMIT", ())])
-        return number
+    def _prepare(self, state: State, head: lines.Head, chain: lines.Chain | None) -> int:
+        """Seal the lines; answers the number of the last one."""
+        if not state.lines:
+            return 0  # without lines there is nothing whose fate would have to be known
+        if chain is None:
+            self._writer = secrets.token_hex(8)
+            first, chain = lines.new_writer(self._key, self._writer, state.now)
+            state.statements.append(first)
+        more, end = lines.append(self._key, head, chain, state.lines, now=state.now)
+        state.statements += more
+        return end
 
     def _ends(
         self, head: list[Row], clock: list[Row], writers: list[Row]
@@ -293,34 +290,32 @@ class Writer:
         chain = lines.Chain.of(writers[0]) if writers else None
         return lines.Head(head[0]["start"], head[0]["seq"]), now, chain
 
-    def _settle(self, chain: lines.Chain | None, batch: list[_Waiting]) -> bool:
+    def _settle(self, chain: lines.Chain | None, batch: _Batch) -> bool:
         """Find out what became of a commit whose answer got lost; true if it was this batch's."""
         doubt, self._doubt = self._doubt, None
         if doubt is None:
             return False
-        written = chain is not None and chain.end.seq >= doubt.number
-        if not written:
-            self._noted.extendleft(reversed(doubt.noted))
-        elif doubt.batch is batch:
+        if doubt.number and (chain is None or chain.end.seq < doubt.number):
+            if doubt.batch is not batch:
+                self._keep_noted(doubt.batch)
+            return False
+        if doubt.batch is batch and doubt.number:
             self._done(doubt)
             return True
-        else:
-            self._end_unheard(doubt)
+        self._end_unheard(doubt)
         return False
 
-    def _forget_doubt(self, batch: list[_Waiting]) -> None:
-        """The transaction is rolled back, so there is no doubt."""
-        doubt = self._doubt
-        if doubt is not None and doubt.batch is batch:
-            self._doubt = None
-            self._noted.extendleft(reversed(doubt.noted))
+    def _keep_noted(self, batch: _Batch) -> None:
+        """Lines that were not written wait for the next batch."""
+        for waiting in reversed(batch):
+            self._noted.extendleft(reversed(waiting.earlier))
 
-    def _done(self, attempt: _Attempt) -> None:
+    def _done(self, sent: _Sent) -> None:
         self._doubt = None
-        for waiting, (result, error) in zip(attempt.batch, attempt.results, strict=True):
+        for waiting, (result, error) in zip(sent.batch, sent.results, strict=True):
             waiting.result, waiting.error = result, error
 
-    def _end_unheard(self, doubt: _Attempt) -> None:
+    def _end_unheard(self, doubt: _Sent) -> None:
         """End intents whose callers were told that nothing was written: they ran nothing."""
         for waiting, (result, _) in zip(doubt.batch, doubt.results, strict=True):
             job = waiting.job
@@ -333,8 +328,7 @@ class Writer:
                 evidence={"late_begin": "the store answered too late; nothing ran"},
             )
             ended = replace(job.operation, state="done", outcome="failed")
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._queue.append(_Waiting(End(entry=line, operation=ended, keep=False), future))
+            self._queue.append(_Waiting(End(entry=line, operation=ended, keep=False), ()))
 
     def _take_noted(self) -> tuple[Entry, ...]:
         noted = self._floods.joined(self._noted)
@@ -373,9 +367,9 @@ def _decide(job: Job, state: State) -> tuple[Any, StoreUnavailable | None]:
         return None, error
 
 
-def _answer(batch: list[_Waiting]) -> None:
+def _answer(batch: _Batch) -> None:
     for waiting in batch:
-        if waiting.future.done():
+        if waiting.future is None or waiting.future.done():
             continue  # its caller was cancelled; the job was done all the same
         if waiting.error is not None:
             waiting.future.set_exception(waiting.error)

@@ -1,24 +1,35 @@
-"""One PostgreSQL for all tests of a process, in a thread of its own; a fresh database a test."""
+"""One PostgreSQL for all tests of a process, in a thread of its own, emptied for each test."""
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from mcp_ops.clock import SystemClock
-from mcp_ops.lab.postgres import Postgres, postgres
+from mcp_ops.lab.postgres import DATABASE, ROLE, Postgres, postgres
 from mcp_ops.stores.postgres.opening import open_ledger
 from tests.stores import backends
 
-TEMPLATE = "template_ops"
+TABLES = [
+    f"mcp_ops.{name}"
+    for name in ("head", "writers", "entries", "operations", "budget_events", "leases", "facts")
+    + ("approvals", "failed")
+]
+CLOCK = """
+    CREATE OR REPLACE FUNCTION mcp_ops.now() RETURNS float8 LANGUAGE sql VOLATILE SECURITY DEFINER
+        AS $$ SELECT coalesce(
+            nullif(pg_read_file('clock'), '')::float8, extract(epoch FROM clock_timestamp())
+        ) $$;
+    ALTER FUNCTION mcp_ops.now() OWNER TO postgres;
+"""
 # A crash of the server is survived all the same: what is not synced is lost with the machine only.
 FAST = ("fsync=off", "shared_buffers=16MB", "max_wal_size=128MB")
 
@@ -29,44 +40,43 @@ class Running:
 
     server: Postgres
     portal: BlockingPortal
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def backend(self, directory: Path) -> backends.Postgres:
-        """A fresh database with the ledger's tables, as a backend of the contract tests."""
-        name = f"test_{next(self._numbers)}"
-        url = self.portal.call(lambda: self.server.create(name, template=TEMPLATE))
+        """The ledger's database, emptied, as a backend of the contract tests.
+
+        That is thirty times faster than a database of its own for each test.
+        """
+        self.set_clock("")
+        self.portal.call(self._empty)
+        url = self.server.url
         return backends.Postgres(
-            f"{url} {directory / 'state' / 'ops.db'}", lambda at: self.set_clock(name, at)
+            f"{url} {directory / 'state' / 'ops.db'}", lambda at: self.set_clock(repr(at))
         )
 
-    def set_clock(self, database: str, at: float) -> None:
-        """Make the clock of a database show a time until it is set again."""
+    def set_clock(self, at: str) -> None:
+        """Make the ledger's clock show a time until it is set again; empty: the real one."""
         data = self.server.directory / "data"
-        draft = data / f"clock.{database}.new"
-        draft.write_text(repr(at), encoding="utf-8")
-        fresh = not (data / f"clock.{database}").exists()
-        draft.replace(data / f"clock.{database}")
-        if fresh:
-            self.portal.call(self._install, database)
+        (data / "clock.new").write_text(at, encoding="utf-8")
+        (data / "clock.new").replace(data / "clock")
 
     async def restart(self) -> None:
         """Crash the server and start it again."""
         await self.run("crash")
         await self.run("start")
 
-    async def run(self, what: str, *arguments: str) -> None:
+    async def run(self, what: str, *arguments: Any) -> Any:
         """Do something with the server, in its thread."""
-        await anyio.to_thread.run_sync(
+        return await anyio.to_thread.run_sync(
             lambda: self.portal.call(lambda: getattr(self.server, what)(*arguments))
         )
 
-    async def _install(self, database: str) -> None:
-        async with self.server.admin(database) as admin:
+    async def _empty(self) -> None:
+        async with self.server.admin(DATABASE) as admin:
             await admin.execute(
-                "CREATE OR REPLACE FUNCTION mcp_ops.now() RETURNS float8 LANGUAGE sql VOLATILE "
-                f"AS 'SELECT pg_read_file(''clock.{database}'')::float8' SECURITY DEFINER".encode()
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+                (ROLE,),
             )
-            await admin.execute("ALTER FUNCTION mcp_ops.now() OWNER TO postgres")
+            await admin.execute(f"TRUNCATE {', '.join(TABLES)}".encode())
 
 
 @contextmanager
@@ -84,6 +94,7 @@ def running(directory: Path) -> Iterator[Running]:
 
 
 async def _furnish(server: Postgres) -> None:
-    url = await server.create(TEMPLATE)
-    async with open_ledger(url, SystemClock(), key=backends.KEY):
+    async with open_ledger(server.url, SystemClock(), key=backends.KEY):
         pass
+    async with server.admin(DATABASE) as admin:
+        await admin.execute(CLOCK.encode())
