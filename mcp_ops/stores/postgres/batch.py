@@ -40,29 +40,35 @@ class Wanted:
     ids: set[str] = field(default_factory=set)
     budgets: set[str] = field(default_factory=set)
     approvals: set[str] = field(default_factory=set)
+    lost: bool = False
 
     def statements(self, keeping: Keeping) -> list[Statement]:
-        """Reads in a fixed order: operations, uses of budgets, approvals, intents of the lost."""
-        operations = (
-            f"SELECT {_LIST}, call_id FROM mcp_ops.operations WHERE id = ANY(%s) OR ("  # noqa: S608 - names of ours
-            "key = ANY(%s) AND (ended_at IS NULL OR ended_at > mcp_ops.now() - %s)) "
-            f"UNION (SELECT {_LIST}, call_id FROM mcp_ops.operations WHERE {_LOST} LIMIT %s)"
+        """Reads in a fixed order: operations, those lost, uses of budgets, approvals, intents of
+        lost ones."""
+        found = (
+            "id = ANY(%s) OR (key = ANY(%s) AND (ended_at IS NULL OR "
+            "ended_at > mcp_ops.now() - %s))"
+        )
+        asked = (list(self.ids), list(self.keys), keeping.replay_s)
+        operations = f"SELECT {_LIST}, call_id FROM mcp_ops.operations WHERE {found}"  # noqa: S608 - names of ours
+        intents = (
+            "SELECT entries.call_id, body, seq FROM mcp_ops.entries JOIN mcp_ops.operations "  # noqa: S608 - names of ours
+            f"USING (call_id) WHERE entries.kind = 'began' AND {_LOST} AND ({found} OR %s) "
+            "ORDER BY seq DESC LIMIT %s"
         )
         approvals = (
             "SELECT id, principal, digest, policy FROM mcp_ops.approvals "
             "WHERE id = ANY(%s) AND state = 'approved' "
             "AND coalesce(execute_by, expires_at) > mcp_ops.now() ORDER BY id FOR UPDATE"
         )
-        intents = (
-            "SELECT entries.call_id, body, seq FROM mcp_ops.entries JOIN mcp_ops.operations "  # noqa: S608 - names of ours
-            f"USING (call_id) WHERE entries.kind = 'began' AND {_LOST} ORDER BY seq DESC LIMIT %s"
-        )
         uses = "SELECT key, at FROM mcp_ops.budget_events WHERE key = ANY(%s)"
+        lost = f"SELECT {_LIST}, call_id FROM mcp_ops.operations WHERE {_LOST} LIMIT %s"  # noqa: S608 - names of ours
         return [
-            (operations, (list(self.ids), list(self.keys), keeping.replay_s, _MOST_LOST)),
+            (operations, asked),
+            (lost, (_MOST_LOST if self.lost else 0,)),
             (uses, (list(self.budgets),)),
             (approvals, (list(self.approvals),)),
-            (intents, (_MOST_LOST,)),
+            (intents, (*asked, self.lost, _MOST_LOST)),
         ]
 
 
@@ -83,7 +89,8 @@ class State:
     @classmethod
     def of(cls, now: float, keeping: Keeping, found: list[list[Row]]) -> State:
         """What the statements of `Wanted` found."""
-        operations, uses, approvals, intents = found
+        operations, more, uses, approvals, intents = found
+        operations = [*operations, *more]
         by_key: dict[str, list[float]] = {}
         for use in uses:
             by_key.setdefault(use["key"], []).append(use["at"])
@@ -111,22 +118,17 @@ class State:
         ]
         return max(held, key=lambda each: (each.ended_at is None, each.ended_at or 0), default=None)
 
-    def give_up_lost(self) -> None:
-        """Turn running operations whose lease passed into `unknown`, with their last lines.
-
-        Those that can be resumed wait for a process that takes them over.
-        """
-        for each in list(self.operations.values()):
-            if lost(each, self.now):
-                self.operations[each.id] = replace(
-                    each, state="unknown", outcome="unknown", ended_at=self.now
-                )
-                self.write(
-                    "UPDATE mcp_ops.operations SET state = 'unknown', outcome = 'unknown', "
-                    "ended_at = %s WHERE id = %s",
-                    (self.now, each.id),
-                )
-                self.lines.append(self._terminal(each))
+    def give_up(self, operation: Operation) -> None:
+        """Turn a running operation whose lease passed into `unknown`, with its last line."""
+        self.operations[operation.id] = replace(
+            operation, state="unknown", outcome="unknown", ended_at=self.now
+        )
+        self.write(
+            "UPDATE mcp_ops.operations SET state = 'unknown', outcome = 'unknown', ended_at = %s "
+            "WHERE id = %s",
+            (self.now, operation.id),
+        )
+        self.lines.append(self._terminal(operation))
 
     def _terminal(self, lost: Operation) -> Entry:
         call_id = self.calls[lost.id]
@@ -184,6 +186,9 @@ class Begin:
         """The key first, then the budgets, then the approval; nothing is taken on a no."""
         operation = cleaned(self.operation)
         held = state.holder(operation.key)
+        if held is not None and lost(held, state.now):
+            state.give_up(held)
+            held = state.holder(operation.key)
         if held is not None:
             return Begun(claimed=False, holder=held)
         looked = look(self.budgets, state.uses, state.now)
@@ -288,8 +293,25 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpLost:
+    """Give up the operations whose process was lost; those that can be resumed wait for one that
+    takes them over."""
+
+    def want(self, wanted: Wanted) -> None:
+        """All that were lost."""
+        wanted.lost = True
+
+    def decide(self, state: State) -> int:
+        """Answers how many there were, of at most a hundred."""
+        found = [each for each in state.operations.values() if lost(each, state.now)]
+        for each in found:
+            state.give_up(each)
+        return len(found)
+
+
+@dataclass(frozen=True, slots=True)
 class Nothing:
-    """Only what every batch does: noted lines, and giving up what was lost."""
+    """Only the lines that were noted before."""
 
     def want(self, wanted: Wanted) -> None:
         """Nothing."""

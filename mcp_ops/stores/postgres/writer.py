@@ -24,7 +24,17 @@ from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import Begun, Entry, EntryKind
 from mcp_ops.stores.floods import Floods
 from mcp_ops.stores.postgres import lines, schema
-from mcp_ops.stores.postgres.batch import Begin, End, Job, Keeping, Nothing, State, Wanted, forget
+from mcp_ops.stores.postgres.batch import (
+    Begin,
+    End,
+    GiveUpLost,
+    Job,
+    Keeping,
+    Nothing,
+    State,
+    Wanted,
+    forget,
+)
 from mcp_ops.stores.postgres.connections import (
     ANSWER_S,
     Connection,
@@ -152,7 +162,8 @@ class Writer:
 
     async def recover(self) -> None:
         """Turn running operations whose lease passed into `unknown`."""
-        await self.do(Nothing())
+        while await self.do(GiveUpLost()):
+            pass
 
     async def _write_all(self, flush_s: float) -> None:
         while not self._closing:
@@ -253,8 +264,7 @@ class Writer:
             await self._transact(connection, batch)
             return
         self._month_due = schema.following(schema.month_of(now)) not in self._months
-        state = State.of(now, self._keeping, found[4:8])
-        state.give_up_lost()
+        state = State.of(now, self._keeping, found[4:9])
         results = []
         for waiting in batch:
             state.lines.extend(waiting.earlier)

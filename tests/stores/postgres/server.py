@@ -20,8 +20,10 @@ from tests.stores import backends
 
 TABLES = [
     f"mcp_ops.{name}"
-    for name in ("head", "writers", "entries", "operations", "budget_events", "leases", "facts")
-    + ("approvals", "failed")
+    for name in (
+        *("head", "writers", "entries", "operations", "budget_events", "leases", "facts"),
+        *("approvals", "failed"),
+    )
 ]
 CLOCK = """
     CREATE OR REPLACE FUNCTION mcp_ops.now() RETURNS float8 LANGUAGE sql VOLATILE SECURITY DEFINER
