@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,10 @@ class Running:
         return await anyio.to_thread.run_sync(
             lambda: self.portal.call(lambda: getattr(self.server, what)(*arguments))
         )
+
+    async def call(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the server's thread."""
+        await anyio.to_thread.run_sync(lambda: self.portal.call(work))
 
     async def _empty(self) -> None:
         async with self.server.admin(DATABASE) as admin:
