@@ -94,6 +94,7 @@ def check(evidence: Evidence) -> Verdict:
     books = _Books(evidence)
     findings = [
         *books.lost(),
+        *books.missing(),
         *books.duplicates(),
         *books.unauthorised(),
         *books.gaps(),
@@ -129,7 +130,7 @@ class _Books:
         return [line for line in self.evidence.history if line["kind"] == kind]
 
     def lost(self) -> Iterable[Finding]:
-        """Done and not done; unknown for good; items that are nowhere."""
+        """Done and not done; unknown for good."""
         looks = {line["intent"]: line for line in self._lines("look")}
         for number, answer in self.answers.items():
             intent, body = self.calls[number]["intent"], answer["body"]
@@ -143,6 +144,9 @@ class _Books:
         for intent, look in looks.items():
             if look["found"] != (self.by_intent[intent] > 0):
                 yield Finding(letter="L", what=f"a look for {intent} said {look['found']}")
+
+    def missing(self) -> Iterable[Finding]:
+        """Items of a queue that are in no place."""
         for item, places in self.evidence.items.items():
             if places == 0:
                 yield Finding(letter="L", what=f"item {item} is nowhere")

@@ -235,5 +235,3 @@ _PARTS = {"cluster": _cluster, "coordinator": _coordinator, "queue": _queue}
 def _table(name: str, values: Mapping[str, Any]) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return "\n".join([f"[{name}]", *lines])
-
-
