@@ -32,14 +32,19 @@ class Mode(StrEnum):
 ALL_TARGETS = "*"
 OWN_TARGET = "mcp-ops"
 
-ModeSource = Literal["environment", "operator", "agent", "usage"]
+# A scope that starts with this is a principal's: the mode holds for its calls on every target.
+PRINCIPAL_SCOPE = "principal:"
+
+ModeSource = Literal["environment", "operator", "agent", "usage", "runaway"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeEntry:
-    """A mode in force for one target or for all (`*`), with who set it, why and until when.
+    """A mode for one target, for all (`*`) or for a principal's calls, with who set it, why and
+    until when.
 
-    There is at most one entry for a scope and a source.
+    Of the entries of one scope and source the newest that has not expired is in force: when it
+    expires, the one that it took the place of returns.
     """
 
     scope: str
@@ -73,31 +78,6 @@ class RateState:
     remaining: int
     limit_per_minute: float
     retry_after_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """An action budget: at most `limit` writes with this key in any `window_s` seconds."""
-
-    key: str
-    name: str
-    limit: int
-    window_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetState:
-    """What an action budget says now. `frees_at` is when the oldest use leaves the window."""
-
-    name: str
-    limit: int
-    used: int
-    frees_at: float | None
-
-    @property
-    def allowed(self) -> bool:
-        """Whether one more fits."""
-        return self.used < self.limit
 
 
 class CircuitPhase(StrEnum):
@@ -142,7 +122,8 @@ class AdmitRequest:
 
     `take` false looks without charging anything. `modes_allowed` and `rate_factors` let the store
     decide on its own state in one atomic step. `use_circuit` false passes by the circuit
-    (recovery), and its outcome is still recorded.
+    (recovery), and its outcome is still recorded. `fresh` is set by writes: the decision is made
+    on what the store holds at this moment, never on a copy in memory.
     """
 
     call_id: str
@@ -152,8 +133,8 @@ class AdmitRequest:
     modes_allowed: frozenset[Mode]
     rate_factors: Mapping[Mode, float]
     rates: tuple[Rate, ...] = ()
-    budgets: tuple[Budget, ...] = ()
     use_circuit: bool = True
+    fresh: bool = False
     circuit: CircuitPolicy = field(default_factory=CircuitPolicy)
 
 
@@ -163,17 +144,49 @@ class Admission:
 
     `granted` is true only if everything allowed it and `take` was asked. `probe` means that this
     call is the one probe of a half-open circuit. `marks` is the store's own note of what it
-    charged, one for each rate, for `give_back`.
+    charged, one for each rate, for `give_back`. `modes` are those in force for the target and the
+    principal. `concurrent` is the size that a person gave the target's partition for a while.
+    `degraded` says that the shared store did not answer and a local, stricter guard did.
     """
 
     granted: bool
     at: float
     modes: tuple[ModeEntry, ...]
     rates: tuple[RateState, ...]
-    budgets: tuple[BudgetState, ...]
     circuit: CircuitState
     probe: bool = False
     marks: tuple[float, ...] = ()
+    concurrent: int | None = None
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """An elevation: for a while, and for one incident, calls that match need less than the policy
+    asks. `principal`, `tool` and `target` are globs; a deny, a freeze or a mode is not lifted."""
+
+    id: str
+    principal: str
+    tool: str
+    target: str
+    require: Literal["none", "confirm"]
+    incident: str
+    reason: str
+    author: str
+    since: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A size that a person gave a target's bulkhead partition, until it expires."""
+
+    target: str
+    size: int
+    reason: str
+    author: str
+    since: float
+    expires_at: float
 
 
 class HotStore(Protocol):
@@ -187,10 +200,6 @@ class HotStore(Protocol):
         """Return what an admission took: the call did not reach the target."""
         ...
 
-    async def give_back_budgets(self, request: AdmitRequest) -> None:
-        """Return the budgets alone: the call reached the target, and nothing was executed."""
-        ...
-
     async def record(
         self, target: str, health: Health, *, error: str, probe: bool, policy: CircuitPolicy
     ) -> CircuitState:
@@ -202,7 +211,11 @@ class HotStore(Protocol):
         ...
 
     async def set_mode(self, entry: ModeEntry) -> None:
-        """Put an entry in the place of the one with its scope and source."""
+        """Put an entry above those of its scope and source.
+
+        One without an expiry takes their place for good; one with an expiry lets those that
+        outlast it return. At most eight are kept.
+        """
         ...
 
     async def clear_modes(self, scope: str, sources: frozenset[ModeSource]) -> None:
@@ -223,6 +236,26 @@ class HotStore(Protocol):
         """Look at limits without charging."""
         ...
 
-    async def budgets(self, requests: tuple[Budget, ...]) -> tuple[BudgetState, ...]:
-        """Look at budgets without charging."""
+    async def grants(self) -> tuple[Grant, ...]:
+        """The elevations in force."""
+        ...
+
+    async def set_grant(self, grant: Grant) -> None:
+        """Add an elevation."""
+        ...
+
+    async def clear_grant(self, grant_id: str) -> bool:
+        """End an elevation; false if there is none with this id."""
+        ...
+
+    async def partitions(self) -> tuple[Partition, ...]:
+        """The partition sizes that people set, in force."""
+        ...
+
+    async def set_partition(self, partition: Partition) -> None:
+        """Set a partition's size, in the place of the one set before."""
+        ...
+
+    async def clear_partition(self, target: str) -> bool:
+        """Return to the configured size; false if it is in force already."""
         ...

@@ -12,6 +12,31 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """An action budget: at most `limit` writes with this key in any `window_s` seconds."""
+
+    key: str
+    name: str
+    limit: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetState:
+    """What an action budget says now. `frees_at` is when the oldest use leaves the window."""
+
+    name: str
+    limit: int
+    used: int
+    frees_at: float | None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether one more fits."""
+        return self.used < self.limit
+
+
 class EntryKind(StrEnum):
     """What a line of the ledger says."""
 
@@ -53,6 +78,7 @@ class Entry:
     duration_ms: float | None = None
     trace_id: str = ""
     parent: str = ""
+    writer: str = ""
     seq: int = 0
 
 
@@ -63,7 +89,10 @@ OperationState = Literal["running", "waiting", "done", "unknown"]
 class Operation:
     """A write under its key. `answer` is the JSON that the caller got or will get again.
 
-    A running operation whose `lease_until` has passed lost its process: its truth is unknown.
+    A running operation whose `lease_until` has passed lost its process: it is resumed by another
+    process if `resume` holds what that needs (JSON), else its truth is unknown. `fence` grows each
+    time another process takes it over; what a holder of an older one does is refused.
+    `cancel_by` names who asked it to stop.
     """
 
     id: str
@@ -79,6 +108,44 @@ class Operation:
     outcome: str = ""
     answer: str = ""
     progress: str = ""
+    fence: int = 1
+    owner: str = ""
+    resume: str = ""
+    checkpoint: str = ""
+    cancel_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redemption:
+    """An approval that a write uses up: it has to fit exactly this call."""
+
+    approval_id: str
+    principal: str
+    digest: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What became of an intent. Nothing was written and nothing taken unless `claimed`.
+
+    `holder` is the operation that has the key already. `budgets` are as they were looked at,
+    before the charge. `approved` is false when the approval was used, expired or revoked.
+    """
+
+    claimed: bool
+    holder: Operation | None = None
+    budgets: tuple[BudgetState, ...] = ()
+    approved: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of the ledger with what seals it, for exports. Hashes are hexadecimal."""
+
+    entry: Entry
+    previous: str
+    hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,16 +188,30 @@ class Verification:
 class Ledger(Protocol):
     """The record of every call, hash-chained, and the operations under their keys."""
 
-    async def begin(self, entry: Entry, operation: Operation) -> Operation | None:
-        """Durably write the intent and claim the key in one step.
+    async def begin(
+        self,
+        entry: Entry,
+        operation: Operation,
+        *,
+        budgets: tuple[Budget, ...] = (),
+        approval: Redemption | None = None,
+    ) -> Begun:
+        """Durably write the intent, claim the key, charge the budgets and use up the approval: all
+        of it in one step, or nothing.
 
-        Answers the operation that holds the key when there is one (then nothing is written).
-        An expired lease is first turned into `unknown`.
+        The key is looked at first, then the budgets, then the approval. An expired lease of the
+        key's holder is first turned into `unknown`, or left to be resumed.
         """
         ...
 
     async def end(self, entry: Entry, operation: Operation | None, *, keep: bool) -> None:
-        """Durably write the end; `keep` false frees the key, because nothing was executed."""
+        """Durably write the end; `keep` false frees the key and gives the budgets back, because
+        nothing was executed. An operation that another process took over (its fence is higher)
+        keeps that one's state: the line is then a correction."""
+        ...
+
+    async def budgets(self, requests: tuple[Budget, ...]) -> tuple[BudgetState, ...]:
+        """Look at budgets without charging."""
         ...
 
     def note(self, entry: Entry) -> None:
@@ -141,8 +222,35 @@ class Ledger(Protocol):
         """Durably add a line on a change of the guard."""
         ...
 
-    async def renew(self, operation_id: str, lease_until: float, progress: str) -> None:
-        """Keep a running operation's lease."""
+    async def renew(
+        self,
+        operation_id: str,
+        *,
+        fence: int,
+        lease_until: float,
+        progress: str,
+        checkpoint: str = "",
+    ) -> Operation | None:
+        """Keep a running operation's lease and say how far it is; answers it as it is now
+        (somebody may have asked it to stop). None: this fence does not hold it any more."""
+        ...
+
+    async def cancel(self, operation_id: str, *, by: str) -> Operation | None:
+        """Ask a running operation to stop; None if it does not run."""
+        ...
+
+    async def take_over(self, owner: str, lease_until: float) -> list[Operation]:
+        """Resumable operations whose process was lost, now this owner's, each under a new fence.
+        Those that cannot be resumed become `unknown`."""
+        ...
+
+    async def lock(self, name: str, holder: str, until: float) -> int | None:
+        """A lease on a name, with its fencing token: a number that only grows. The holder may
+        call it again to keep it, and gets the same token. None while another one holds it."""
+        ...
+
+    async def unlock(self, name: str, fence: int) -> None:
+        """Give a lease back; one that another has taken since stays."""
         ...
 
     async def find_operation(self, key: str) -> Operation | None:
@@ -162,18 +270,47 @@ class Ledger(Protocol):
         ...
 
     async def verify(self) -> Verification:
-        """Walk the chain."""
+        """Walk the chains of all writers."""
+        ...
+
+    async def lines(self, *, after: int, limit: int, since: float | None = None) -> list[Line]:
+        """Lines with their hashes, oldest first, with a number above `after`: for exports."""
+        ...
+
+    async def prune(self, before: float) -> int:
+        """Remove lines older than `before` from the start of each chain, but none of an operation
+        that is not over; answers how many. The chains' new starts are sealed: `verify` holds."""
+        ...
+
+    async def facts(self) -> Mapping[str, str]:
+        """What the hot store wants to find again if it loses everything: small texts by name."""
+        ...
+
+    async def put_fact(self, name: str, value: str) -> None:
+        """Durably keep a fact in the place of the one with its name; an empty one is removed."""
         ...
 
 
-ApprovalState = Literal["pending", "approved", "denied", "redeemed", "expired"]
+ApprovalState = Literal["pending", "approved", "denied", "redeemed", "expired", "revoked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """One person's yes to a question."""
+
+    by: str
+    at: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
     """A question to a person, bound to principal, tool, target, digest and policy; used once.
 
-    `kind` "confirm" is asked through the caller's client, "approve" of a person elsewhere.
+    `kind` "confirm" is asked through the caller's client, "approve" of a person elsewhere. It is
+    approved once `needed` different people said yes, and has then to be used before `execute_by`
+    (`execute_s` seconds after the last yes). `seen` is the digest of what the target looked like
+    when it was asked, `seen_shown` the same for people.
     """
 
     id: str
@@ -192,6 +329,12 @@ class Approval:
     decided_by: str = ""
     decided_at: float | None = None
     note: str = ""
+    needed: int = 1
+    votes: tuple[Vote, ...] = ()
+    execute_s: float = 900.0
+    execute_by: float | None = None
+    seen: str = ""
+    seen_shown: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Approvals(Protocol):
@@ -205,13 +348,22 @@ class Approvals(Protocol):
     async def decide(
         self, approval_id: str, *, approved: bool, by: str, note: str, at: float
     ) -> Approval | None:
-        """Approve or deny a pending question; None when it is not pending any more."""
+        """Say yes or no to a pending question; None when it is not pending any more.
+
+        One no denies it. It is approved by the last of the needed different people; until then it
+        stays pending, with one vote more. A second yes of the same person changes nothing.
+        """
+        ...
+
+    async def revoke(self, approval_id: str, *, by: str, note: str, at: float) -> Approval | None:
+        """Take a question back that is pending or approved; None when it is neither any more."""
         ...
 
     async def redeem(
         self, approval_id: str, *, principal: str, digest: str, policy: str, at: float
     ) -> bool:
-        """Use an approved question for exactly this call; true once."""
+        """Use an approved question for exactly this call; true once. Writes use theirs in
+        `Ledger.begin`, together with the intent."""
         ...
 
     async def get(self, approval_id: str) -> Approval | None:

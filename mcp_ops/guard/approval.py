@@ -18,7 +18,7 @@ from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.policy import Decision
-from mcp_ops.records import Approval, Approvals
+from mcp_ops.records import Approval, Approvals, Redemption
 from mcp_ops.redact import Redactor, quoted
 
 DENIED_FOR_S = 600.0
@@ -39,6 +39,17 @@ class Consent:
     how: Literal["none", "confirm", "approve"]
     record: str
     approval: str = ""
+
+    def redemption(self, call: Call, decision: Decision) -> Redemption | None:
+        """What a write uses up together with its intent; None where nothing was asked."""
+        if not self.approval:
+            return None
+        return Redemption(
+            approval_id=self.approval,
+            principal=call.caller.principal,
+            digest=call.binding,
+            policy=decision.version,
+        )
 
 
 class Approver:
@@ -76,7 +87,8 @@ class Approver:
         )
 
     async def redeem(self, consent: Consent, call: Call, decision: Decision) -> None:
-        """Use the answer, once; raises `Refused` when it was used or changed meanwhile."""
+        """Use the answer to a question about a read, once; raises `Refused` when it was used or
+        changed meanwhile. A write uses its answer together with its intent."""
         if not consent.approval:
             return
         used = await self._approvals.redeem(
@@ -87,11 +99,7 @@ class Approver:
             at=self._clock.now(),
         )
         if not used:
-            raise Refused(
-                RefusalCode.APPROVAL_REQUIRED,
-                f"The approval {consent.approval} was used already, or no longer fits the call.",
-                hint="Call again to ask anew.",
-            )
+            raise used_up(consent.approval)
 
     async def _confirm(self, call: Call, decision: Decision, fallback: str) -> Consent | None:
         caller = call.caller
@@ -239,6 +247,15 @@ class Approver:
             retry_after_s=max(0.0, DENIED_FOR_S - since),
             details={"approval_id": approval.id},
         )
+
+
+def used_up(approval_id: str) -> Refused:
+    """The refusal of a call whose answer cannot be used any more."""
+    return Refused(
+        RefusalCode.APPROVAL_REQUIRED,
+        f"The approval {approval_id} was used already, or no longer fits the call.",
+        hint="Call again to ask anew.",
+    )
 
 
 def _client_asserts(call: Call, *, fallback: str) -> bool:

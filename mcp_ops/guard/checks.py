@@ -6,7 +6,7 @@ anyone is asked to approve, and again when the call is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -19,6 +19,7 @@ from mcp_ops.guard.modes import applying
 from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import Admission, CircuitPhase, Mode, ModeEntry
+from mcp_ops.records import BudgetState
 from mcp_ops.redact import quoted
 from mcp_ops.settings import GuardSettings
 
@@ -40,6 +41,7 @@ class Situation:
     taking: bool
     at: float
     admission: Admission | None = None
+    budgets: tuple[BudgetState, ...] = ()
 
     @property
     def seen(self) -> Admission:
@@ -64,7 +66,7 @@ def configured_refusal(situation: Situation) -> Refused | None:
 
 def present_refusal(situation: Situation) -> Refused | None:
     """The first refusal by the present state, in the documented order; none if it was granted."""
-    if situation.seen.granted:
+    if situation.seen.granted and all(budget.allowed for budget in situation.budgets):
         return None
     refusal = _first(PRESENT, situation)
     if refusal is None and situation.taking:
@@ -188,13 +190,18 @@ def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: st
 
 def budgets(s: Situation) -> Refused | None:
     """Every action budget has room for one more."""
-    for budget in s.seen.budgets:
+    return spent(s.budgets, s.at)
+
+
+def spent(states: Iterable[BudgetState], at: float) -> Refused | None:
+    """The refusal by the first budget that is used up."""
+    for budget in states:
         if not budget.allowed:
             return Refused(
                 RefusalCode.BUDGET_EXHAUSTED,
                 f"The budget is used up: {budget.name}, {budget.used} of {budget.limit}.",
                 hint="Wait, or a person acts; the operator sets budgets in [guard.limits].",
-                retry_after_s=_until(budget.frees_at, s.at),
+                retry_after_s=_until(budget.frees_at, at),
                 details={"budget": budget.name, "limit": budget.limit, "used": budget.used},
             )
     return None

@@ -115,7 +115,7 @@ class Control:
                     limit=state.limit,
                     frees_at=rfc3339(state.frees_at) if state.frees_at else None,
                 )
-                for state in await guard.hot.budgets(budgets)
+                for state in await self._p.ledger.budgets(budgets)
             ],
             circuits=[c for c in await self.circuits() if c.state is not CircuitPhase.CLOSED],
             bulkheads=[

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.guard.targets import TargetInfo
-from mcp_ops.ports import OWN_TARGET, Budget, Rate
+from mcp_ops.ports import OWN_TARGET, Rate
+from mcp_ops.records import Budget
 from mcp_ops.settings import LimitSettings
 
 OBJECT_WINDOW_S = 30 * 60.0

@@ -26,7 +26,10 @@ _RENEW_S = 5.0
 
 @dataclass(slots=True)
 class Running:
-    """A write in flight. Exactly one of `result` and `error` is set once `done` is."""
+    """A write in flight. Exactly one of `result` and `error` is set once `done` is.
+
+    `fenced` means that its lease was lost: another process has taken it over, or given it up.
+    """
 
     id: str
     key: str
@@ -39,6 +42,9 @@ class Running:
     at: tuple[int, int, str] = (0, 0, "")
     began: bool = False
     cancelled: bool = False
+    fence: int = 1
+    checkpoint: str = ""
+    fenced: bool = False
 
     def progress(self, done: int, total: int, message: str) -> None:
         """Say how far the write is; cheap, keeps only the newest."""
@@ -125,8 +131,15 @@ class Operations:
 
     async def _renew(self, running: Running) -> None:
         try:
-            lease = self._clock.now() + LEASE_S
-            await self._ledger.renew(running.id, lease, running.shown())
+            kept = await self._ledger.renew(
+                running.id,
+                fence=running.fence,
+                lease_until=self._clock.now() + LEASE_S,
+                progress=running.shown(),
+                checkpoint=running.checkpoint,
+            )
+            running.fenced = kept is None
+            running.cancelled = running.cancelled or kept is None or bool(kept.cancel_by)
         except OpsError as error:
             # Not renewed, it may be given up as unknown: its end is then recorded as a correction.
             _log.warning("the lease of %s was not renewed: %s", running.id, error.code)

@@ -22,7 +22,7 @@ import anyio
 from mcp_ops.call import Call, new_id
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock
-from mcp_ops.errors import Internal, OpsError, RefusalCode, Refused, StoreUnavailable
+from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
@@ -50,7 +50,7 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.records import Approvals, BudgetState, FailedOperations, Ledger
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
@@ -95,6 +95,7 @@ class Guard:
             targets=targets,
             hot=hot,
         )
+        self._ledger = ledger
         self._approver = Approver(approvals, clock, redactor)
         self._reads = Reads(clock, attempts=settings.limits.read_attempts)
         self._actor = Actor(
@@ -190,24 +191,26 @@ class Guard:
         self, plan: Plan, consent: Consent, frame: Frame, running: Running
     ) -> dict[str, Any]:
         call = plan.call
-        admission = await self.hot.admit(plan.request)
-        self._refuse(plan, admission)
+        admission, room = await self._admit(plan)
         async with self._passage(plan, consent, frame, admission):
-            await self._approver.redeem(consent, call, plan.decision)
             self._reads.forget(call.target)
-            began = frame.began(policy=plan.decision.rule, approval=consent.record)
-            holder = await self._writes.begin(call, began, running)
+            holder = await self._writes.begin(
+                call,
+                frame.began(policy=plan.decision.rule, approval=consent.record),
+                running,
+                budgets=plan.budgets if room else (),
+                approval=consent.redemption(call, plan.decision),
+            )
             if holder is not None:
                 await self.hot.give_back(plan.request, admission)
                 return holder
-            async with self._budgets_back(plan):
-                result = await self._actor.act(
-                    call,
-                    frame,
-                    deadline_s=call.tool.timeout_s,
-                    running=running,
-                    probe=admission.probe,
-                )
+            result = await self._actor.act(
+                call,
+                frame,
+                deadline_s=call.tool.timeout_s,
+                running=running,
+                probe=admission.probe,
+            )
         return settle.settle(
             result,
             target=call.target or call.about or OWN_TARGET,
@@ -217,16 +220,18 @@ class Guard:
             ask_again=False,
         )
 
-    @asynccontextmanager
-    async def _budgets_back(self, plan: Plan) -> AsyncIterator[None]:
-        """A write of which nothing was executed is no use of its budgets."""
-        try:
-            yield
-        except OpsError as error:
-            if error.executed == "no":
-                with anyio.CancelScope(shield=True):
-                    await self.hot.give_back_budgets(plan.request)
-            raise
+    async def _admit(self, plan: Plan, *, take: bool = True) -> tuple[Admission, bool]:
+        """Ask the stores; what the budgets have no room for takes nothing else. Raises `Refused`.
+
+        The second answer is whether there was room: false gets through in shadow mode only.
+        """
+        states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
+        room = all(state.allowed for state in states)
+        request = replace(plan.request, take=take and room)
+        admission = await self.hot.admit(request)
+        looking = plan if take else replace(plan, request=request)
+        self._refuse(looking, admission, states)
+        return admission, room
 
     async def sub_call(
         self,
@@ -269,7 +274,12 @@ class Guard:
         self._refuse(plan)
         return plan
 
-    def _refuse(self, plan: Plan, admission: Admission | None = None) -> None:
+    def _refuse(
+        self,
+        plan: Plan,
+        admission: Admission | None = None,
+        budgets: tuple[BudgetState, ...] = (),
+    ) -> None:
         """Raise the first refusal: by the configuration or, once the store was asked, by it."""
         situation = Situation(
             call=plan.call,
@@ -282,6 +292,7 @@ class Guard:
             taking=plan.request.take,
             at=admission.at if admission else self.clock.now(),
             admission=admission,
+            budgets=budgets,
         )
         check = present_refusal if admission else configured_refusal
         refusal = check(situation)
@@ -296,8 +307,7 @@ class Guard:
 
     async def _look(self, plan: Plan) -> None:
         """All checks, before anyone is asked and without taking anything."""
-        looking = replace(plan, request=replace(plan.request, take=False))
-        self._refuse(looking, await self.hot.admit(looking.request))
+        await self._admit(plan, take=False)
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(

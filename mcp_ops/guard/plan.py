@@ -11,6 +11,7 @@ from mcp_ops.guard.modes import RATE_FACTORS, is_loosening, is_tightening, modes
 from mcp_ops.guard.policy import Decision, Policy
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, HotStore
+from mcp_ops.records import Budget
 from mcp_ops.settings import LimitSettings
 
 
@@ -23,6 +24,7 @@ class Plan:
     decision: Decision
     request: AdmitRequest
     tightening: bool
+    budgets: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +60,15 @@ class Planner:
             modes_allowed=modes_allowed(call, info, always=tightening or loosening),
             rate_factors=RATE_FACTORS,
             rates=() if tightening else rates_of(call, info, self.limits, sub=sub),
-            budgets=() if sub else budgets_of(call, self.limits, tightening=tightening),
             use_circuit=bool(call.target) and call.target != OWN_TARGET and not call.tool.recovery,
+            fresh=call.effect is not Effect.READ,
             circuit=self.circuit,
         )
-        return Plan(call=call, info=info, decision=decision, request=request, tightening=tightening)
+        return Plan(
+            call=call,
+            info=info,
+            decision=decision,
+            request=request,
+            tightening=tightening,
+            budgets=() if sub else budgets_of(call, self.limits, tightening=tightening),
+        )

@@ -20,9 +20,19 @@ from mcp_ops.errors import (
     StoreUnavailable,
     Upstream,
 )
+from mcp_ops.guard.approval import used_up
+from mcp_ops.guard.checks import spent
 from mcp_ops.guard.operations import LEASE_S, Operations, Running
 from mcp_ops.guard.record import Frame, verdict_of
-from mcp_ops.records import Entry, FailedOperation, FailedOperations, Ledger, Operation
+from mcp_ops.records import (
+    Budget,
+    Entry,
+    FailedOperation,
+    FailedOperations,
+    Ledger,
+    Operation,
+    Redemption,
+)
 from mcp_ops.redact import Redactor
 
 _REPLAYED = "This is the recorded answer; to run it again pass a new idempotency_key."
@@ -89,10 +99,19 @@ class Writes:
         answer = await self._operations.wait(running, call.caller, self._wait_s)
         return answer if answer is not None else self._handle(call, running.id)
 
-    async def begin(self, call: Call, entry: Entry, running: Running) -> dict[str, Any] | None:
-        """Make the intent durable and claim the key; the answer of the holder if there is one."""
+    async def begin(
+        self,
+        call: Call,
+        entry: Entry,
+        running: Running,
+        *,
+        budgets: tuple[Budget, ...],
+        approval: Redemption | None,
+    ) -> dict[str, Any] | None:
+        """Make the intent durable, claim the key, charge budgets and use the approval, in one
+        step; the answer of the key's holder if there is one. Raises `Refused`."""
         now = self._clock.now()
-        holder = await self._ledger.begin(
+        begun = await self._ledger.begin(
             entry,
             Operation(
                 id=call.id,
@@ -105,11 +124,16 @@ class Writes:
                 started_at=now,
                 lease_until=now + LEASE_S,
             ),
+            budgets=budgets,
+            approval=approval,
         )
-        if holder is None:
-            running.began = True
-            return None
-        return self._recorded(holder, call)
+        if begun.holder is not None:
+            return self._recorded(begun.holder, call)
+        if not begun.claimed:
+            refusal = spent(begun.budgets, now)
+            raise refusal or used_up(approval.approval_id if approval else "")
+        running.began = True
+        return None
 
     def _key(self, call: Call) -> str:
         unkeyed = call.tool.own and not call.idempotency_key

@@ -28,7 +28,7 @@ CALL = parse(
     put_item, {"name": "x", "reason": WHY}, caller=AGENT, call_id=new_id(), targets=("shelf",)
 )
 SEEN = Admission(
-    granted=False, at=1_000.0, modes=(), rates=(), budgets=(), circuit=CircuitState(target="shelf")
+    granted=False, at=1_000.0, modes=(), rates=(), circuit=CircuitState(target="shelf")
 )
 
 

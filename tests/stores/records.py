@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from mcp_ops.clock import Clock
-from mcp_ops.ports import AdmitRequest, Budget, Mode, ModeEntry, Rate
-from mcp_ops.records import Approval, Entry, EntryKind, FailedOperation, Operation
+from mcp_ops.ports import AdmitRequest, Mode, ModeEntry, Rate
+from mcp_ops.records import (
+    Approval,
+    Budget,
+    Entry,
+    EntryKind,
+    FailedOperation,
+    Operation,
+    Redemption,
+)
 
 ALL_MODES = frozenset(Mode)
 
@@ -99,6 +107,18 @@ def approval(clock: Clock, approval_id: str = "a1", **fields: Any) -> Approval:
             "reason": "it hangs",
             "created_at": clock.now(),
             "expires_at": clock.now() + 900,
+            **fields,
+        }
+    )
+
+
+def redemption(**fields: Any) -> Redemption:
+    return Redemption(
+        **{
+            "approval_id": "a1",
+            "principal": "agent:x@y",
+            "digest": "d",
+            "policy": "v1",
             **fields,
         }
     )

@@ -36,6 +36,14 @@ async def test_fifty_redemptions_at_once_have_one_winner(backend: Backend) -> No
             assert sum(await race(backend, 4, "redeem")) == 1
 
 
+async def test_fifty_writes_at_once_use_one_approval_once(backend: Backend) -> None:
+    async with backend.open(CLOCK) as stores:
+        await stores.approvals.ask(records.approval(CLOCK), max_pending=3)
+        await stores.approvals.decide("a1", approved=True, by="z", note="", at=CLOCK.now())
+        with anyio.fail_after(60):
+            assert sum(await race(backend, 4, "use")) == 1
+
+
 async def test_a_budget_never_lets_more_through_than_it_holds(backend: Backend) -> None:
     with anyio.fail_after(60):
         assert sum(await race(backend, 4, "spend")) == 7

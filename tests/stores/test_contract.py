@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from mcp_ops.clock import ManualClock
-from mcp_ops.records import AuditQuery, EntryKind, Spent
+from mcp_ops.records import AuditQuery, Begun, EntryKind, Spent
 from tests.stores import records
 from tests.stores.backends import Backend
 
@@ -113,18 +113,19 @@ async def test_a_key_is_held_while_its_write_runs_and_ten_minutes_after(
 ) -> None:
     async with backend.open(clock) as stores:
         first, second = records.operation(clock, "o1"), records.operation(clock, "o2")
-        assert await stores.ledger.begin(records.began(clock), first) is None
-        assert await stores.ledger.begin(records.began(clock, "c2"), second) == first
+        assert (await stores.ledger.begin(records.began(clock), first)).claimed
+        begun = await stores.ledger.begin(records.began(clock, "c2"), second)
+        assert begun == Begun(claimed=False, holder=first)
         done = replace(first, state="done", outcome="succeeded", answer="{}", progress="3/3")
         await stores.ledger.end(records.entry(clock), done, keep=True)
-        held = await stores.ledger.begin(records.began(clock, "c2"), second)
+        held = (await stores.ledger.begin(records.began(clock, "c2"), second)).holder
         assert held == replace(done, ended_at=clock.now())
         clock.advance(599)
         assert await stores.ledger.find_operation(first.key) == held
         clock.advance(2)
         assert await stores.ledger.find_operation(first.key) is None
         assert await stores.ledger.get_operation("o1") == held
-        assert await stores.ledger.begin(records.began(clock, "c3"), second) is None
+        assert (await stores.ledger.begin(records.began(clock, "c3"), second)).claimed
         lines = await stores.ledger.search(AuditQuery())
     assert [(line.kind, line.call_id) for line in lines] == [
         (EntryKind.BEGAN, "c3"),
@@ -143,7 +144,7 @@ async def test_a_key_is_freed_when_nothing_was_executed(
         await stores.ledger.end(records.entry(clock, verdict="failed"), done, keep=False)
         assert await stores.ledger.find_operation(mine.key) is None
         again = records.operation(clock, "o2")
-        assert await stores.ledger.begin(records.began(clock, "c2"), again) is None
+        assert (await stores.ledger.begin(records.began(clock, "c2"), again)).claimed
         freed = await stores.ledger.get_operation("o1")
         assert freed is not None
         assert freed.outcome == "failed"
@@ -177,14 +178,18 @@ async def test_a_lost_lease_becomes_unknown_whoever_looks(
         for index, key in enumerate(("begin", "find", "get", "recover")):
             mine = records.operation(clock, key, key=key, lease_until=clock.now() + 10 + index)
             await stores.ledger.begin(records.began(clock, f"c-{key}"), mine)
-        await stores.ledger.renew("begin", clock.now() + 12, "half")
+        renewed = await stores.ledger.renew(
+            "begin", fence=1, lease_until=clock.now() + 12, progress="half", checkpoint="7"
+        )
+        assert renewed is not None
+        assert renewed.checkpoint == "7"
         clock.advance(10.5)
         running = await stores.ledger.find_operation("begin")
         assert running is not None
         assert (running.state, running.progress) == ("running", "half")
         clock.advance(2)
         mine = records.operation(clock, "second", key="begin")
-        held = await stores.ledger.begin(records.began(clock), mine)
+        held = (await stores.ledger.begin(records.began(clock), mine)).holder
         found = await stores.ledger.find_operation("find")
         clock.advance(0.7)
         got = await stores.ledger.get_operation("get")
@@ -208,7 +213,10 @@ async def test_the_late_end_of_a_lost_operation_is_a_correction(
         await stores.ledger.begin(records.began(clock), mine)
         clock.advance(91)
         assert (await stores.ledger.get_operation("o1")) is not None
-        await stores.ledger.renew("o1", clock.now() + 90, "zombie")
+        zombie = await stores.ledger.renew(
+            "o1", fence=1, lease_until=clock.now() + 90, progress="zombie"
+        )
+        assert zombie is None
         done = replace(mine, state="done", outcome="succeeded")
         await stores.ledger.end(records.entry(clock), done, keep=True)
         after = await stores.ledger.get_operation("o1")

@@ -29,13 +29,12 @@ async def test_a_call_is_granted_where_nothing_speaks_against_it(
     backend: Backend, clock: ManualClock
 ) -> None:
     async with backend.open(clock) as stores:
-        asked = records.request(rates=(records.rate(),), budgets=(records.budget(),))
+        asked = records.request(rates=(records.rate(),))
         admission = await stores.hot.admit(asked)
     assert admission.granted
     assert admission.at == clock.now()
     assert admission.modes == ()
     assert [(r.allowed, r.remaining) for r in admission.rates] == [(True, 2)]
-    assert [(b.allowed, b.used) for b in admission.budgets] == [(True, 0)]
     assert admission.circuit == CircuitState(target="shop")
     assert not admission.probe
 
@@ -53,7 +52,7 @@ async def test_a_call_is_granted_where_nothing_speaks_against_it(
 async def test_every_mode_in_force_must_let_the_call_through(
     backend: Backend, clock: ManualClock, scope: str, mode: Mode, granted: bool, write: bool
 ) -> None:
-    asked = records.request(rates=(records.rate(),), budgets=(records.budget(),) if write else ())
+    asked = records.request(rates=(records.rate(),), fresh=write)
     async with backend.open(clock) as stores:
         await stores.hot.set_mode(records.mode(clock, mode=Mode.NORMAL, source="agent"))
         await stores.hot.set_mode(records.mode(clock, scope=scope, mode=mode))
@@ -68,7 +67,7 @@ async def test_a_floor_holds_in_its_process_alone(backend: Backend, clock: Manua
     reads = records.request(modes_allowed=frozenset({Mode.NORMAL, Mode.READ_ONLY}))
     async with backend.open(clock, floor=(floor,)) as ours, backend.open(clock) as theirs:
         await ours.hot.clear_modes("*", frozenset({"environment"}))
-        for asked in (records.request(), records.request(budgets=(records.budget(),))):
+        for asked in (records.request(), records.request(fresh=True)):
             refused = await ours.hot.admit(asked)
             assert not refused.granted
             assert refused.modes == (floor,)
@@ -123,45 +122,18 @@ async def test_a_mode_slows_scaled_rates_down(backend: Backend, clock: ManualClo
 
 
 async def test_looking_charges_nothing(backend: Backend, clock: ManualClock) -> None:
-    asked = records.request(
-        take=False, rates=(records.rate(burst=1),), budgets=(records.budget(limit=1),)
-    )
+    asked = records.request(take=False, rates=(records.rate(burst=1),))
     async with backend.open(clock) as stores:
         for _ in range(3):
             looked = await stores.hot.admit(asked)
             assert not looked.granted
             assert looked.rates[0].allowed
-            assert looked.budgets[0].allowed
             await stores.hot.give_back(asked, looked)
         assert (await stores.hot.admit(replace(asked, take=True))).granted
 
 
-async def test_budgets_count_in_their_window(backend: Backend, clock: ManualClock) -> None:
-    async with backend.open(clock) as stores:
-        start = clock.now()
-        long = records.budget(limit=3, window_s=100.0, name="long")
-        asked = records.request(budgets=(records.budget(), long), rates=(records.rate(burst=9),))
-        assert (await stores.hot.admit(asked)).granted
-        clock.advance(10)
-        assert (await stores.hot.admit(asked)).granted
-        refused = await stores.hot.admit(asked)
-        assert not refused.granted
-        assert [(b.used, b.allowed, b.frees_at) for b in refused.budgets] == [
-            (2, False, start + 60),
-            (2, True, start + 100),
-        ]
-        (left,) = await stores.hot.rates(asked.rates)
-        assert left.remaining == 8
-        clock.advance(50)
-        assert (await stores.hot.admit(asked)).granted
-        assert not (await stores.hot.admit(asked)).granted
-        assert [b.used for b in await stores.hot.budgets(asked.budgets)] == [2, 3]
-
-
 async def test_what_was_taken_can_be_given_back(backend: Backend, clock: ManualClock) -> None:
-    asked = records.request(
-        rates=(records.rate(burst=1),), budgets=(records.budget(limit=1),), call_id="mine"
-    )
+    asked = records.request(rates=(records.rate(burst=1),), call_id="mine")
     async with backend.open(clock) as stores:
         await fail(stores, 3)
         clock.advance(60)
@@ -171,7 +143,6 @@ async def test_what_was_taken_can_be_given_back(backend: Backend, clock: ManualC
             assert admission.probe
             assert not (await stores.hot.admit(asked)).granted
             await stores.hot.give_back(asked, admission)
-        assert (await stores.hot.budgets(asked.budgets))[0].used == 0
         light = records.request(rates=asked.rates, use_circuit=False)
         admission = await stores.hot.admit(light)
         await stores.hot.give_back(light, admission)
@@ -305,7 +276,7 @@ async def test_what_another_process_changes_is_seen_within_a_second(
 async def test_a_write_sees_at_once_what_another_process_changed(
     backend: Backend, clock: ManualClock
 ) -> None:
-    asked = records.request(rates=(records.rate(),), budgets=(records.budget(),))
+    asked = records.request(rates=(records.rate(),), fresh=True)
     async with backend.open(clock) as ours, backend.open(clock) as theirs:
         await theirs.hot.set_mode(records.mode(clock, mode=Mode.LOCKDOWN))
         refused = await ours.hot.admit(asked)
@@ -318,24 +289,26 @@ async def test_a_write_sees_at_once_what_another_process_changed(
 async def test_a_jump_of_the_wall_clock_neither_frees_nor_locks_out(
     backend: Backend, clock: ManualClock, seconds: float
 ) -> None:
-    writes = records.request(budgets=(records.budget(limit=1),), use_circuit=False)
+    limits = (records.budget(limit=1),)
+
+    async def write(name: str) -> bool:
+        mine = records.operation(clock, name, key=name)
+        return (await ledger.begin(records.began(clock, name), mine, budgets=limits)).claimed
+
     async with backend.open(clock) as stores:
-        hot = stores.hot
-        assert (await hot.admit(writes)).granted
+        hot, ledger = stores.hot, stores.ledger
+        assert await write("o1")
         await fail(stores, 3)
         lockdown = records.mode(clock, scope="db", mode=Mode.LOCKDOWN, expires_at=clock.now() + 60)
         await hot.set_mode(lockdown)
-        mine = records.operation(clock)
-        await stores.ledger.begin(records.began(clock), mine)
         question = records.approval(clock)
         await stores.approvals.ask(question, max_pending=1)
         clock.advance(1)
         clock.jump(seconds)
-        assert not (await hot.admit(writes)).granted
+        assert not await write("o2")
         assert not (await hot.admit(records.request())).granted
         assert not (await hot.admit(records.request(target="db"))).granted
-        await stores.ledger.begin(records.began(clock), records.operation(clock, "o2", key="k"))
-        running = await stores.ledger.find_operation(mine.key)
+        running = await ledger.find_operation("o1")
         assert running is not None
         assert running.state == "running"
         shown = await stores.approvals.get("a1")
@@ -343,7 +316,7 @@ async def test_a_jump_of_the_wall_clock_neither_frees_nor_locks_out(
         assert (shown.state == "expired") is (seconds > 0)
         assert shown.expires_at - clock.now() < 900
         clock.advance(59)
-        assert (await hot.admit(writes)).granted
+        assert await write("o3")
         assert (await hot.admit(records.request())).probe
         assert (await hot.admit(records.request(target="db"))).granted
 
@@ -351,27 +324,27 @@ async def test_a_jump_of_the_wall_clock_neither_frees_nor_locks_out(
 async def test_a_restarted_machine_trusts_its_wall_clock(backend: Backend) -> None:
     before = ManualClock()
     before.advance(5_000)
-    asked = records.request(budgets=(records.budget(limit=1),))
-    async with backend.open(before) as stores:
-        assert (await stores.hot.admit(asked)).granted
-    after = ManualClock(before.now() + 61)
-    async with backend.open(after) as stores:
-        assert (await stores.hot.admit(asked)).granted
-    after.advance(61)
-    async with backend.open(after) as stores:
-        assert (await stores.hot.admit(asked)).granted
+    limits = (records.budget(limit=1),)
+    for number, clock in enumerate((before, ManualClock(before.now() + 61))):
+        async with backend.open(clock) as stores:
+            mine = records.operation(clock, f"o{number}", key=f"k{number}")
+            begun = await stores.ledger.begin(records.began(clock), mine, budgets=limits)
+            assert begun.claimed
 
 
 async def test_a_cancelled_admission_is_finished_so_that_it_can_be_given_back(
     backend: Backend, clock: ManualClock
 ) -> None:
-    asked = records.request(budgets=(records.budget(),))
+    asked = records.request()
     async with backend.open(clock) as stores:
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            admission = await stores.hot.admit(asked)
-        assert admission.granted
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await stores.hot.give_back(asked, admission)
-        assert (await stores.hot.budgets(asked.budgets))[0].used == 0
+        await fail(stores, 3)
+        clock.advance(60)
+        for _ in range(2):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                admission = await stores.hot.admit(asked)
+            assert admission.granted
+            assert admission.probe
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stores.hot.give_back(asked, admission)

@@ -37,8 +37,8 @@ async def claim(stores: Stores, number: str) -> int:
         nonlocal won
         name = f"{number}-{index}"
         mine = records.operation(CLOCK, name, key=f"key-{index}")
-        holder = await stores.ledger.begin(records.began(CLOCK, name), mine)
-        won += holder is None
+        begun = await stores.ledger.begin(records.began(CLOCK, name), mine)
+        won += begun.claimed
 
     async with anyio.create_task_group() as group:
         for index in range(ATTEMPTS):
@@ -51,8 +51,8 @@ async def one_key(stores: Stores, number: str) -> int:
     won = 0
     for index in range(ATTEMPTS):
         mine = records.operation(CLOCK, f"one-{number}-{index}")
-        holder = await stores.ledger.begin(records.began(CLOCK, mine.id), mine)
-        won += holder is None
+        begun = await stores.ledger.begin(records.began(CLOCK, mine.id), mine)
+        won += begun.claimed
     return won
 
 
@@ -79,14 +79,36 @@ async def spend(stores: Stores, number: str) -> int:
 
     async def one(index: int) -> None:
         nonlocal granted
-        asked = records.request(
-            call_id=f"{number}-{index}", budgets=(records.budget(limit=7, window_s=3600.0),)
+        name = f"{number}-{index}"
+        begun = await stores.ledger.begin(
+            records.began(CLOCK, name),
+            records.operation(CLOCK, name, key=name),
+            budgets=(records.budget(limit=7, window_s=3600.0),),
         )
-        admission = await stores.hot.admit(asked)
-        granted += admission.granted
+        granted += begun.claimed
 
     async with anyio.create_task_group() as group:
         for index in range(ATTEMPTS):
+            group.start_soon(one, index)
+    return granted
+
+
+async def use(stores: Stores, number: str) -> int:
+    """Begin writes that use up the same approval, at once; how many got through."""
+    granted = 0
+
+    async def one(index: int) -> None:
+        nonlocal granted
+        name = f"{number}-{index}"
+        begun = await stores.ledger.begin(
+            records.began(CLOCK, name),
+            records.operation(CLOCK, name, key=name),
+            approval=records.redemption(),
+        )
+        granted += begun.claimed
+
+    async with anyio.create_task_group() as group:
+        for index in range(13):
             group.start_soon(one, index)
     return granted
 
@@ -104,6 +126,7 @@ RACES: dict[str, Callable[[Stores, str], Awaitable[int]]] = {
     "one_key": one_key,
     "redeem": redeem,
     "spend": spend,
+    "use": use,
     "probe": probe,
 }
 

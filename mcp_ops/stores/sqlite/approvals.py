@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import replace
 from typing import Any
 
-from mcp_ops.records import Approval
+from mcp_ops.records import Approval, Redemption
 from mcp_ops.stores.sqlite.database import Database
 
 _FIELDS = (
@@ -83,15 +83,12 @@ class Approvals:
         `at` can only make an approval expire, never revive it: the store's time counts too.
         """
 
-        def job(connection: sqlite3.Connection) -> bool:
-            cursor = connection.execute(
-                "UPDATE approvals SET state = 'redeemed' WHERE id = ? AND state = 'approved' "
-                "AND principal = ? AND digest = ? AND policy = ? AND expires_at > ?",
-                (approval_id, principal, digest, policy, max(at, self._now())),
-            )
-            return cursor.rowcount == 1
-
-        return await self._database.write(job)
+        wanted = Redemption(
+            approval_id=approval_id, principal=principal, digest=digest, policy=policy
+        )
+        return await self._database.write(
+            lambda connection: use(connection, wanted, max(at, self._now()))
+        )
 
     async def get(self, approval_id: str) -> Approval | None:
         """One question; expired ones say so."""
@@ -148,6 +145,16 @@ class Approvals:
         if found.state in ("pending", "approved") and found.expires_at <= self._now():
             return replace(found, state="expired")
         return found
+
+
+def use(connection: sqlite3.Connection, wanted: Redemption, now: float) -> bool:
+    """Use up an approved question for exactly this call, within a write transaction."""
+    cursor = connection.execute(
+        "UPDATE approvals SET state = 'redeemed' WHERE id = ? AND state = 'approved' "
+        "AND principal = ? AND digest = ? AND policy = ? AND expires_at > ?",
+        (wanted.approval_id, wanted.principal, wanted.digest, wanted.policy, now),
+    )
+    return cursor.rowcount == 1
 
 
 def _insert(connection: sqlite3.Connection, approval: Approval) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from mcp_ops.ports import Budget, BudgetState
+from mcp_ops.records import Budget, BudgetState
 
 
 def look(
@@ -29,12 +29,9 @@ def take(
     )
 
 
-def give_back(connection: sqlite3.Connection, budgets: Iterable[Budget], call_id: str) -> None:
+def give_back(connection: sqlite3.Connection, call_id: str) -> None:
     """Undo a call's uses."""
-    connection.executemany(
-        "DELETE FROM budget_events WHERE key = ? AND call_id = ?",
-        {(budget.key, call_id) for budget in budgets},
-    )
+    connection.execute("DELETE FROM budget_events WHERE call_id = ?", (call_id,))
 
 
 def _look(connection: sqlite3.Connection, budget: Budget, now: float) -> BudgetState:

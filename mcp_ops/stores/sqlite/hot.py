@@ -1,10 +1,10 @@
 """The embedded hot store: what every call needs, without the disk for a read.
 
-Rates are counted in this process's memory. Modes, circuits and budgets are in the file, shared by
-all processes. An admission without budgets is decided on a snapshot of modes and circuits in
-memory, which own changes update at once and a background task updates within half a second when
-another process wrote. What takes a budget or starts a probe is decided on the file itself, in one
-transaction. All state in memory is touched by the event loop's thread only.
+Rates are counted in this process's memory. Modes and circuits are in the file, shared by all
+processes. An admission is decided on a snapshot of them in memory, which own changes update at
+once and a background task updates within half a second when another process wrote; a write looks
+itself whether one did. What starts a probe is decided on the file, in one transaction. All state
+in memory is touched by the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from mcp_ops.errors import Health, StoreUnavailable
 from mcp_ops.ports import (
     Admission,
     AdmitRequest,
-    Budget,
-    BudgetState,
     CircuitPhase,
     CircuitPolicy,
     CircuitState,
@@ -31,7 +29,7 @@ from mcp_ops.ports import (
     Rate,
     RateState,
 )
-from mcp_ops.stores.sqlite import budgets, circuits, modes
+from mcp_ops.stores.sqlite import circuits, modes
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Change, Circuit, Decision, Window
 from mcp_ops.stores.sqlite.database import Database
@@ -60,13 +58,12 @@ class _Taken:
     granted: bool
     at: float
     modes: tuple[ModeEntry, ...]
-    budgets: tuple[BudgetState, ...]
     circuit: Circuit
     probe: bool
 
 
 class HotStore:
-    """Modes, limits, budgets and circuits. Made by `open`."""
+    """Modes, limits and circuits. Made by `open`."""
 
     def __init__(self, database: Database, floor: tuple[ModeEntry, ...] = ()) -> None:
         self._database = database
@@ -98,23 +95,24 @@ class HotStore:
     async def admit(self, request: AdmitRequest) -> Admission:
         """Look at everything and, if asked and allowed, take it: atomically.
 
-        Budgets and `allowed` of rates are as they were looked at, before the charge.
+        `allowed` of rates is as it was looked at, before the charge.
         Raises `StoreUnavailable` when the file can't be written or has not been readable for
         five seconds: a lockdown may be in it.
         """
         self._snapshot.check()
+        if request.fresh:
+            for circuit in await self._snapshot.look_now():
+                self._adopt(circuit)
         look = self._look(request)
         takes = request.take and look.allowed
-        if takes and (request.budgets or look.decision == "probe"):
+        if takes and look.decision == "probe":
             with anyio.CancelScope(shield=True):  # else what was taken could never be given back
                 return await self._take_in_file(request, look)
-        states = await self.budgets(request.budgets) if request.budgets else ()
         return Admission(
             granted=takes,
             at=look.at,
             modes=look.modes,
             rates=self._charged(request, look) if takes else look.rates,
-            budgets=states,
             circuit=look.circuit.seen(look.at),
             marks=self._charge(request, look) if takes else (),
         )
@@ -124,17 +122,9 @@ class HotStore:
         if not admission.granted:
             return
         self._refund(request, admission.rates, admission.marks)
-        with anyio.CancelScope(shield=True):
-            await self.give_back_budgets(request)
-            if admission.probe:
+        if admission.probe:
+            with anyio.CancelScope(shield=True):
                 await self._change(request.target, lambda c: circuits.untouched(c, probe=True))
-
-    async def give_back_budgets(self, request: AdmitRequest) -> None:
-        """Return the budgets alone: the call reached the target, and nothing was executed."""
-        if request.budgets:
-            await self._database.write(
-                lambda c: budgets.give_back(c, request.budgets, request.call_id), durable=False
-            )
 
     async def record(
         self, target: str, health: Health, *, error: str, probe: bool, policy: CircuitPolicy
@@ -208,10 +198,6 @@ class HotStore:
         now = self._time.monotonic()
         return tuple(self._rates.look(rate, 1.0, now) for rate in requests)
 
-    async def budgets(self, requests: tuple[Budget, ...]) -> tuple[BudgetState, ...]:
-        """Look at budgets without charging."""
-        return await self._database.read(lambda c: budgets.look(c, requests, self._time.now()))
-
     def _look(self, request: AdmitRequest) -> _Look:
         at, monotonic = self._snapshot.now(), self._time.monotonic()
         entries = (*self._floor, *self._snapshot.modes)
@@ -232,7 +218,6 @@ class HotStore:
         marks = self._charge(request, look)
         granted = False
         try:
-            # The intent's own commit follows before the target is touched, and makes this last.
             taken = await self._database.write(lambda c: self._take(c, request), durable=False)
             granted = taken.granted
         finally:
@@ -244,7 +229,6 @@ class HotStore:
             at=taken.at,
             modes=modes.concerning((*self._floor, *taken.modes), request.target, taken.at),
             rates=self._charged(request, look) if granted else look.rates,
-            budgets=taken.budgets,
             circuit=self._adopt(taken.circuit),
             probe=taken.probe,
             marks=marks if granted else (),
@@ -255,21 +239,15 @@ class HotStore:
         entries = modes.load(connection)
         circuit = circuits.load(connection, request.target)
         decision = circuits.decide(circuit, now) if request.use_circuit else "pass"
-        states = budgets.look(connection, request.budgets, now)
         granted = (
             modes.allow(modes.concerning((*self._floor, *entries), request.target, now), request)
-            and all(state.allowed for state in states)
             and decision != "refuse"
         )
         probe = granted and decision == "probe"
-        if granted and request.budgets:
-            budgets.take(connection, request.budgets, request.call_id, now)
         if probe:
             circuit = circuits.start_probe(circuit, now)
             circuits.save(connection, circuit)
-        return _Taken(
-            granted=granted, at=now, modes=entries, budgets=states, circuit=circuit, probe=probe
-        )
+        return _Taken(granted=granted, at=now, modes=entries, circuit=circuit, probe=probe)
 
     def _charge(self, request: AdmitRequest, look: _Look) -> tuple[float, ...]:
         pairs = zip(request.rates, look.rates, strict=True)

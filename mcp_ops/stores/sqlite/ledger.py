@@ -12,14 +12,25 @@ import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import AuditQuery, Entry, Operation, Spent, Verification
-from mcp_ops.stores.sqlite import chain, operations
+from mcp_ops.records import (
+    AuditQuery,
+    Begun,
+    Budget,
+    BudgetState,
+    Entry,
+    Operation,
+    Redemption,
+    Spent,
+    Verification,
+)
+from mcp_ops.stores.sqlite import approvals, budgets, chain, leases, operations
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.database import Database, Job
 from mcp_ops.stores.sqlite.files import load_key
@@ -31,6 +42,14 @@ MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
 _WALK = 500
 _MOST_FOUND = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Intent:
+    entry: Entry
+    operation: Operation
+    budgets: tuple[Budget, ...]
+    approval: Redemption | None
 
 
 class Ledger:
@@ -92,20 +111,32 @@ class Ledger:
         while self._noted or self._writing:
             await asyncio.shield(self._start_flush())
 
-    async def begin(self, entry: Entry, operation: Operation) -> Operation | None:
-        """Durably write the intent and claim the key, or answer the operation that holds it."""
-        return await self._write(lambda connection: self._claim(connection, entry, operation))
+    async def begin(
+        self,
+        entry: Entry,
+        operation: Operation,
+        *,
+        budgets: tuple[Budget, ...] = (),
+        approval: Redemption | None = None,
+    ) -> Begun:
+        """Durably write the intent, claim the key, charge the budgets and use up the approval, or
+        say what stands in the way."""
+        intent = _Intent(entry=entry, operation=operation, budgets=budgets, approval=approval)
+        return await self._write(lambda connection: self._begin(connection, intent))
 
     async def end(self, entry: Entry, operation: Operation | None, *, keep: bool) -> None:
-        """Durably write the end; `keep` false frees the key, because nothing was executed.
+        """Durably write the end; `keep` false frees the key and the budgets, because nothing was
+        executed.
 
-        If the operation was given up meanwhile its truth is recorded as a correction.
+        If the operation was given up or taken over meanwhile the line is a correction.
         """
 
         def job(connection: sqlite3.Connection) -> None:
             line, at = entry, self._database.time.now()
             if operation and not operations.finish(connection, operation, keep=keep, at=at):
                 line = operations.late(entry)
+            elif operation and not keep:
+                budgets.give_back(connection, operation.id)
             chain.append(connection, self._key, [line])
 
         await self._write(job)
@@ -114,11 +145,75 @@ class Ledger:
         """Durably add a line on a change of the guard."""
         await self._write(lambda connection: chain.append(connection, self._key, [entry]))
 
-    async def renew(self, operation_id: str, lease_until: float, progress: str) -> None:
-        """Keep a running operation's lease; one that was given up stays so."""
-        await self._write(
-            lambda connection: operations.renew(connection, operation_id, lease_until, progress)
+    async def budgets(self, requests: tuple[Budget, ...]) -> tuple[BudgetState, ...]:
+        """Look at budgets without charging."""
+        now = self._database.time.now()
+        return self._database.read_now(lambda connection: budgets.look(connection, requests, now))
+
+    async def renew(
+        self,
+        operation_id: str,
+        *,
+        fence: int,
+        lease_until: float,
+        progress: str,
+        checkpoint: str = "",
+    ) -> Operation | None:
+        """Keep a running operation's lease and say how far it is; None when this fence does not
+        hold it any more."""
+        return await self._write(
+            lambda connection: operations.renew(
+                connection,
+                operation_id,
+                fence=fence,
+                lease_until=lease_until,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
         )
+
+    async def cancel(self, operation_id: str, *, by: str) -> Operation | None:
+        """Ask a running operation to stop; None if it does not run."""
+        return await self._write(lambda connection: operations.cancel(connection, operation_id, by))
+
+    async def take_over(self, owner: str, lease_until: float) -> list[Operation]:
+        """Resumable operations whose process was lost, now this owner's, under a new fence each."""
+        await self.recover()
+        now = self._database.time.now()
+        return await self._write(
+            lambda connection: operations.take_over(connection, owner, now, lease_until)
+        )
+
+    async def lock(self, name: str, holder: str, until: float) -> int | None:
+        """A lease on a name, with its fencing token; None while another one holds it."""
+        return await self._write(
+            lambda connection: leases.lock(
+                connection, name, holder, now=self._database.time.now(), until=until
+            )
+        )
+
+    async def unlock(self, name: str, fence: int) -> None:
+        """Give a lease back; one that another has taken since stays."""
+        await self._write(lambda connection: leases.unlock(connection, name, fence))
+
+    async def facts(self) -> dict[str, str]:
+        """What the hot store wants to find again if it loses everything."""
+
+        def job(connection: sqlite3.Connection) -> dict[str, str]:
+            rows = connection.execute("SELECT name, value FROM facts ORDER BY name")
+            return {row["name"]: row["value"] for row in rows}
+
+        return await self._database.read(job)
+
+    async def put_fact(self, name: str, value: str) -> None:
+        """Durably keep a fact in the place of the one with its name; an empty one is removed."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+            if value:
+                connection.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
+
+        await self._write(job)
 
     async def recover(self) -> None:
         """Turn running operations whose lease passed into `unknown`, with their last lines."""
@@ -194,9 +289,24 @@ class Ledger:
             found = await self._database.read(look)
         return found
 
-    def _claim(
-        self, connection: sqlite3.Connection, entry: Entry, operation: Operation
-    ) -> Operation | None:
+    def _begin(self, connection: sqlite3.Connection, intent: _Intent) -> Begun:
+        """The key first, then the budgets, then the approval: a job that says no wrote nothing."""
+        held = self._holder(connection, intent.operation)
+        if held is not None:
+            return Begun(claimed=False, holder=held)
+        now = self._database.time.now()
+        states = budgets.look(connection, intent.budgets, now)
+        if not all(state.allowed for state in states):
+            return Begun(claimed=False, budgets=states)
+        if intent.approval and not approvals.use(connection, intent.approval, now):
+            return Begun(claimed=False, budgets=states, approved=False)
+        if intent.budgets:
+            budgets.take(connection, intent.budgets, intent.operation.id, now)
+        operations.claim(connection, intent.operation, intent.entry.call_id)
+        chain.append(connection, self._key, [intent.entry])
+        return Begun(claimed=True, budgets=states)
+
+    def _holder(self, connection: sqlite3.Connection, operation: Operation) -> Operation | None:
         now = self._database.time.now()
         operations.forget_old(connection, now - self._keeping.lookup_s)
         held = operations.holder(connection, operation.key, self._replayed_since())
@@ -204,9 +314,6 @@ class Ledger:
             while self._give_up_lost(connection):
                 pass
             held = operations.holder(connection, operation.key, self._replayed_since())
-        if held is None:
-            operations.claim(connection, operation, entry.call_id)
-            chain.append(connection, self._key, [entry])
         return held
 
     def _give_up_lost(self, connection: sqlite3.Connection) -> int:

@@ -20,8 +20,9 @@ def load(connection: sqlite3.Connection) -> tuple[ModeEntry, ...]:
 def put(connection: sqlite3.Connection, entry: ModeEntry, now: float) -> None:
     """Put an entry in the place of the one with its scope and source; expired ones go."""
     connection.execute("DELETE FROM modes WHERE expires_at <= ?", (now,))
+    clear(connection, entry.scope, (entry.source,))
     connection.execute(
-        "REPLACE INTO modes (scope, source, mode, reason, author, since, expires_at) "
+        "INSERT INTO modes (scope, source, mode, reason, author, since, expires_at) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             *(entry.scope, entry.source, entry.mode.value, entry.reason, entry.author),

@@ -9,7 +9,7 @@ from mcp_ops.records import Entry, EntryKind, Operation
 
 _FIELDS = (
     "id, key, digest, principal, tool, target, state, started_at, lease_until, ended_at, "
-    "outcome, answer, progress"
+    "outcome, answer, progress, fence, owner, resume, checkpoint, cancel_by"
 )
 _BATCH = 500
 
@@ -45,24 +45,28 @@ def claim(connection: sqlite3.Connection, operation: Operation, call_id: str) ->
     """Insert a running operation under its free key."""
     connection.execute(
         f"INSERT INTO operations ({_FIELDS}, call_id) "  # noqa: S608 - names of ours
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(operation.id, operation.key, operation.digest, operation.principal),
             *(operation.tool, operation.target, operation.state, operation.started_at),
             *(operation.lease_until, operation.ended_at, operation.outcome, operation.answer),
-            *(operation.progress, call_id),
+            *(operation.progress, operation.fence, operation.owner, operation.resume),
+            *(operation.checkpoint, operation.cancel_by, call_id),
         ),
     )
 
 
 def finish(connection: sqlite3.Connection, operation: Operation, *, keep: bool, at: float) -> bool:
-    """Write how an operation ended; false if it had been given up as lost before.
+    """Write how an operation ended; false if it had been given up as lost before, or if another
+    process has taken it over: then that one's state stays.
 
     `keep` false frees the key: nothing was executed.
     """
-    lost = connection.execute(
-        "SELECT 1 FROM operations WHERE id = ? AND state = 'unknown'", (operation.id,)
+    row = connection.execute(
+        "SELECT state, fence FROM operations WHERE id = ?", (operation.id,)
     ).fetchone()
+    if row is not None and row["fence"] > operation.fence:
+        return False
     connection.execute(
         "UPDATE operations SET state = ?, ended_at = ?, outcome = ?, answer = ?, progress = ?, "
         "key = CASE WHEN ? THEN key ELSE '' END WHERE id = ?",
@@ -71,29 +75,68 @@ def finish(connection: sqlite3.Connection, operation: Operation, *, keep: bool, 
             *(keep, operation.id),
         ),
     )
-    return lost is None
+    return row is None or row["state"] != "unknown"
 
 
 def renew(
-    connection: sqlite3.Connection, operation_id: str, lease_until: float, progress: str
-) -> None:
-    """Keep a running operation's lease; one that was given up stays given up."""
+    connection: sqlite3.Connection,
+    operation_id: str,
+    *,
+    fence: int,
+    lease_until: float,
+    progress: str,
+    checkpoint: str,
+) -> Operation | None:
+    """Keep a running operation's lease; one that was given up or taken over stays so."""
+    changed = connection.execute(
+        "UPDATE operations SET lease_until = ?, progress = ?, checkpoint = ? "
+        "WHERE id = ? AND state = 'running' AND fence = ?",
+        (lease_until, progress, checkpoint, operation_id, fence),
+    ).rowcount
+    return by_id(connection, operation_id) if changed else None
+
+
+def cancel(connection: sqlite3.Connection, operation_id: str, by: str) -> Operation | None:
+    """Ask a running operation to stop; the first who asked stays named."""
     connection.execute(
-        "UPDATE operations SET lease_until = ?, progress = ? WHERE id = ? AND state = 'running'",
-        (lease_until, progress, operation_id),
+        "UPDATE operations SET cancel_by = ? WHERE id = ? AND state = 'running' AND cancel_by = ''",
+        (by, operation_id),
     )
+    found = by_id(connection, operation_id)
+    return found if found is not None and found.state == "running" else None
+
+
+def take_over(
+    connection: sqlite3.Connection, owner: str, now: float, lease_until: float
+) -> list[Operation]:
+    """Lost operations that can be resumed, under a new fence, as this owner's."""
+    rows = connection.execute(
+        "SELECT id FROM operations "
+        "WHERE state = 'running' AND lease_until < ? AND resume != '' LIMIT ?",
+        (now, _BATCH),
+    ).fetchall()
+    connection.executemany(
+        "UPDATE operations SET owner = ?, lease_until = ?, fence = fence + 1 WHERE id = ?",
+        [(owner, lease_until, row["id"]) for row in rows],
+    )
+    found = [by_id(connection, row["id"]) for row in rows]
+    return [operation for operation in found if operation is not None]
 
 
 def lost(operation: Operation, now: float) -> bool:
-    """Whether a running operation's process let its lease pass."""
-    return operation.state == "running" and operation.lease_until < now
+    """Whether a running operation's process let its lease pass, and nobody can resume it."""
+    passed = operation.state == "running" and operation.lease_until < now
+    return passed and not operation.resume
 
 
 def give_up_lost(connection: sqlite3.Connection, now: float) -> list[Entry]:
-    """Turn running operations whose lease passed into `unknown`; answers their last lines."""
+    """Turn running operations whose lease passed into `unknown`; answers their last lines.
+
+    Those that can be resumed wait for a process that takes them over.
+    """
     rows = connection.execute(
         f"SELECT {_FIELDS}, call_id FROM operations "  # noqa: S608 - names of ours
-        "WHERE state = 'running' AND lease_until < ? LIMIT ?",
+        "WHERE state = 'running' AND lease_until < ? AND resume = '' LIMIT ?",
         (now, _BATCH),
     ).fetchall()
     connection.executemany(

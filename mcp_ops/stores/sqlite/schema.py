@@ -79,6 +79,50 @@ _MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX failed_place ON failed (place, number);
     CREATE INDEX failed_export ON failed (export_id) WHERE export_id != '';
     """,
+    """
+    CREATE TABLE modes_stacked (
+        number INTEGER PRIMARY KEY, scope TEXT NOT NULL, source TEXT NOT NULL, mode TEXT NOT NULL,
+        reason TEXT NOT NULL, author TEXT NOT NULL, since REAL NOT NULL, expires_at REAL
+    ) STRICT;
+    INSERT INTO modes_stacked (scope, source, mode, reason, author, since, expires_at)
+        SELECT scope, source, mode, reason, author, since, expires_at FROM modes;
+    DROP TABLE modes;
+    ALTER TABLE modes_stacked RENAME TO modes;
+    CREATE INDEX modes_scope ON modes (scope, source);
+
+    CREATE TABLE grants (
+        id TEXT PRIMARY KEY, principal TEXT NOT NULL, tool TEXT NOT NULL, target TEXT NOT NULL,
+        require TEXT NOT NULL, incident TEXT NOT NULL, reason TEXT NOT NULL, author TEXT NOT NULL,
+        since REAL NOT NULL, expires_at REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE partitions (
+        target TEXT PRIMARY KEY, size INTEGER NOT NULL, reason TEXT NOT NULL,
+        author TEXT NOT NULL, since REAL NOT NULL, expires_at REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE leases (
+        name TEXT PRIMARY KEY, holder TEXT NOT NULL, fence INTEGER NOT NULL, until REAL NOT NULL
+    ) STRICT;
+
+    ALTER TABLE operations ADD COLUMN fence INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE operations ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE operations ADD COLUMN resume TEXT NOT NULL DEFAULT '';
+    ALTER TABLE operations ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';
+    ALTER TABLE operations ADD COLUMN cancel_by TEXT NOT NULL DEFAULT '';
+
+    ALTER TABLE approvals ADD COLUMN needed INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE approvals ADD COLUMN votes TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE approvals ADD COLUMN execute_s REAL NOT NULL DEFAULT 900;
+    ALTER TABLE approvals ADD COLUMN execute_by REAL;
+    ALTER TABLE approvals ADD COLUMN seen TEXT NOT NULL DEFAULT '';
+    ALTER TABLE approvals ADD COLUMN seen_shown TEXT NOT NULL DEFAULT '{}';
+
+    CREATE INDEX budget_events_call ON budget_events (call_id);
+    CREATE TABLE starts (
+        writer TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL, mac BLOB NOT NULL,
+        pruned INTEGER NOT NULL, seal BLOB NOT NULL
+    ) STRICT;
+    """,
 )
 
 
@@ -101,9 +145,15 @@ FOLLOWING: tuple[Follows, ...] = (
     Follows("circuits", "probe_until", 60),
     Follows("modes", "since", 0),
     Follows("modes", "expires_at", 86_400),
+    Follows("grants", "since", 0),
+    Follows("grants", "expires_at", None),
+    Follows("partitions", "since", 0),
+    Follows("partitions", "expires_at", 86_400),
+    Follows("leases", "until", 600),
     Follows("operations", "lease_until", 600),
     Follows("operations", "ended_at", 0),
     Follows("approvals", "expires_at", None),
+    Follows("approvals", "execute_by", None),
     Follows("approvals", "decided_at", 0),
     Follows("failed", "held_until", 3_600),
 )

@@ -29,7 +29,7 @@ class Snapshot:
         self._limiter = anyio.CapacityLimiter(1)
         self._modes: tuple[ModeEntry, ...] = ()
         self._circuits: dict[str, Circuit] = {}
-        self._version = -1
+        self._version = self._now_version = -1  # each of its own connection
         self._offset = database.time.offset
         self._adopted = 0
         self._misses = 0
@@ -93,20 +93,41 @@ class Snapshot:
         # What an own write brought while the file was read may be newer: look again next time.
         if content is None or adopted != self._adopted:
             return []
+        self._version = content[0]
+        return self._take(content)
+
+    async def look_now(self) -> list[Circuit]:
+        """Look at this moment whether anybody wrote, and load; answers the circuits that changed.
+
+        Costs a look at the file's change counter where nobody did: no disk, no thread.
+        """
+        if self._database.time.jumped:
+            await self._database.write(lambda _: None)
+        content = self._database.read_now(lambda c: _changed(c, self._now_version))
+        if content is None:
+            return []
+        self._now_version = content[0]
+        return self._take(content)
+
+    def _take(self, content: _Content) -> list[Circuit]:
         before = self._circuits
-        self._version, self._offset, self._modes, self._circuits = content
+        _, self._offset, self._modes, self._circuits = content
         return [c for target, c in self._circuits.items() if before.get(target) != c]
 
     def _load(self) -> _Content | None:
-        connection = self._reader
         with translated():
-            assert connection is not None  # noqa: S101 - opened() made it
-            version = int(connection.execute("PRAGMA data_version").fetchone()[0])
-            if version == self._version:
-                return None
-            connection.execute("BEGIN")
-            try:
-                offset = float(connection.execute("SELECT offset FROM clock").fetchone()[0])
-                return version, offset, modes.load(connection), circuits.load_all(connection)
-            finally:
-                connection.execute("ROLLBACK")
+            assert self._reader is not None  # noqa: S101 - opened() made it
+            return _changed(self._reader, self._version)
+
+
+def _changed(connection: sqlite3.Connection, known: int) -> _Content | None:
+    """The file's content, if anybody else wrote since the version that this connection knows."""
+    version = int(connection.execute("PRAGMA data_version").fetchone()[0])
+    if version == known:
+        return None
+    connection.execute("BEGIN")
+    try:
+        offset = float(connection.execute("SELECT offset FROM clock").fetchone()[0])
+        return version, offset, modes.load(connection), circuits.load_all(connection)
+    finally:
+        connection.execute("ROLLBACK")

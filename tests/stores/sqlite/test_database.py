@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from mcp_ops.clock import ManualClock
-from mcp_ops.errors import StoreUnavailable
-from mcp_ops.ports import CircuitState
+from mcp_ops.errors import Health, StoreUnavailable
+from mcp_ops.ports import CircuitPolicy, CircuitState
 from mcp_ops.records import AuditQuery
 from mcp_ops.stores.sqlite.background import running
 from mcp_ops.stores.sqlite.circuits import Circuit
@@ -129,8 +129,13 @@ def _limit_pages(connection: sqlite3.Connection) -> int:
 
 
 async def test_a_read_only_file_fails_closed(tmp_path: Path, clock: ManualClock) -> None:
-    asked = records.request(rates=(records.rate(),), budgets=(records.budget(),))
+    asked = records.request(rates=(records.rate(),), target="failing")
     async with open_stores(tmp_path / "ops.db", clock) as stores:
+        for _ in range(3):
+            await stores.hot.record(
+                "failing", Health.FAILED, error="x", probe=False, policy=CircuitPolicy()
+            )
+        clock.advance(60)
         database = stores.approvals._database
         await database.write(lambda c: c.execute("PRAGMA query_only = ON"))
         with pytest.raises(StoreUnavailable, match="read-only"):
