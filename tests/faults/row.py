@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio
 
@@ -24,6 +24,14 @@ Size = Literal["short", "long"]
 _LEASE_S = 30.0
 # Files that hold the secrets on purpose: the configuration's references, the targets' own.
 _SECRET_FILES = ("kubeconfig", "queue-url", "cluster", "queue/", "coordinator", "history")
+
+
+class Looking(Protocol):
+    """A client that can look at the target."""
+
+    async def look(self, name: str) -> bool:
+        """Whether the effect of this intent is there."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -94,7 +102,7 @@ class Run:
         if not holds:
             self.problems.append(what)
 
-    async def resolve(self, agent: HttpAgent, history: History) -> None:
+    async def resolve(self, agent: Looking, history: History) -> None:
         """Look at the target for every intent whose outcome a client was told is unknown."""
         calls = {line["number"]: line for line in history.lines if line["kind"] == "call"}
         unknown = {
@@ -128,7 +136,6 @@ class Row:
     number: str
     fault: str
     run: Callable[[Run, Size], Awaitable[None]]
-    file: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
