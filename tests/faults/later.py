@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import orjson
 
 from mcp_ops.app import App, open_app
 from mcp_ops.call import Caller
 from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.errors import UnknownTool
 from mcp_ops.settings_file import load_settings
-from tests.faults.agents import WHY, Answer
+from tests.faults.agents import DEADLINE_S, WHY, Answer
 from tests.faults.history import History
 from tests.faults.stage import Stage
 
@@ -33,7 +35,7 @@ class ShiftedClock:
 
     ahead_s: float = 0.0
     later_s: float = 0.0
-    inner: SystemClock = SystemClock()
+    inner: SystemClock = field(default_factory=SystemClock)
 
     def now(self) -> float:
         """Wall time."""
@@ -52,16 +54,31 @@ class LocalAgent:
     history: History
     server: str
     principal: str = "key:agent"
+    scopes: frozenset[str] = SCOPES
 
-    async def call(self, tool: str, *, intent: str = "", **arguments: Any) -> Answer:
+    async def call(
+        self, tool: str, *, intent: str = "", deadline_s: float = DEADLINE_S, **arguments: Any
+    ) -> Answer:
         """Call a tool on the way that every call takes."""
         number = self.history.call(
             tool=tool, arguments=arguments, intent=intent, server=self.server
         )
         caller = Caller(
-            principal=self.principal, scopes=SCOPES, channel="http", client_confirms=True
+            principal=self.principal, scopes=self.scopes, channel="http", client_confirms=True
         )
-        reply = await self.app.call(tool, arguments, caller)
+        try:
+            with anyio.fail_after(deadline_s):
+                reply = await self.app.call(tool, arguments, caller)
+        except TimeoutError:
+            self.history.hung(number)
+            raise
+        except UnknownTool as unknown:
+            body = {"code": unknown.code, "executed": "no"}
+            self.history.answered(number, body, error=True)
+            return Answer(body=body, error=True)
+        except BaseException:
+            self.history.lost(number, "the client left")
+            raise
         body = orjson.loads(reply.text)
         answer = Answer(body=body["error"] if reply.is_error else body, error=reply.is_error)
         self.history.answered(number, answer.body, error=answer.error)

@@ -36,7 +36,7 @@ OTHER_KEY = "canary-other-key-2c8e4a6b0f"
 APPROVER_KEY = "canary-approver-key-9e7c5a3d1b"
 CANARIES = (CLUSTER_TOKEN, QUEUE_PASSWORD, AGENT_KEY, OTHER_KEY, APPROVER_KEY)
 CALL_ID = "mcp-ops.io/call-id"
-SETTLE_S = 0.02
+SETTLE_S = 0.05
 
 _HEAD = """\
 [server]
