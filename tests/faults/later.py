@@ -90,6 +90,21 @@ class LocalAgent:
             "restart_deployment", **{"intent": name, "name": name, "reason": WHY, **more}
         )
 
+    async def discard(self) -> str:
+        """Ask to discard dead letters, which a person has to approve; the question's id."""
+        answer = await self.call(
+            "discard_deadletters", target="orders", failure_type="timeout", reason=WHY
+        )
+        details: dict[str, str] = answer.body.get("details", {})
+        return details.get("approval_id", answer.code)
+
+    async def decide(
+        self, approval_id: str, *, by: str = "operator:ann", approved: bool = True
+    ) -> None:
+        """A person says yes or no; raises `OpsError` where that counts no more."""
+        person = Caller(principal=by, scopes=SCOPES | {"ops:approve", "ops:admin"}, channel="cli")
+        await self.app.decide(approval_id, person, approved=approved, note="")
+
     async def look(self, name: str) -> bool:
         """Look at the target, through the server, whether a workload was restarted."""
         answer = await self.call("get_deployment", name=name)
