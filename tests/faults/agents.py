@@ -14,7 +14,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests.faults.history import History
 from tests.faults.servers import Server
-from tests.faults.stage import AGENT_KEY
+from tests.faults.stage import AGENT_KEY, OTHER_KEY
 
 VERSION = "2026-07-28"
 META = {
@@ -107,6 +107,34 @@ class HttpAgent:
             "restart_deployment", **{"intent": name, "name": name, "reason": WHY, **more}
         )
 
+    async def ask(self, name: str) -> str:
+        """Restart a workload as the other key, which is asked first; the sealed question."""
+        arguments = {"name": name, "reason": WHY, "wait_s": 0}
+        asked = await self._speak(arguments)
+        return str(asked["result"]["requestState"])
+
+    async def confirm(self, name: str, question: str) -> Answer:
+        """The same call with a person's yes to a question."""
+        arguments = {"name": name, "reason": WHY, "wait_s": 0}
+        number = self.history.call(
+            tool="restart_deployment", arguments=arguments, intent=name, server=self.server
+        )
+        responses = {"confirm": {"action": "accept", "content": {}}}
+        said = await self._speak(arguments, requestState=question, inputResponses=responses)
+        if "requestState" in said.get("result", {}):
+            said = {"error": {"message": "asked anew", "executed": "no"}}
+        answer = answer_of(said)
+        self.history.answered(number, answer.body, error=answer.error)
+        return answer
+
+    async def _speak(self, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
+        meta = {**META, "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}
+        params = {"name": "restart_deployment", "arguments": arguments, "_meta": meta, **more}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        headers = {**self._headers("restart_deployment"), "authorization": f"Bearer {OTHER_KEY}"}
+        answer = await self.http.post(f"{self.url}/mcp", json=body, headers=headers)
+        return _message(answer)
+
     async def look(self, name: str) -> bool:
         """Look at the target, through the server, whether a workload was restarted."""
         answer = await self.must("get_deployment", name=name)
@@ -116,19 +144,23 @@ class HttpAgent:
         return found
 
     async def _post(self, number: int, tool: str, arguments: dict[str, Any]) -> Answer:
-        headers = {
-            "accept": "application/json, text/event-stream",
-            "content-type": "application/json",
-            "mcp-protocol-version": VERSION,
-            "mcp-method": "tools/call",
-            "mcp-name": tool,
-            "authorization": f"Bearer {self.key}",
-        }
+        headers = self._headers(tool)
         body = request(number, "tools/call", name=tool, arguments=arguments)
         answer = await self.http.post(f"{self.url}/mcp", content=body, headers=headers)
         if answer.headers.get("content-type", "").startswith("text/plain"):
             return Answer(body={"code": f"http_{answer.status_code}"}, error=True)
         return answer_of(_message(answer))
+
+    def _headers(self, tool: str) -> dict[str, str]:
+        named = tool if tool.isascii() and tool.isprintable() and tool.strip() == tool else "odd"
+        return {
+            "accept": "application/json, text/event-stream",
+            "content-type": "application/json",
+            "mcp-protocol-version": VERSION,
+            "mcp-method": "tools/call",
+            "mcp-name": named,
+            "authorization": f"Bearer {self.key}",
+        }
 
 
 def request(number: int, method: str, **params: Any) -> bytes:

@@ -103,7 +103,7 @@ def check(evidence: Evidence) -> Verdict:
     ]
     recovered = [line["seconds"] for line in evidence.history if line["kind"] == "recovered"]
     return Verdict(
-        calls=len(books.calls),
+        calls=len(books.calls) + sum(line["kind"] == "hostile" for line in evidence.history),
         effects=len(evidence.effects),
         findings=tuple(findings),
         recovery_s=max(recovered, default=0.0),

@@ -65,7 +65,7 @@ async def _once(run: Run, jumps: tuple[float, ...]) -> None:
                 asked = again
             run.expect(done == _LIMIT, f"{done} writes in a window for {_LIMIT}, jumps {jumps}")
             await _passes(run, history, first, second, (one, other), asked)
-        effects = _by_call(history, up)
+        effects = by_call(history, up)
         await run.judge(
             history, place, effects=effects, least_calls=8, least_effects=_LIMIT, clock=one
         )
@@ -99,7 +99,7 @@ async def _passes(
     run.expect(await _spend(second, 1) == 1, "a window never ends")
 
 
-def _by_call(history: History, up: Stage) -> list[Effect]:
+def by_call(history: History, up: Stage) -> list[Effect]:
     """The effects under the intents that the clients had: here several on one object."""
     calls = {line["number"]: line for line in history.lines if line["kind"] == "call"}
     intents = {

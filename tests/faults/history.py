@@ -65,6 +65,10 @@ class History:
         """Somebody looked at the target, through a server, for the effect of an intent."""
         self._put("look", intent=intent, found=found)
 
+    def hostile(self, status: int) -> None:
+        """A request that is no call was sent; the HTTP status, 0 where the connection ended."""
+        self._put("hostile", status=status)
+
     def killed(self, server: str) -> None:
         """A server was killed without a warning: what it had not yet written is gone."""
         self._put("killed", server=server)
