@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import anyio
 
+from mcp_ops.clock import SystemClock
 from tests.faults.agents import HttpAgent
 from tests.faults.checker import DONE
 from tests.faults.gates import hold_restart
+from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
 
@@ -28,7 +30,7 @@ async def _once(run: Run, *, writes: int) -> None:
         await set_up.workloads(*names)
         async with (
             run.served(set_up, history) as (_, one),
-            run.served(set_up, history, "s2") as (_, other),
+            local(set_up, history, clock=SystemClock(), name="s2") as other,
         ):
             for name in names:
                 gate = hold_restart(set_up, name, after=run.random.random() < 0.5)
@@ -50,10 +52,10 @@ async def _once(run: Run, *, writes: int) -> None:
         )
 
 
-async def _impatient(run: Run, agents: list[HttpAgent], name: str) -> None:
+async def _impatient(run: Run, agents: list[HttpAgent | LocalAgent], name: str) -> None:
     """Send a call over both processes, each time with a little more patience."""
 
-    async def impatient(agent: HttpAgent, patience_s: float) -> None:
+    async def impatient(agent: HttpAgent | LocalAgent, patience_s: float) -> None:
         with anyio.move_on_after(patience_s):
             await agent.restart(name, wait_s=0)
 

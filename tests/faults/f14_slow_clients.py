@@ -85,7 +85,7 @@ async def _given_back(run: Run, server: Server, before: int) -> None:
 
 @asynccontextmanager
 async def _besieging(server: Server, streams: int) -> AsyncIterator[None]:
-    """The slow clients, in a process of their own: they must not slow down the healthy ones here."""
+    """The slow clients, in a process of their own: they must not slow the healthy ones here."""
     port = str(urlsplit(server.url).port)
     command = [sys.executable, "-m", "tests.faults.slow_peer", port, str(streams), AGENT_KEY]
     async with await anyio.open_process(command, cwd=ROOT, stderr=None) as peer:

@@ -6,9 +6,11 @@ from collections import Counter
 
 import anyio
 
+from mcp_ops.clock import SystemClock
 from tests.faults.agents import HttpAgent
 from tests.faults.checker import DONE
 from tests.faults.f09_clock import by_call
+from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
 
@@ -21,24 +23,24 @@ async def fault_25(run: Run, size: Size) -> None:
     """The cap is reached and then everything is refused: a person is needed."""
     place = run.place()
     history = run.history(place)
-    at_once = {"short": 120, "long": 1_000}[size]
+    at_once = {"short": 60, "long": 1_000}[size]
     limits = {"writes_per_object": _ON_ONE, "writes_per_hour": _AN_HOUR}
     names = [f"w-{number}" for number in range(_NAMES)]
     async with stage(place, "cluster", limits=limits) as set_up:
         await set_up.workloads(*names)
         async with (
             run.served(set_up, history) as (_, one),
-            run.served(set_up, history, "s2") as (_, other),
+            local(set_up, history, clock=SystemClock(), name="s2") as other,
         ):
             codes: Counter[str] = Counter()
             history.fault("runaway")
-            for number in range(30):
+            for number in range(10):
                 codes[await _again(one, names[0], f"loop-{number}")] += 1
             run.expect(codes["done"] <= _ON_ONE, f"{codes['done']} in a loop on one object")
             run.expect(codes["done"] >= 1, f"nothing was allowed: {codes}")
 
             async def once(number: int) -> None:
-                agent = (one, other)[number % 2]
+                agent = other if number % 2 else one
                 name = names[number % len(names)]
                 codes[await _again(agent, name, f"at-once-{number}")] += 1
 
@@ -65,12 +67,12 @@ async def fault_25(run: Run, size: Size) -> None:
             history,
             place,
             effects=by_call(history, set_up),
-            least_calls=at_once + 30,
+            least_calls=at_once + 10,
             least_effects=_ON_ONE,
         )
 
 
-async def _again(agent: HttpAgent, name: str, key: str) -> str:
+async def _again(agent: HttpAgent | LocalAgent, name: str, key: str) -> str:
     answer = await agent.restart(name, wait_s=0, idempotency_key=key, intent=key)
     if answer is None:
         return "lost"

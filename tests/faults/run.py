@@ -83,10 +83,9 @@ def _under(say: Callable[[str], None]) -> Callable[[str], None]:
 def _line(outcome: Outcome) -> str:
     counts = " ".join(f"{letter}={outcome.counts[letter]}" for letter in LETTERS)
     verdict = "holds" if outcome.passed else "FAILS"
-    lines = [
-        f"    {verdict}: {outcome.runs} runs, {outcome.calls} calls, {outcome.effects} effects, "
-        f"{counts}, worst recovery {outcome.recovery_s:.1f} s, took {outcome.seconds:.0f} s"
-    ]
+    saw = f"{outcome.runs} runs, {outcome.calls} calls, {outcome.effects} effects"
+    took = f"worst recovery {outcome.recovery_s:.1f} s, took {outcome.seconds:.0f} s"
+    lines = [f"    {verdict}: {saw}, {counts}, {took}"]
     return "\n".join([*lines, *(f"    - {problem}" for problem in outcome.problems[:20])])
 
 
@@ -97,13 +96,12 @@ def table(outcomes: list[Outcome], commit: str) -> str:
     for each in outcomes:
         cells = [each.row, each.fault, f"{each.runs:,}", f"{each.calls:,}", f"{each.effects:,}"]
         cells += [str(each.counts[letter]) for letter in LETTERS]
-        cells += [f"{each.recovery_s:.1f}" if each.recoveries else "–", str(each.seed)]
+        cells += [f"{each.recovery_s:.1f}" if each.recoveries else "-", str(each.seed)]
         lines.append("| " + " | ".join(cells) + " |")
     held = sum(each.passed for each in outcomes)
     lines += ["", f"{held} of {len(outcomes)} rows hold. Commit {commit}."]
-    for each in outcomes:
-        lines += [f"- {each.row}: {problem}" for problem in each.problems[:5]]
-    return "\n".join(lines)
+    wrong = [f"- {each.row}: {problem}" for each in outcomes for problem in each.problems[:5]]
+    return "\n".join([*lines, "", *wrong] if wrong else lines)
 
 
 def write(outcomes: list[Outcome], commit: str, page: Path = PAGE) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.checker import LETTERS, Effect
 from tests.faults.later import local
 from tests.faults.row import Outcome, Row, Run, Size, play
-from tests.faults.run import BEGIN, END, main, table, write
+from tests.faults.run import BEGIN, END, main, write
 from tests.faults.stage import stage
 
 GOOD = Outcome(
@@ -20,7 +20,7 @@ GOOD = Outcome(
     calls=1_500,
     effects=7,
     counts=dict.fromkeys(LETTERS, 0),
-    recovery_s=0.25,
+    recovery_s=0.5,
     recoveries=1,
     seed=42,
     seconds=1.0,
@@ -37,9 +37,8 @@ def test_the_table_goes_between_the_markers_of_the_page(tmp_path: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert "| F0 | nothing | 2 | 1,500 | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0.2 | 42 |" in text
-    assert "1 of 2 rows hold. Commit abc.\n- F1: D: twice" in text
-    assert table([GOOD], "abc") in text or "F1" in text
+    assert "| F0 | nothing | 2 | 1,500 | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 42 |" in text
+    assert "1 of 2 rows hold. Commit abc.\n\n- F1: D: twice" in text
 
 
 def test_rows_that_do_not_exist_and_partial_tables_are_refused(
