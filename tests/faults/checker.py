@@ -23,7 +23,6 @@ from mcp_ops.records import Entry
 
 Letter = Literal["L", "D", "U", "A", "H", "X"]
 LETTERS: tuple[Letter, ...] = ("L", "D", "U", "A", "H", "X")
-RECOVERY_S = 10.0
 DONE = frozenset({"verified", "unconfirmed"})
 
 
@@ -77,14 +76,16 @@ class Verdict:
         """How many findings there are of a kind."""
         return sum(finding.letter == letter for finding in self.findings)
 
-    def problems(self, *, least_calls: int, least_effects: int) -> list[str]:
+    def problems(
+        self, *, least_calls: int, least_effects: int, most_recovery_s: float
+    ) -> list[str]:
         """Why the run is no proof; empty when it is one."""
         found = [f"{each.letter}: {each.what}" for each in self.findings]
         if self.calls < least_calls:
             found.append(f"too little: {self.calls} calls of at least {least_calls}")
         if self.effects < least_effects:
             found.append(f"too little: {self.effects} effects of at least {least_effects}")
-        if self.recovery_s > RECOVERY_S:
+        if self.recovery_s > most_recovery_s:
             found.append(f"recovery took {self.recovery_s:.1f} s")
         return found
 

@@ -61,7 +61,7 @@ def test_a_sound_run_counts_zeros_and_says_how_much_it_saw() -> None:
     verdict = check(SOUND)
     assert [verdict.count(letter) for letter in LETTERS] == [0] * 6
     assert (verdict.calls, verdict.effects, verdict.recovery_s) == (3, 1, 0.5)
-    assert verdict.problems(least_calls=3, least_effects=1) == []
+    assert verdict.problems(least_calls=3, least_effects=1, most_recovery_s=10) == []
 
 
 def without(index: int) -> list[Entry]:
@@ -141,8 +141,10 @@ def test_a_read_that_a_killed_server_had_no_time_to_record_is_no_gap_but_a_write
 
 def test_a_run_that_saw_too_little_is_no_proof() -> None:
     verdict = check(SOUND)
-    assert verdict.problems(least_calls=4, least_effects=1) == ["too little: 3 calls of at least 4"]
-    assert verdict.problems(least_calls=1, least_effects=2) == [
+    assert verdict.problems(least_calls=4, least_effects=1, most_recovery_s=10) == [
+        "too little: 3 calls of at least 4"
+    ]
+    assert verdict.problems(least_calls=1, least_effects=2, most_recovery_s=10) == [
         "too little: 1 effects of at least 2"
     ]
 
@@ -150,4 +152,6 @@ def test_a_run_that_saw_too_little_is_no_proof() -> None:
 def test_a_recovery_that_took_too_long_fails_the_run() -> None:
     slow = [*HISTORY, {"kind": "recovered", "name": "x", "seconds": 11.0}]
     verdict = check(replace(SOUND, history=slow))
-    assert verdict.problems(least_calls=1, least_effects=1) == ["recovery took 11.0 s"]
+    assert verdict.problems(least_calls=1, least_effects=1, most_recovery_s=10) == [
+        "recovery took 11.0 s"
+    ]

@@ -30,13 +30,13 @@ GOOD = Outcome(
 
 def test_the_table_goes_between_the_markers_of_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n{BEGIN}\nlast time\n{END}\nafter\n", encoding="utf-8")
     bad = replace(GOOD, row="F1", problems=("D: twice",), recoveries=0)
     write([GOOD, bad], "abc", page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "last time" not in text
     assert "| F0 | nothing | 2 | 1,500 | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 42 |" in text
     assert "1 of 2 rows hold. Commit abc.\n\n- F1: D: twice" in text
 
