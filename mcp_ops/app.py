@@ -37,6 +37,7 @@ from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.people import People
+from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
@@ -189,7 +190,15 @@ async def open_app(
         )
         seal(server.mcp, [_sealing_key(settings.state_dir)], bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
+        resumer = Resumer(
+            guard=guard,
+            tools=ALL_TOOLS,
+            ledger=stores.ledger,
+            operations=operations,
+            now=clock.now,
+        )
         tasks.start_soon(operations.keep_leases)
+        tasks.start_soon(resumer.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(

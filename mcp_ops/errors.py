@@ -191,6 +191,12 @@ class Conflict(Answered):
     retryable = True
 
 
+class Superseded(Answered):
+    """A newer operation took the place of this one; its target refuses what the older one does."""
+
+    code = "superseded"
+
+
 class Rejected(Answered):
     """The system refused the request as invalid (400, 422)."""
 

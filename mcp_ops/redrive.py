@@ -1,4 +1,8 @@
-"""A redrive: one run over the pinned items of a dead-letter queue, with exact counts."""
+"""A redrive: one run over the pinned items of a dead-letter queue, with exact counts.
+
+Where it is stands durably in the store before each item. When its process is lost another one
+goes on with the same items: what had become of the one in hand is settled by a look at the queue.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ from mcp_ops.capabilities.deadletters import (
     RetryEnd,
     Selected,
 )
-from mcp_ops.errors import Conflict, NotFound, OpsError, Refused, Rejected, Upstream
+from mcp_ops.errors import Conflict, NotFound, OpsError, Refused, Rejected, Superseded, Upstream
 from mcp_ops.tool import Linked, Write
 
 _FAILURES_IN_A_ROW = 3
 _SHOWN_PROBLEMS = 20
+_SUPERSEDED = "a newer redrive took its place"
 
 
 @dataclass(slots=True)
@@ -39,31 +44,45 @@ class Redrive:
     problems: list[ItemOutcome] = field(default_factory=list)
     unknown: int = 0
     stopped: str = ""
+    fence: int = 0
+    _earlier: int = 0
     _failing: int = 0
 
     async def all(self, *, rate_per_s: float, work_s: float) -> None:
-        """Work on the ids one by one, at most `rate_per_s`, for at most `work_s` seconds."""
+        """Work on the ids one by one, at most `rate_per_s`, for at most `work_s` seconds.
+
+        Raises `Interrupted` between two items when another process is to go on.
+        """
         until = anyio.current_time() + work_s
-        for number, item_id in enumerate(self.chosen.ids):
+        resumed = self._resume()
+        for number, item_id in enumerate(self.chosen.ids[self.worked_on :]):
             pause = 1 / rate_per_s if number else 0.0
-            if self.write.cancelled():
-                self.stopped = "cancelled"
-            elif anyio.current_time() + pause > until:
+            if anyio.current_time() + pause > until:
                 self.stopped = f"the {work_s:g} s of one call are over"
+            else:
+                await anyio.sleep(pause)
+                await self._next(item_id, resumed=resumed and number == 0)
             if self.stopped:
                 return
-            if pause:
-                await anyio.sleep(pause)
-            await self._one(item_id)
-            self.worked_on += 1
-            self.write.progress(
-                self.worked_on, len(self.chosen.ids), f"{len(self.retried)} retried"
-            )
-            if self._failing >= _FAILURES_IN_A_ROW:
-                self.stopped = f"{_FAILURES_IN_A_ROW} failures in a row"
+
+    async def _next(self, item_id: str, *, resumed: bool) -> None:
+        """One item, after saying durably that it is the next."""
+        await self.write.steps.at(self._where())
+        if self.write.cancelled():
+            self.stopped = "cancelled"
+            return
+        await (self._again(item_id) if resumed else self._one(item_id))
+        if self.stopped == _SUPERSEDED:
+            return
+        self.worked_on += 1
+        total, done = len(self.chosen.ids), self._done_in_all()
+        self.write.progress(self.worked_on, total, f"{done} retried")
+        if self._failing >= _FAILURES_IN_A_ROW:
+            self.stopped = f"{_FAILURES_IN_A_ROW} failures in a row"
 
     async def answer(self) -> DeadLetterRetry:
         """The counts, and whether the queue shows what was done."""
+        await self.write.steps.at(self._where())
         remaining = len(self.chosen.ids) - self.worked_on
         more = remaining or self.chosen.more
         done = self.chosen.checkpoints[: self.worked_on]
@@ -73,7 +92,7 @@ class Redrive:
             outcome=outcome,
             evidence={"searched": self.chosen.searched, "unknown": self.unknown},
             problem=self.stopped or nothing,
-            retried=len(self.retried),
+            retried=self._done_in_all(),
             failed=self.failed,
             skipped=self.skipped,
             remaining=remaining,
@@ -84,6 +103,8 @@ class Redrive:
     async def _outcome(self) -> Outcome:
         if self.unknown:
             return "unknown"
+        if self._earlier:
+            return "unconfirmed"  # another process moved some of them, before it was lost
         if not self.retried:
             return "failed" if self.failed or self.skipped else "verified"
         if self.endpoint is not None:
@@ -94,6 +115,31 @@ class Redrive:
             return "unconfirmed"
         return "unconfirmed" if left else "verified"
 
+    def _where(self) -> str:
+        counts = (self.worked_on, self._done_in_all(), self.failed, self.skipped, self.unknown)
+        return " ".join(map(str, counts))
+
+    def _resume(self) -> bool:
+        """Take up the counts of the process that was lost."""
+        before = self.write.steps.before
+        if not before:
+            return False
+        at, self._earlier, self.failed, self.skipped, self.unknown = map(int, before.split())
+        self.worked_on = at
+        return True
+
+    def _done_in_all(self) -> int:
+        return self._earlier + len(self.retried)
+
+    async def _again(self, item_id: str) -> None:
+        """The item that the lost process may have had in hand: a look settles what became of it."""
+        if not await self.source.find_items([item_id]):
+            self._done(item_id)  # it left the queue, and nobody else works on it
+        elif self.endpoint is None:
+            await self._move(item_id)
+        else:
+            await self._call(item_id, self.endpoint, resumed=True)
+
     async def _one(self, item_id: str) -> None:
         if self.endpoint is None:
             await self._move(item_id)
@@ -103,7 +149,9 @@ class Redrive:
     async def _move(self, item_id: str) -> None:
         """Requeue one item; a lost answer is settled by a look at the queue."""
         try:
-            move = await self.source.requeue(item_id)
+            move = await self.source.requeue(item_id, fence=self.fence)
+        except Superseded as exc:
+            self._supersede(item_id, exc.message)
         except (NotFound, Conflict) as exc:
             self._skip(item_id, exc.message)
         except Upstream as exc:
@@ -129,15 +177,27 @@ class Redrive:
         else:
             self._done(item_id)
 
-    async def _call(self, item_id: str, endpoint: Linked[OperationEndpoint]) -> None:
+    def _supersede(self, item_id: str, why: str) -> None:
+        self.stopped = _SUPERSEDED
+        self._note(item_id, why)
+
+    async def _call(
+        self, item_id: str, endpoint: Linked[OperationEndpoint], *, resumed: bool = False
+    ) -> None:
         """Call the endpoint for one item that is held meanwhile.
 
         A cancellation leaves the hold: it runs out, and then the item counts as unknown.
         """
         try:
-            operation = await self.source.begin_retry(item_id)
+            operation = await self.source.begin_retry(item_id, fence=self.fence)
+        except Superseded as exc:
+            self._supersede(item_id, exc.message)
+            return
         except (NotFound, Conflict) as exc:
-            self._skip(item_id, exc.message)
+            if resumed:  # the lost process had begun with it, and nobody knows how that ended
+                self._unknown(item_id, exc.message)
+            else:
+                self._skip(item_id, exc.message)
             return
         except Upstream as exc:
             self._fail(item_id, exc.message)

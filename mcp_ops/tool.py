@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, get_args, get_origin
 
 import anyio
@@ -45,12 +45,57 @@ class Linked(Protocol[C_co]):
         ...
 
 
+class Interrupted(Exception):
+    """A write of many steps stops between two of them, and another process goes on with it."""
+
+
+class Steps(Protocol):
+    """How a write of many steps survives its process: what it works on, and where it is."""
+
+    @property
+    def before(self) -> str:
+        """The last `at` of the process that worked on it before; empty on the first run."""
+        ...
+
+    async def pin(self, text: str) -> str:
+        """Durably keep what the write works on; on a later run the text of the first one."""
+        ...
+
+    async def at(self, where: str) -> None:
+        """Durably say where the write is, before its next step. Raises `Interrupted` when the
+        step belongs to another process now."""
+        ...
+
+    async def lease(self, name: str) -> int:
+        """Be the only one that works on something; answers the fencing token that its target must
+        hold against an older one. Raises `Conflict` while another write holds it."""
+        ...
+
+
+class OneRun:
+    """The steps of a write that is not resumed, and of a plan."""
+
+    before = ""
+
+    async def pin(self, text: str) -> str:
+        """The text."""
+        return text
+
+    async def at(self, where: str) -> None:
+        """Nothing to keep."""
+
+    async def lease(self, name: str) -> int:
+        """No token."""
+        return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
 
     `cancelled` is asked between items; a cancelled write stops there. `pause` waits that many
     seconds for an effect to show: a tool waits through it alone and counts what it waited.
+    `steps` is for tools that are `resumable`.
     """
 
     reason: str
@@ -60,6 +105,7 @@ class Write:
     progress: Callable[[int, int, str], None]
     cancelled: Callable[[], bool]
     pause: Callable[[float], Awaitable[None]] = anyio.sleep
+    steps: Steps = field(default_factory=OneRun)
 
 
 class ArgumentModel(BaseModel):
@@ -87,6 +133,7 @@ class Tool:
     bulk: bool
     recovery: bool
     idempotent: bool
+    resumable: bool
     cost: int
     timeout_s: float
     function: Callable[..., Awaitable[Result]]
@@ -157,13 +204,15 @@ def tool(
     bulk: bool = False,
     recovery: bool = False,
     idempotent: bool = False,
+    resumable: bool = False,
     cost: int = 1,
     timeout: float = 0.0,
 ) -> Callable[[Callable[..., Awaitable[Result]]], Tool]:
     """Make a tool of a function; see the module's first lines for how it is read.
 
-    `timeout` is in seconds; 0 means the default of the effect. Raises `TypeError` for a signature
-    or a docstring that breaks the contract: at import, so it cannot ship.
+    `timeout` is in seconds; 0 means the default of the effect. A `resumable` write works in steps
+    (`Write.steps`) and goes on in another process when its own is lost. Raises `TypeError` for a
+    signature or a docstring that breaks the contract: at import, so it cannot ship.
     """
 
     def build(function: Callable[..., Awaitable[Result]]) -> Tool:
@@ -189,6 +238,7 @@ def tool(
             bulk=bulk,
             recovery=recovery,
             idempotent=idempotent,
+            resumable=resumable,
             cost=cost,
             timeout_s=timeout or _default_timeout(effect, bulk=bulk),
             function=function,

@@ -150,11 +150,11 @@ class EmbeddedQueue(Adapter):
         """Always: the endpoint is the guard."""
         return True
 
-    async def requeue(self, item_id: str) -> Move:
+    async def requeue(self, item_id: str, *, fence: int = 0) -> Move:
         """Never: an operation of this server goes back to where it came from by being run."""
         return Move(id=item_id, done=False, why="items of this queue are run, not moved")
 
-    async def begin_retry(self, item_id: str) -> Operation:
+    async def begin_retry(self, item_id: str, *, fence: int = 0) -> Operation:
         """Hold an item. One whose last retry ended without an answer is refused."""
         before = await self._get(item_id)
         if before.notes.startswith(_UNKNOWN):

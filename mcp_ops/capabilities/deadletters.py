@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,7 @@ from mcp_ops.capabilities.base import (
     destroys,
     writes,
 )
+from mcp_ops.errors import Superseded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,16 @@ class Selected:
     more: bool = False
     searched: str = ""
 
+    def as_text(self) -> str:
+        """The selection as it is kept for a process that goes on with it."""
+        return json.dumps([self.ids, self.checkpoints, self.more, self.searched])
+
+    @classmethod
+    def from_text(cls, text: str) -> Selected:
+        """What `as_text` kept."""
+        ids, checkpoints, more, searched = json.loads(text)
+        return cls(ids=tuple(ids), checkpoints=tuple(checkpoints), more=more, searched=searched)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discarded:
@@ -203,6 +215,14 @@ class OperationEndpoint(Capability, Protocol):
         ...
 
 
+def superseded() -> Superseded:
+    """What an older redrive of a queue is told after a newer one took its place."""
+    return Superseded(
+        "A newer redrive of this queue took the place of this one; nothing was moved.",
+        hint="get_operation shows the one that goes on.",
+    )
+
+
 RetryEnd = Literal["resolved", "failed", "unknown", "released"]
 
 
@@ -239,13 +259,17 @@ class DeadLetterQueue(Capability, Protocol):
         ...
 
     @writes
-    async def requeue(self, item_id: str) -> Move:
-        """Put one item back where it came from, atomically."""
+    async def requeue(self, item_id: str, *, fence: int = 0) -> Move:
+        """Put one item back where it came from, atomically.
+
+        `fence` is the token of the redrive's lease: where a newer one was seen, raises
+        `Superseded` and nothing is moved. 0 is no redrive's.
+        """
         ...
 
     @writes
-    async def begin_retry(self, item_id: str) -> Operation:
-        """Hold one item for a retry and return it as a call.
+    async def begin_retry(self, item_id: str, *, fence: int = 0) -> Operation:
+        """Hold one item for a retry and return it as a call; `fence` as for `requeue`.
 
         Raises `NotFound` when it is gone, `Conflict` when another retry holds it, when an earlier
         one ended without an answer, or when it must not be retried (malformed, resolved, limit).

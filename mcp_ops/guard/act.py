@@ -19,7 +19,7 @@ from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
-from mcp_ops.tool import WRITE_FIELDS, Write
+from mcp_ops.tool import WRITE_FIELDS, OneRun, Steps, Write
 
 _log = logging.getLogger("mcp_ops.guard")
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitable[Any]]
 Retry = Callable[[Callable[[], Awaitable[Result]]], Awaitable[Result]]
 MakePort = Callable[[type, Call], Any]
+MakeSteps = Callable[[Call, Running], Steps]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,9 @@ class Actor:
         circuit: CircuitPolicy,
         make_port: MakePort,
         sub_call: SubCall,
+        steps: MakeSteps,
     ) -> None:
+        self._steps = steps
         self._targets = targets
         self._hot = hot
         self._circuit = circuit
@@ -99,7 +102,7 @@ class Actor:
             name: value for name, value in dict(call.arguments).items() if name not in WRITE_FIELDS
         }
         if call.tool.write_parameter:
-            arguments[call.tool.write_parameter] = _write(call, running)
+            arguments[call.tool.write_parameter] = self._write(call, running)
         for parameter, capability in call.tool.links.items():
             arguments[parameter] = self._link(call, parameter, capability)
         for parameter, port in call.tool.ports.items():
@@ -147,7 +150,19 @@ class Actor:
     async def view(self, info: TargetInfo, capability: type, effect: Effect, frame: Frame) -> View:
         """A capability of a target, for one call."""
         adapter = await self._targets.adapter(info.name)
-        return View(adapter, capability, effect, frame.reached)
+        return View(adapter, capability, effect, frame)
+
+    def _write(self, call: Call, running: Running | None) -> Write:
+        steps = self._steps(call, running) if running and call.tool.resumable else OneRun()
+        return Write(
+            reason=call.reason,
+            dry_run=call.dry_run,
+            call_id=call.id,
+            principal=call.caller.principal,
+            progress=running.progress if running else _no_progress,
+            cancelled=(lambda: running.cancelled) if running else _never,
+            steps=steps,
+        )
 
     async def _inject(self, call: Call, frame: Frame) -> Any:
         if call.tool.own:
@@ -159,17 +174,6 @@ class Actor:
         info = self._targets.info(call.target)
         linked = info.links.get(parameter)
         return Link(linked, capability, self._sub_call) if linked else None
-
-
-def _write(call: Call, running: Running | None) -> Write:
-    return Write(
-        reason=call.reason,
-        dry_run=call.dry_run,
-        call_id=call.id,
-        principal=call.caller.principal,
-        progress=running.progress if running else _no_progress,
-        cancelled=(lambda: running.cancelled) if running else _never,
-    )
 
 
 def _no_progress(_done: int, _total: int, _message: str) -> None:

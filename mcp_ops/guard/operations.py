@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
-from mcp_ops.call import Call, Caller
+from mcp_ops.call import Call, Caller, new_id
 from mcp_ops.clock import Clock
-from mcp_ops.errors import Internal, OpsError
-from mcp_ops.records import Ledger
+from mcp_ops.errors import Conflict, Internal, OpsError, StoreUnavailable
+from mcp_ops.records import Ledger, Operation
+from mcp_ops.tool import Interrupted
 
 _log = logging.getLogger("mcp_ops.guard")
 LEASE_S = 15.0
 _RENEW_S = 5.0
+_KEEP_ATTEMPTS, _KEEP_PAUSE_S = 10, 1.0
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Running:
     fence: int = 1
     checkpoint: str = ""
     fenced: bool = False
+    leases: dict[str, int] = field(default_factory=dict)
 
     def progress(self, done: int, total: int, message: str) -> None:
         """Say how far the write is; cheap, keeps only the newest."""
@@ -63,7 +67,7 @@ class Running:
 
 
 class Operations:
-    """The writes of this process."""
+    """The writes of this process. `owner` names it among those that share the store."""
 
     def __init__(self, tasks: TaskGroup, ledger: Ledger, clock: Clock) -> None:
         self._tasks = tasks
@@ -71,6 +75,12 @@ class Operations:
         self._clock = clock
         self._running: dict[str, Running] = {}
         self._by_id: dict[str, Running] = {}
+        self.stopping = False
+        self.owner = new_id()
+
+    def steps(self, call: Call, running: Running) -> StoredSteps:
+        """What a write of many steps survives its process by."""
+        return StoredSteps(self, self._ledger, running, target=call.target)
 
     def find(self, key: str) -> Running | None:
         """The write that runs under a key here."""
@@ -81,10 +91,18 @@ class Operations:
         return self._by_id.get(operation_id)
 
     def start(
-        self, call: Call, key: str, body: Callable[[Running], Awaitable[dict[str, Any]]]
+        self,
+        call: Call,
+        key: str,
+        body: Callable[[Running], Awaitable[dict[str, Any]]],
+        *,
+        taken_over: Operation | None = None,
     ) -> Running:
-        """Start a write under its key, in its own task."""
+        """Start a write under its key, in its own task; or go on with one that was taken over."""
         running = Running(id=call.id, key=key, tool=call.tool.name, digest=call.digest)
+        if taken_over is not None:
+            running.began = True
+            running.fence, running.checkpoint = taken_over.fence, taken_over.checkpoint
         self._running[running.key] = running
         self._by_id[running.id] = running
         self._tasks.start_soon(self._run, running, body)
@@ -100,10 +118,17 @@ class Operations:
         finally:
             if running.result is None and running.error is None:
                 running.error = Internal("The write was stopped before its end was recorded.")
+            await self._unlock(running)
             self._running.pop(running.key, None)
             self._by_id.pop(running.id, None)
             running.done.set()
             running.move()
+
+    async def _unlock(self, running: Running) -> None:
+        """Give back what the write was the only one to work on; else its leases run out."""
+        with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
+            for name, fence in running.leases.items():
+                await self._ledger.unlock(name, fence)
 
     async def wait(self, running: Running, caller: Caller, seconds: float) -> dict[str, Any] | None:
         """The write's answer, or None when it is not done after `seconds`. Reports progress."""
@@ -129,24 +154,109 @@ class Operations:
                 if running.began:
                     await self._renew(running)
 
+    async def keep(self, running: Running, *, lease_s: float = LEASE_S) -> None:
+        """Say durably how far a write is, and keep what it holds; learn whether it is to stop.
+
+        A lease that another took meanwhile stops it: `fenced`. Raises `StoreUnavailable`.
+        """
+        until = self._clock.now() + lease_s
+        kept = await self._ledger.renew(
+            running.id,
+            fence=running.fence,
+            lease_until=until,
+            progress=running.shown(),
+            checkpoint=running.checkpoint,
+        )
+        running.fenced = running.fenced or kept is None
+        running.cancelled = running.cancelled or kept is None or bool(kept.cancel_by)
+
+    def lease_until(self) -> float:
+        """Until when a lease holds that is taken now."""
+        return self._clock.now() + LEASE_S
+
+    async def cancel(self, operation_id: str, *, by: str) -> Operation | None:
+        """Ask a write to stop between its steps, in whatever process it runs; None if it does not
+        run any more."""
+        asked = await self._ledger.cancel(operation_id, by=by)
+        running = self._by_id.get(operation_id)
+        if asked is not None and running is not None:
+            running.cancelled = True
+        return asked
+
     async def _renew(self, running: Running) -> None:
         try:
-            kept = await self._ledger.renew(
-                running.id,
-                fence=running.fence,
-                lease_until=self._clock.now() + LEASE_S,
-                progress=running.shown(),
-                checkpoint=running.checkpoint,
-            )
-            running.fenced = kept is None
-            running.cancelled = running.cancelled or kept is None or bool(kept.cancel_by)
+            await self.keep(running)
+            for name, fence in running.leases.items():
+                until = self._clock.now() + LEASE_S
+                if await self._ledger.lock(name, running.id, until) != fence:
+                    running.fenced = running.cancelled = True
         except OpsError as error:
             # Not renewed, it may be given up as unknown: its end is then recorded as a correction.
             _log.warning("the lease of %s was not renewed: %s", running.id, error.code)
 
     async def drain(self, seconds: float) -> int:
-        """Wait for what runs to end; answers how many did not."""
+        """Wait for what runs to end, and let writes of many steps go on elsewhere; answers how
+        many did not end."""
+        self.stopping = True
         with anyio.move_on_after(seconds):
             for running in list(self._by_id.values()):
                 await running.done.wait()
         return len(self._by_id)
+
+
+class StoredSteps:
+    """The `Steps` of one operation, kept in the ledger's store."""
+
+    def __init__(
+        self, operations: Operations, ledger: Ledger, running: Running, *, target: str
+    ) -> None:
+        self._target = target
+        self._operations = operations
+        self._ledger = ledger
+        self._running = running
+        self._fact = pinned_by(running.id)
+        self.before = running.checkpoint
+
+    async def pin(self, text: str) -> str:
+        """Durably keep what the write works on; on a later run the text of the first one."""
+        known = (await self._ledger.facts()).get(self._fact) if self.before else None
+        if known is None:
+            await self._ledger.put_fact(self._fact, text)
+        return text if known is None else known
+
+    async def at(self, where: str) -> None:
+        """Durably say where the write is, before its next step. Raises `Interrupted`."""
+        running = self._running
+        running.checkpoint = where
+        await self._kept(running)
+        if running.fenced or (self._operations.stopping and not running.cancelled):
+            raise Interrupted
+
+    async def _kept(self, running: Running) -> None:
+        """A store that is away for a moment is waited for, as long as nobody can take over."""
+        for _ in range(_KEEP_ATTEMPTS):
+            try:
+                return await self._operations.keep(running)
+            except StoreUnavailable:
+                await anyio.sleep(_KEEP_PAUSE_S)
+        await self._operations.keep(running)
+        return None
+
+    async def lease(self, name: str) -> int:
+        """Be the only one that works on something. Raises `Conflict` while another write is."""
+        until = self._operations.lease_until()
+        name = f"{name}|{self._target}"
+        fence = await self._ledger.lock(name, self._running.id, until)
+        if fence is None:
+            raise Conflict(
+                "Another operation works on this at the moment; one at a time.",
+                hint="search_audit shows it; wait for its end, or stop it with cancel_operation.",
+                retry_after_s=LEASE_S,
+            )
+        self._running.leases[name] = fence
+        return fence
+
+
+def pinned_by(operation_id: str) -> str:
+    """The name of the fact that keeps what an operation works on."""
+    return f"pinned|{operation_id}"

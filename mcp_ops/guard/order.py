@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from mcp_ops.call import Call, new_id
-from mcp_ops.capabilities.base import Effect
+from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard import settle
@@ -50,7 +50,14 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.records import Approvals, BudgetState, FailedOperations, Ledger
+from mcp_ops.records import (
+    Approvals,
+    Budget,
+    BudgetState,
+    FailedOperations,
+    Ledger,
+    Operation,
+)
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
@@ -104,6 +111,7 @@ class Guard:
             circuit=self.circuit_policy,
             make_port=make_port,
             sub_call=self.sub_call,
+            steps=operations.steps,
         )
         self._writes = Writes(
             operations=operations,
@@ -175,13 +183,8 @@ class Guard:
                 retry=None if admission.probe else retry,
             )
             try:
-                return settle.settle(
-                    result,
-                    target=call.target or call.about or OWN_TARGET,
-                    at=self.clock.now(),
-                    redactor=self.redactor,
-                    limit_bytes=self.settings.limits.result_bytes,
-                    ask_again="limit" in call.tool.arguments.model_fields,
+                return self._settled(
+                    call, result, ask_again="limit" in call.tool.arguments.model_fields
                 )
             except settle.TooLarge as page:
                 asked_again += 1
@@ -194,13 +197,8 @@ class Guard:
         admission, room = await self._admit(plan)
         async with self._passage(plan, consent, frame, admission):
             self._reads.forget(call.target)
-            holder = await self._writes.begin(
-                call,
-                frame.began(policy=plan.decision.rule, approval=consent.record),
-                running,
-                budgets=plan.budgets if room else (),
-                approval=consent.redemption(call, plan.decision),
-            )
+            budgets = plan.budgets if room else ()
+            holder = await self._begin(plan, consent, frame, running, budgets)
             if holder is not None:
                 await self.hot.give_back(plan.request, admission)
                 return holder
@@ -211,13 +209,36 @@ class Guard:
                 running=running,
                 probe=admission.probe,
             )
+        return self._settled(call, result)
+
+    async def _begin(
+        self,
+        plan: Plan,
+        consent: Consent,
+        frame: Frame,
+        running: Running,
+        budgets: tuple[Budget, ...],
+    ) -> dict[str, Any] | None:
+        """The durable intent; the answer of who holds the key already. A resumed write has one."""
+        if running.began:
+            return None
+        return await self._writes.begin(
+            plan.call,
+            frame.began(policy=plan.decision.rule, approval=consent.record),
+            running,
+            budgets=budgets,
+            approval=consent.redemption(plan.call, plan.decision),
+        )
+
+    def _settled(self, call: Call, result: Result, *, ask_again: bool = False) -> dict[str, Any]:
+        """The answer: redacted, cut, stamped."""
         return settle.settle(
             result,
             target=call.target or call.about or OWN_TARGET,
             at=self.clock.now(),
             redactor=self.redactor,
             limit_bytes=self.settings.limits.result_bytes,
-            ask_again=False,
+            ask_again=ask_again,
         )
 
     async def _admit(self, plan: Plan, *, take: bool = True) -> tuple[Admission, bool]:
@@ -320,6 +341,28 @@ class Guard:
         return await self._approver.obtain(
             plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
         )
+
+    async def resume(self, call: Call, operation: Operation, *, approval: str) -> None:
+        """Go on with a write whose process was lost, in a task of its own.
+
+        Its budgets and its approval were used when it began; everything else is asked again.
+        """
+        frame = Frame(
+            call_id=call.id,
+            tool=call.tool.name,
+            caller=call.caller,
+            ledger=self._ledger,
+            redactor=self.redactor,
+            clock=self.clock,
+        )
+        frame.know(call)
+        consent = Consent(how="none", record=approval)
+
+        async def body(running: Running) -> dict[str, Any]:
+            plan = replace(await self._plan(call), budgets=())
+            return await self._write(plan, consent, frame, running)
+
+        await self._writes.go_on(call, frame, body, operation)
 
     @asynccontextmanager
     async def _passage(

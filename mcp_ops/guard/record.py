@@ -36,6 +36,7 @@ class Frame:
         "call_id",
         "closed",
         "detached",
+        "had_effect",
         "upstream_calls",
     )
 
@@ -61,6 +62,7 @@ class Frame:
         self.call_id = call_id
         self.upstream_calls = 0
         self.closed = False
+        self.had_effect = False
         self.detached = False  # a write's own task closes it, whatever becomes of the request
 
     def know(self, call: Call) -> None:
@@ -70,6 +72,10 @@ class Frame:
     def reached(self) -> None:
         """Count a call that reached a target."""
         self.upstream_calls += 1
+
+    def changed(self) -> None:
+        """Remember that a change at a target came back as done."""
+        self.had_effect = True
 
     def began(self, *, policy: str, approval: str) -> Entry:
         """The line that says that a write is about to run."""

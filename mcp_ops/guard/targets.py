@@ -8,7 +8,7 @@ something. So a tool that is published as a read cannot write, whatever its code
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,28 +46,48 @@ class Targets(Protocol):
         ...
 
 
+class Counting(Protocol):
+    """What a call's record is told of its uses of adapters."""
+
+    def reached(self) -> None:
+        """A system is asked."""
+        ...
+
+    def changed(self) -> None:
+        """A change at a system came back as done: the call has had an effect."""
+        ...
+
+
 class View:
     """One capability of one adapter, for one call."""
 
-    __slots__ = ("_adapter", "_capability", "_count", "_effect")
+    __slots__ = ("_adapter", "_capability", "_effect", "_record")
 
-    def __init__(
-        self, adapter: Any, capability: type, effect: Effect, count: Callable[[], None]
-    ) -> None:
+    def __init__(self, adapter: Any, capability: type, effect: Effect, record: Counting) -> None:
         self._adapter = adapter
         self._capability = capability
         self._effect = effect
-        self._count = count
+        self._record = record
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not _declares(self._capability, name):
             raise Internal(f"{self._capability.__name__} has no {name}.")
-        if _RANK[effect_of(self._capability, name)] > _RANK[self._effect]:
+        effect = effect_of(self._capability, name)
+        if _RANK[effect] > _RANK[self._effect]:
             raise Internal(f"A {self._effect} call may not use {name}: it changes the target.")
         member = getattr(self._adapter, name)
-        if inspect.iscoroutinefunction(member):
-            self._count()  # what is not awaited reaches no system
-        return member
+        if not inspect.iscoroutinefunction(member):
+            return member  # what is not awaited reaches no system
+        self._record.reached()
+        return member if effect is Effect.READ else self._changing(member)
+
+    def _changing(self, member: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def change(*args: Any, **named: Any) -> Any:
+            done = await member(*args, **named)
+            self._record.changed()
+            return done
+
+        return change
 
 
 _RANK = {Effect.READ: 0, Effect.WRITE: 1, Effect.DESTROY: 2}

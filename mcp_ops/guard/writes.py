@@ -20,9 +20,10 @@ from mcp_ops.errors import (
     StoreUnavailable,
     Upstream,
 )
+from mcp_ops.guard import resume
 from mcp_ops.guard.approval import used_up
 from mcp_ops.guard.checks import spent
-from mcp_ops.guard.operations import LEASE_S, Operations, Running
+from mcp_ops.guard.operations import LEASE_S, Operations, Running, pinned_by
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.records import (
     Budget,
@@ -34,6 +35,7 @@ from mcp_ops.records import (
     Redemption,
 )
 from mcp_ops.redact import Redactor
+from mcp_ops.tool import Interrupted
 
 _REPLAYED = "This is the recorded answer; to run it again pass a new idempotency_key."
 _log = logging.getLogger("mcp_ops.guard")
@@ -99,6 +101,20 @@ class Writes:
         answer = await self._operations.wait(running, call.caller, self._wait_s)
         return answer if answer is not None else self._handle(call, running.id)
 
+    async def go_on(
+        self,
+        call: Call,
+        frame: Frame,
+        body: Callable[[Running], Awaitable[dict[str, Any]]],
+        taken: Operation,
+    ) -> None:
+        """Start a write again whose process was lost; its end is recorded under the same id."""
+
+        async def whole(running: Running) -> dict[str, Any]:
+            return await self._whole(call, frame, body, running)
+
+        self._operations.start(call, taken.key, whole, taken_over=taken)
+
     async def begin(
         self,
         call: Call,
@@ -123,6 +139,8 @@ class Writes:
                 state="running",
                 started_at=now,
                 lease_until=now + LEASE_S,
+                owner=self._operations.owner,
+                resume=resume.kept(call, approval=entry.approval) if call.tool.resumable else "",
             ),
             budgets=budgets,
             approval=approval,
@@ -148,6 +166,10 @@ class Writes:
     ) -> dict[str, Any]:
         try:
             data = await body(running)
+        except Interrupted:
+            with anyio.CancelScope(shield=True):
+                await self._hand_over(frame, running)
+            return self._handle(call, running.id)
         except OpsError as error:
             with anyio.CancelScope(shield=True):
                 data = await self._failed_write(call, frame, running, error)
@@ -167,10 +189,19 @@ class Writes:
             frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
             return data
         with anyio.CancelScope(shield=True):
-            data = await self._end(call, frame, data)
+            data = await self._end(call, frame, running, data)
         return data
 
-    async def _end(self, call: Call, frame: Frame, data: dict[str, Any]) -> dict[str, Any]:
+    async def _hand_over(self, frame: Frame, running: Running) -> None:
+        """Leave a write of many steps to the next process: its lease ends now, its record stays
+        open. One that is fenced belongs to another already."""
+        frame.closed = True
+        if not running.fenced:
+            await self._operations.keep(running, lease_s=0)
+
+    async def _end(
+        self, call: Call, frame: Frame, running: Running, data: dict[str, Any]
+    ) -> dict[str, Any]:
         outcome = str(data["outcome"])
         data = {**data, "audit_id": call.id}
         entry = frame.ended(
@@ -178,13 +209,15 @@ class Writes:
             outcome=outcome,
             evidence=data.get("evidence", {}),
         )
-        await self._ended(entry, self._done(call, outcome, data))
+        await self._ended(entry, self._done(call, running, outcome, data))
         return data
 
     async def _ended(self, entry: Entry, operation: Operation) -> None:
         """Make the end durable. If the store takes it not, the write has still been sent."""
         try:
             await self._ledger.end(entry, operation, keep=True)
+            if operation.resume:
+                await self._ledger.put_fact(pinned_by(operation.id), "")
         except StoreUnavailable as error:
             error.executed = "unknown"
             raise
@@ -196,12 +229,15 @@ class Writes:
         if not running.began:
             frame.close(verdict_of(error), code=error.code)
             raise error
+        if error.executed == "no" and (frame.had_effect or running.fence > 1):
+            # What stopped it executed nothing; the steps before it, maybe of a lost process, did.
+            return await self._end_unknown(call, frame, running, error.code, error.message)
         if error.executed == "unknown" and isinstance(error, Upstream):
             return await self._end_unknown(call, frame, running, error.code, error.message)
         unknown = error.executed == "unknown"
         outcome = "unknown" if unknown else "failed"
         entry = frame.ended(verdict_of(error), code=error.code, outcome=outcome)
-        operation = self._done(call, outcome, _lost(call, self._clock))
+        operation = self._done(call, running, outcome, _lost(call, self._clock))
         await self._ledger.end(entry, operation, keep=unknown)
         if isinstance(error, Failed):
             await self._keep_for_later(call, error)
@@ -215,10 +251,10 @@ class Writes:
             return {}
         data = _lost(call, self._clock, why=self._redactor.text(why))
         entry = frame.ended("unknown", code=code, outcome="unknown")
-        await self._ended(entry, self._done(call, "unknown", data))
+        await self._ended(entry, self._done(call, running, "unknown", data))
         return data
 
-    def _done(self, call: Call, outcome: str, data: dict[str, Any]) -> Operation:
+    def _done(self, call: Call, running: Running, outcome: str, data: dict[str, Any]) -> Operation:
         now = self._clock.now()
         return Operation(
             id=call.id,
@@ -233,6 +269,9 @@ class Writes:
             ended_at=now,
             outcome=outcome,
             answer=orjson.dumps(data).decode(),
+            progress=running.shown(),
+            fence=running.fence,
+            resume="resumable" if call.tool.resumable else "",
         )
 
     async def _keep_for_later(self, call: Call, error: Failed) -> None:

@@ -48,7 +48,7 @@ ExportId = Annotated[
 Rate = Annotated[float, Field(description="Items/s.", ge=0.1, le=50)]
 Checkpoint = Annotated[str, Field(description="To go on.", max_length=512)]
 
-_WORK_S = 50.0
+_WORK_S = 6 * 3_600.0
 _CHUNK = 50
 _SHOWN_PROBLEMS = 20
 _PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,40}")
@@ -105,7 +105,7 @@ async def get_deadletter_stats(source: DeadLetterQueue) -> DeadLetterStats:
     return stats.model_copy(update={"next_steps": steps})
 
 
-@tool(effect=Effect.WRITE)
+@tool(effect=Effect.WRITE, resumable=True, timeout=_WORK_S + 300)
 async def retry_deadletters(
     source: DeadLetterQueue,
     endpoint: Linked[OperationEndpoint] | None,
@@ -122,8 +122,8 @@ async def retry_deadletters(
 ) -> DeadLetterRetry:
     """Retry dead letters, oldest first: by ids, or all that match the filters.
 
-    Fix the cause first. Stops after 3 failures of the endpoint in a row, or 50 s; call again
-    with `checkpoint` to go on. Never repeats an unknown outcome.
+    Fix the cause first. Stops after 3 failures of the endpoint in a row; `checkpoint` goes on.
+    After 55 s it goes on as an operation. Never repeats an unknown outcome.
     """
     selection = _selection(ids, failure_type, operation, since, until, text)
     if source.retries_by_call and endpoint is None:
@@ -131,13 +131,17 @@ async def retry_deadletters(
             "This queue retries by calling an endpoint, and none is linked.",
             hint="An operator sets links.endpoint of the target to the name of an http target.",
         )
-    chosen = await source.select_ids(selection, max_items=max_items, checkpoint=checkpoint)
+    chosen = Selected(ids=())
+    if not write.steps.before:  # else the items are those of the process that was lost
+        chosen = await source.select_ids(selection, max_items=max_items, checkpoint=checkpoint)
     if write.dry_run:
         return DeadLetterRetry(
             outcome="planned", plan=await _plan("retry", source, chosen), remaining=len(chosen.ids)
         )
     linked = endpoint if source.retries_by_call else None
-    run = Redrive(source, linked, write, chosen)
+    fence = await write.steps.lease("redrive")
+    pinned = Selected.from_text(await write.steps.pin(chosen.as_text()))
+    run = Redrive(source, linked, write, pinned, fence=fence)
     await run.all(rate_per_s=rate_per_s, work_s=_WORK_S)
     return await run.answer()
 

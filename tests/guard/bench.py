@@ -25,6 +25,7 @@ from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
+from mcp_ops.guard.resume import Resumer
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets
@@ -78,6 +79,7 @@ class Bench:
     worlds: dict[str, World]
     path: Path
     tasks: anyio.abc.TaskGroup
+    resumer: Resumer
     callers: list[Caller] = field(default_factory=list)
 
     @property
@@ -249,6 +251,9 @@ async def bench(
             started_at=clock.now(),
         )
         built.update(parts=parts, inside=inside)
+        resumer = Resumer(
+            guard=guard, tools=tools, ledger=stores.ledger, operations=operations, now=clock.now
+        )
         names = tuple(info.name for info in infos)
         server = OpsServer(
             guard=guard,
@@ -280,6 +285,7 @@ async def bench(
             worlds=made,
             path=path,
             tasks=tasks,
+            resumer=resumer,
         )
 
 

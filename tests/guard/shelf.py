@@ -30,6 +30,7 @@ from mcp_ops.capabilities.base import (
 )
 from mcp_ops.capabilities.deadletters import DeadLetterStats
 from mcp_ops.capabilities.usage import ApiUsageSource, UsageReading
+from mcp_ops.errors import Superseded
 from mcp_ops.params import Cursor, Limit, ObjectName, Sensitive
 from mcp_ops.tool import Linked, Tool, Write, tool
 
@@ -64,6 +65,9 @@ class Shelf(Capability, Protocol):
     @writes
     async def put(self, name: str) -> dict[str, Any]: ...
 
+    @writes
+    async def put_fenced(self, name: str, fence: int) -> dict[str, Any]: ...
+
     @destroys
     async def drop(self, name: str) -> dict[str, Any]: ...
 
@@ -82,6 +86,7 @@ class World:
     opened: int = 0
     letters: int = 0
     opening: list[Plan] = field(default_factory=list)
+    fence: int = 0
 
     async def next(self, what: str) -> None:
         self.asked.append(what)
@@ -159,6 +164,14 @@ class ShelfAdapter(Adapter):
         await self.world.done(f"put {name}")
         return self.world.evidence
 
+    async def put_fenced(self, name: str, fence: int) -> dict[str, Any]:
+        await self.world.next(f"put {name}")
+        if fence < self.world.fence:
+            raise Superseded("A newer holder was here.")
+        self.world.fence = fence
+        await self.world.done(f"put {name}")
+        return self.world.evidence
+
     async def drop(self, name: str) -> dict[str, Any]:
         await self.world.next(f"drop {name}")
         await self.world.done(f"drop {name}")
@@ -202,6 +215,22 @@ async def put_item(shelf: Shelf, name: Name, write: Write, code: Code = "") -> I
 async def put_one(shelf: Shelf, name: Name, write: Write) -> ItemPut:
     """Put an item; without a secret argument, so that a failed call is kept."""
     return ItemPut(outcome="verified", name=name, evidence=await shelf.put(name))
+
+
+@tool(effect=Effect.WRITE, resumable=True)
+async def fill_shelf(shelf: Shelf, write: Write, items: Limit = 3) -> ItemPut:
+    """Put many items, one after the other; another process may go on with them."""
+    if write.dry_run:
+        return ItemPut(outcome="planned")
+    fence = await write.steps.lease("fill")
+    first = await write.steps.pin(f"from {write.call_id}")
+    for number in range(int(write.steps.before or 0), items):
+        await write.steps.at(str(number))
+        if write.cancelled():
+            return ItemPut(outcome="verified", problem="cancelled", evidence={"put": number})
+        await shelf.put_fenced(str(number), fence)
+        write.progress(number + 1, items, "put")
+    return ItemPut(outcome="verified", name=first)
 
 
 @tool(effect=Effect.WRITE, recovery=True)
@@ -270,6 +299,7 @@ SHELF_TOOLS: dict[str, Tool] = {
         list_items,
         put_item,
         put_one,
+        fill_shelf,
         mend_shelf,
         drop_item,
         copy_item,

@@ -15,6 +15,7 @@ from mcp_ops.adapters.redis.cursors import START, Place, after, make_cursor, rea
 from mcp_ops.adapters.redis.items import (
     Member,
     Parsed,
+    not_retried,
     parse,
     ref_of,
     rewritten,
@@ -34,6 +35,7 @@ from mcp_ops.capabilities.deadletters import (
     Operation,
     RetryEnd,
     Selected,
+    superseded,
 )
 from mcp_ops.errors import Conflict, InvalidInput, NotFound
 
@@ -197,29 +199,31 @@ class RedisAdapter(Adapter):
         """Whether a retry calls the linked endpoint."""
         return self._s.retry == "endpoint"
 
-    async def requeue(self, item_id: str) -> Move:
+    async def requeue(self, item_id: str, *, fence: int = 0) -> Move:
         """Move one item to `requeue_key` with one more attempt, in one step."""
         parsed = await self._find(item_id)
-        why = self._not_retried(parsed)
+        why = not_retried(parsed, self._s.max_attempts)
         if why or parsed.data is None:
             return Move(id=item_id, done=False, why=why)
         new = rewritten(parsed.data, end="failed", note="", now=self._clock.now())
         status, _ = await self._moved(
             moves.REQUEUE,
             [self._holds, self._s.requeue_key],
-            [self._s.requeue_format, item_id, new, *ref_of(parsed.member)],
+            [self._s.requeue_format, item_id, new, fence, *ref_of(parsed.member)],
         )
         return Move(id=item_id, done=status == "ok", why=_WHY.get(status, ""))
 
-    async def begin_retry(self, item_id: str) -> Operation:
+    async def begin_retry(self, item_id: str, *, fence: int = 0) -> Operation:
         """Hold one item; it stays in the queue while it is called."""
         parsed = await self._find(item_id)
-        why = self._not_retried(parsed)
+        why = not_retried(parsed, self._s.max_attempts)
         if why or parsed.data is None:
             raise Conflict(f"The item is not retried: {why}.", hint="Skip it, or discard it.")
         token = secrets.token_hex(8)
         status, since = await self._moved(
-            moves.BEGIN, [self._holds], [item_id, token, self._s.hold_s, *ref_of(parsed.member)]
+            moves.BEGIN,
+            [self._holds],
+            [item_id, token, self._s.hold_s, fence, *ref_of(parsed.member)],
         )
         if status == "gone":
             raise NotFound("The item is not in the queue any more.")
@@ -381,16 +385,9 @@ class RedisAdapter(Adapter):
         reply = await self._connection.script(
             script, keys=[s.key, *keys], args=[s.format, s.newest, s.stream_field, *args]
         )
+        if reply[0] == b"superseded":
+            raise superseded()
         return [word.decode("utf-8") for word in reply]
-
-    def _not_retried(self, parsed: Parsed) -> str:
-        if parsed.item.problem:
-            return f"malformed, {parsed.item.problem}"
-        if parsed.item.resolved:
-            return "it is resolved"
-        if parsed.item.attempts >= self._s.max_attempts:
-            return f"it was tried {self._s.max_attempts} times or more"
-        return ""
 
     def _export_key(self, export_id: str) -> str:
         return f"{self._s.export_prefix}{export_id}"

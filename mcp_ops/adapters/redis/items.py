@@ -174,3 +174,14 @@ def _failed_at(member: Member, data: dict[str, Any]) -> float | None:
         return int(score.split("-")[0]) / 1000 if "-" in score else None
     except ValueError:
         return None
+
+
+def not_retried(parsed: Parsed, max_attempts: int) -> str:
+    """Why an item is not retried, or nothing."""
+    if parsed.item.problem:
+        return f"malformed, {parsed.item.problem}"
+    if parsed.item.resolved:
+        return "it is resolved"
+    if parsed.item.attempts >= max_attempts:
+        return f"it was tried {max_attempts} times or more"
+    return ""

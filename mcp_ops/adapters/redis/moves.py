@@ -84,6 +84,16 @@ function REWRITE.hash(key, old, at, new) redis.call('HSET', key, at, new) end
 
 -- A hold is "token|until|since". It never expires by itself: one that ran out means that a retry
 -- began and nobody knows how it ended.
+-- The holds' field "" is no item's: it has the highest fencing token of a redrive. An older
+-- one is that of a process that was stopped past its lease: it moves nothing any more.
+local function fenced(key, token)
+  if token == '0' then return false end
+  local highest = redis.call('HGET', key, '')
+  if highest and tonumber(highest) > tonumber(token) then return true end
+  if highest ~= token then redis.call('HSET', key, '', token) end
+  return false
+end
+
 local function hold_of(key, id)
   local hold = redis.call('HGET', key, id)
   if not hold then return 'free', '', '' end
@@ -94,12 +104,14 @@ end
 """
 )
 
-# KEYS: queue, holds, target. ARGV: format, side, field, target format, id, new bytes, ref (5).
+# KEYS: queue, holds, target.
+# ARGV: format, side, field, target format, id, new bytes, fencing token, ref (5).
 REQUEUE = (
     _MOVES
     + """
 local options = options_of(ARGV[2], ARGV[3])
-local raw, at = FIND[ARGV[1]](KEYS[1], {ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]}, options)
+if fenced(KEYS[2], ARGV[7]) then return {'superseded', ''} end
+local raw, at = FIND[ARGV[1]](KEYS[1], {ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]}, options)
 if not raw then return {'gone', ''} end
 local state, since = hold_of(KEYS[2], ARGV[5])
 if state ~= 'free' then return {state, since} end
@@ -110,12 +122,13 @@ return {'ok', ''}
 """
 )
 
-# KEYS: queue, holds. ARGV: format, side, field, id, token, hold seconds, ref (5).
+# KEYS: queue, holds. ARGV: format, side, field, id, token, hold seconds, fencing token, ref (5).
 BEGIN = (
     _MOVES
     + """
 local options = options_of(ARGV[2], ARGV[3])
-local raw = FIND[ARGV[1]](KEYS[1], {ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]}, options)
+if fenced(KEYS[2], ARGV[7]) then return {'superseded', ''} end
+local raw = FIND[ARGV[1]](KEYS[1], {ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]}, options)
 if not raw then return {'gone', ''} end
 local state, since = hold_of(KEYS[2], ARGV[4])
 if state ~= 'free' then return {state, since} end

@@ -1,0 +1,116 @@
+"""Resume: writes of many steps whose process was lost go on in this one, under a new fence.
+
+What a write needs to go on is kept with its intent: who called, with which arguments, by whose
+approval. Budgets and the approval were used when it began; modes, limits and the circuit are
+asked again, and what they refuse ends it with what was done so far.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import anyio
+import orjson
+
+from mcp_ops.call import Call, Caller, parse
+from mcp_ops.errors import InvalidInput, OpsError
+from mcp_ops.guard.operations import LEASE_S, Operations
+from mcp_ops.records import Ledger, Operation
+from mcp_ops.tool import Tool
+
+if TYPE_CHECKING:
+    from mcp_ops.guard.order import Guard
+
+EVERY_S = 5.0
+_log = logging.getLogger("mcp_ops.guard")
+
+
+def kept(call: Call, *, approval: str) -> str:
+    """What is stored with the intent of a resumable write. Such a tool takes no secrets."""
+    caller = call.caller
+    return orjson.dumps(
+        {
+            "arguments": call.arguments.model_dump(mode="json"),
+            "approval": approval,
+            "caller": {
+                "principal": caller.principal,
+                "scopes": sorted(caller.scopes),
+                "channel": caller.channel,
+                "client": caller.client,
+                "era": caller.era,
+                "trace_id": caller.trace_id,
+            },
+        }
+    ).decode()
+
+
+class Resumer:
+    """Takes over what other processes left, every few seconds."""
+
+    def __init__(
+        self,
+        *,
+        guard: Guard,
+        tools: Mapping[str, Tool],
+        ledger: Ledger,
+        operations: Operations,
+        now: Callable[[], float],
+    ) -> None:
+        self._guard = guard
+        self._tools = tools
+        self._ledger = ledger
+        self._operations = operations
+        self._now = now
+
+    async def follow(self, every_s: float = EVERY_S) -> None:
+        """Look for lost operations for as long as the server runs; also at its start."""
+        while True:
+            try:
+                await self.take()
+            except OpsError as error:
+                _log.warning("lost operations were not looked for: %s", error.code)
+            await anyio.sleep(every_s)
+
+    async def take(self) -> int:
+        """Go on with what was lost; answers how many operations were taken."""
+        if self._operations.stopping:
+            return 0
+        lease = self._now() + LEASE_S
+        taken = await self._ledger.take_over(self._operations.owner, lease)
+        for operation in taken:
+            _log.warning("going on with %s, whose process was lost", operation.id)
+            await self._go_on(operation)
+        return len(taken)
+
+    async def _go_on(self, operation: Operation) -> None:
+        try:
+            call, approval = self._call(operation)
+        except (InvalidInput, KeyError, ValueError):
+            # The tool or the target is not here: another process may know them.
+            await self._ledger.renew(
+                operation.id,
+                fence=operation.fence,
+                lease_until=self._now() + 2 * LEASE_S,
+                progress=operation.progress,
+                checkpoint=operation.checkpoint,
+            )
+            return
+        await self._guard.resume(call, operation, approval=approval)
+
+    def _call(self, operation: Operation) -> tuple[Call, str]:
+        tool = self._tools[operation.tool]
+        data = orjson.loads(operation.resume)
+        caller = Caller(**{**data["caller"], "scopes": frozenset(data["caller"]["scopes"])})
+        names = self._guard.targets.names()
+        if operation.target not in names:
+            raise KeyError(operation.target)
+        call = parse(
+            tool,
+            {**data["arguments"], "target": operation.target},
+            caller=caller,
+            call_id=operation.id,
+            targets=(operation.target,),
+        )
+        return call, str(data["approval"])

@@ -1,0 +1,159 @@
+"""Writes of many steps: they go on elsewhere when their process is lost or stops, and once only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from mcp_ops.guard.operations import LEASE_S
+from mcp_ops.ports import Mode
+from mcp_ops.settings import GuardSettings
+from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+from tests.guard.shelf import World
+
+QUICK = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"write_wait_s": 0.05}))
+
+
+async def begin(b: Bench, **more: Any) -> str:
+    """Start to fill the shelf; the operation's id, once the second item is held at the shelf."""
+
+    async def at_once() -> None:
+        return
+
+    b.world.plans.append(at_once)
+    hold = b.world.hold()
+    handle = await b.ok("fill_shelf", reason=WHY, **more)
+    assert handle["outcome"] == "in_progress"
+    with anyio.fail_after(5):
+        await hold.arrived.wait()
+    b.held = hold  # type: ignore[attr-defined]
+    return str(handle["operation_id"])
+
+
+async def ended(b: Bench, operation: str) -> dict[str, Any]:
+    with anyio.fail_after(5):
+        while (status := await b.ok("get_operation", operation_id=operation))["state"] == "running":
+            await anyio.lowlevel.checkpoint()
+    return status
+
+
+async def test_a_server_that_stops_leaves_the_rest_to_the_next_one(tmp_path: Path) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first.operations.drain, 5)
+            while not first.operations.stopping:
+                await anyio.lowlevel.checkpoint()
+            first.held.released.set()  # type: ignore[attr-defined]
+        assert world.effects == ["put 0", "put 1"]
+        assert await first.resumer.take() == 0
+    first.clock.advance(0.1)
+    async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
+        same = await second.ok("fill_shelf", reason=WHY)
+        assert (same["outcome"], same["operation_id"]) == ("in_progress", operation)
+        assert await second.resumer.take() == 1
+        status = await ended(second, operation)
+        assert (status["state"], status["outcome"]) == ("done", "verified")
+        assert status["answer"]["name"] == f"from {operation}"
+        assert world.effects == ["put 0", "put 1", "put 2"]
+        kinds = [(e.kind, e.verdict) for e in await second.entries(call_id=operation)]
+        assert kinds == [("began", ""), ("ended", "ok")]
+        assert (await second.ok("fill_shelf", reason=WHY))["replayed"] is True
+        assert await second.stores.ledger.facts() == {}
+        assert await second.stores.ledger.lock("fill|shelf", "me", second.clock.now() + 1)
+
+
+async def test_a_process_that_is_stopped_past_its_lease_moves_nothing_any_more(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as zombie:
+        operation = await begin(zombie)
+        zombie.clock.advance(LEASE_S + 1)
+        async with bench(
+            tmp_path, settings=QUICK, clock=zombie.clock, worlds={"shelf": world}
+        ) as second:
+            assert await second.resumer.take() == 1
+            status = await ended(second, operation)
+            assert (status["state"], status["outcome"]) == ("done", "verified")
+            assert world.effects == ["put 0", "put 1", "put 2"]
+            zombie.held.released.set()  # type: ignore[attr-defined]
+            assert await zombie.operations.drain(5) == 0
+            assert world.effects == ["put 0", "put 1", "put 2"]
+            after = await second.ok("get_operation", operation_id=operation)
+            assert after["answer"] == status["answer"]
+            lines = [(e.kind, e.verdict) for e in await second.entries(call_id=operation)]
+            assert lines[:2] == [("began", ""), ("ended", "ok")]
+            assert all(kind == "changed" for kind, _ in lines[2:])
+            assert (await second.stores.ledger.verify()).ok
+
+
+async def test_a_resumed_write_asks_the_modes_again_and_ends_with_what_was_done(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first)
+        first.clock.advance(LEASE_S + 1)
+        async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
+            await second.set_mode(Mode.LOCKDOWN)
+            await second.resumer.take()
+            status = await ended(second, operation)
+            assert (status["state"], status["outcome"]) == ("unknown", "unknown")
+            assert "lockdown" in status["answer"]["problem"]
+            assert world.effects == ["put 0"]
+
+
+async def test_one_write_of_many_steps_at_a_time_works_on_a_target(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=QUICK) as b:
+        await begin(b)
+        refused = await b.error("fill_shelf", reason=WHY, items=4)
+        assert refused["code"] == "conflict"
+        assert "cancel_operation" in refused["hint"]
+        b.held.released.set()  # type: ignore[attr-defined]
+
+
+async def test_a_write_is_asked_to_stop_in_whatever_process_it_runs(tmp_path: Path) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first)
+        async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
+            asked = await second.operations.cancel(operation, by=OPERATOR.principal)
+            assert asked is not None
+        first.held.released.set()  # type: ignore[attr-defined]
+        status = await ended(first, operation)
+        assert (status["state"], status["answer"]["problem"]) == ("done", "cancelled")
+        assert world.effects == ["put 0", "put 1"]
+        assert await first.operations.cancel(operation, by="x") is None
+
+
+async def test_what_this_process_does_not_know_is_left_to_another(tmp_path: Path) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first)
+        first.clock.advance(LEASE_S + 1)
+        async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
+            second.resumer._tools = {}
+            assert await second.resumer.take() == 1
+            found = await second.stores.ledger.get_operation(operation)
+            assert found is not None
+            assert (found.state, found.checkpoint) == ("running", "1")
+            assert found.lease_until > second.clock.now()
+
+
+async def test_a_step_waits_for_a_store_that_is_away_for_a_moment(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=QUICK) as b:
+        operation = await begin(b)
+        database = b.stores.ledger._database
+        await database.write(lambda c: c.execute("PRAGMA query_only = ON"))
+        b.held.released.set()  # type: ignore[attr-defined]
+        with anyio.fail_after(5):
+            while b.world.effects != ["put 0", "put 1"]:
+                await anyio.lowlevel.checkpoint()
+        database._connection.execute("PRAGMA query_only = OFF")
+        status = await ended(b, operation)
+        assert (status["state"], status["outcome"]) == ("done", "verified")
+        assert AGENT.principal in {e.principal for e in await b.entries(call_id=operation)}
