@@ -18,7 +18,7 @@ class Gate:
     arrived: anyio.Event = field(default_factory=anyio.Event)
     released: anyio.Event = field(default_factory=anyio.Event)
 
-    async def reached(self, *, within_s: float = 30.0) -> None:
+    async def reached(self, *, within_s: float = 90.0) -> None:
         """Wait until a request stands at the gate."""
         with anyio.fail_after(within_s):
             await self.arrived.wait()

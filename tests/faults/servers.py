@@ -15,8 +15,8 @@ import anyio.abc
 from tests.faults.history import History
 from tests.faults.stage import ROOT, Stage
 
-START_S = 30.0
-STOP_S = 30.0
+START_S = 90.0
+STOP_S = 90.0
 _POLL_S = 0.01
 
 
