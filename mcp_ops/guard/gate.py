@@ -92,6 +92,15 @@ class Gate:
                     await self._hot.give_back(plan.request, admission)
             raise
 
+    async def spare(self, plan: Plan, admission: Admission) -> None:
+        """Give the principal back what a call cost it; what it cost its target stays taken."""
+        own = replace(plan.request, rates=plan.request.rates[:1])
+        first = replace(
+            admission, rates=admission.rates[:1], marks=admission.marks[:1], probe=False
+        )
+        with suppress(StoreUnavailable):
+            await self._hot.give_back(own, first)
+
     def overlook(self, plan: Plan, code: RefusalCode) -> None:
         """In shadow mode: what would have been refused is counted once, and has its line."""
         if plan.overlooked:
