@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,42 @@ async def status_of(b: Bench, operation: str) -> dict[str, Any]:
         while (found := await b.ok("get_operation", operation_id=operation))["state"] == "running":
             await anyio.lowlevel.checkpoint()
     return found
+
+
+KEY = replace(AGENT, principal="key:agent", channel="http", client_confirms=False)
+
+
+@pytest.mark.parametrize(
+    "left", [{"key:other": frozenset({"ops:write"})}, {"key:agent": frozenset({"ops:read"})}]
+)
+async def test_a_write_of_a_key_that_was_taken_away_does_not_go_on(
+    tmp_path: Path, left: dict[str, frozenset[str]]
+) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, rules=FREE, worlds={"shelf": world}) as first:
+        operation = await lost(first, KEY)
+        async with bench(
+            tmp_path, rules=FREE, clock=first.clock, worlds={"shelf": world}
+        ) as second:
+            second.resumer._keys = left
+            assert await second.resumer.take() == 1
+            status = await status_of(second, operation)
+            assert (status["state"], world.effects) == ("unknown", ["put 0"])
+            assert "lacks the scope" in status["answer"]["problem"]
+
+
+@pytest.mark.parametrize("forged", ['{"caller": {"x": 1}}', "[]", '{"caller": null}', "nonsense"])
+async def test_what_another_version_or_somebody_else_left_to_go_on_with_stops_no_server(
+    tmp_path: Path, forged: str
+) -> None:
+    world = World()
+    async with bench(tmp_path, settings=QUICK, rules=FREE, worlds={"shelf": world}) as first:
+        operation = await lost(first, AGENT)
+        with sqlite3.connect(tmp_path / "s.db") as database:
+            database.execute("UPDATE operations SET resume = ?", (forged,))
+        async with bench(
+            tmp_path, rules=FREE, clock=first.clock, worlds={"shelf": world}
+        ) as second:
+            assert await second.resumer.take() == 1
+            status = await second.ok("get_operation", operation_id=operation)
+            assert (status["state"], world.effects) == ("running", ["put 0"])
