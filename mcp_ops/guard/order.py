@@ -366,7 +366,7 @@ class Guard:
     ) -> AsyncIterator[None]:
         token = current.set(Passage(call=plan.call, frame=frame, consent=consent))
         try:
-            async with self._gate.taken(plan, admission):
+            async with self._gate.taken(plan, admission, reached=lambda: frame.upstream_calls > 0):
                 yield
         finally:
             current.reset(token)

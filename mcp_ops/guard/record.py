@@ -203,16 +203,24 @@ class Frame:
         if not self._raw:
             return {}
         target = self._raw.get("target")
-        try:
-            body = orjson.dumps(self._raw, option=orjson.OPT_SORT_KEYS, default=str).decode()
-        except TypeError:  # a lone surrogate, a huge number
-            body = repr(self._raw)
         return {
             "target": tame(self._redactor.text(target[:1_000]), 64)
             if isinstance(target, str)
             else "",
-            "digest": f"raw:{self._redactor.fingerprint(body)}",
+            "digest": f"raw:{self._redactor.fingerprint(_body(self._raw))}",
         }
+
+
+def _body(raw: Mapping[str, Any]) -> str:
+    """Arguments as text that is the same for the same ones, whatever a client put into them."""
+    try:
+        return orjson.dumps(raw, option=orjson.OPT_SORT_KEYS, default=str).decode()
+    except TypeError:  # a lone surrogate, a huge number, very deep
+        pass
+    try:
+        return repr(raw)
+    except RecursionError:
+        return "too deep"
 
 
 def open_frame(call: Call, *, ledger: Ledger, redactor: Redactor, clock: Clock) -> Frame:

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from mcp_ops.call import Caller
+from mcp_ops.call import Caller, _without_most_unknown
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import NotFound, Refused, Unreachable
 from mcp_ops.guard.break_glass import MOST_TRIES, BreakGlass
@@ -19,9 +19,9 @@ from mcp_ops.guard.modes import effective
 from mcp_ops.guard.operations import LEASE_S
 from mcp_ops.ports import Mode
 from mcp_ops.settings import GuardSettings, PolicyRule
-from mcp_ops.tool import Write, tool
+from mcp_ops.tool import Linked, Write, tool
 from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench, shelf_target
-from tests.guard.shelf import Item, ItemPut, Shelf, World
+from tests.guard.shelf import Item, ItemFound, ItemPut, Name, Shelf, World, look_at_item
 
 FREE = (PolicyRule(require="none"),)
 
@@ -133,6 +133,28 @@ async def test_a_call_that_only_ever_looks_is_held_to_its_principals_rate(tmp_pa
         assert len(b.world.asked) == 10
 
 
+@tool(effect=Effect.READ)
+async def compare(shelf: Shelf, name: Name, endpoint: Linked[Shelf] | None) -> ItemFound:
+    """Look at an item here, then on the linked shelf."""
+    found = await shelf.look(name)
+    assert endpoint is not None
+    await endpoint.use(lambda other: other.look(name))
+    return ItemFound(item=found, number=1)
+
+
+async def test_a_call_that_is_refused_half_way_costs_what_it_asked_of_its_target(
+    tmp_path: Path,
+) -> None:
+    settings = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"principal_per_minute": 10}))
+    extra = {compare.name: compare}
+    async with bench(tmp_path, settings=settings, extra_tools=extra) as b:
+        await b.set_mode(Mode.LOCKDOWN, scope="depot")
+        codes = [await b.code("compare", target="shelf", name="a") for _ in range(50)]
+        assert codes[:10] == ["locked_down"] * 10
+        assert set(codes[10:]) == {"rate_limited"}
+        assert len(b.world.asked) == 10
+
+
 # ---- an approval of a selection that nobody saw
 
 
@@ -228,3 +250,35 @@ async def test_what_another_version_or_somebody_else_left_to_go_on_with_stops_no
             assert await second.resumer.take() == 1
             status = await second.ok("get_operation", operation_id=operation)
             assert (status["state"], world.effects) == ("running", ["put 0"])
+
+
+# ---- arguments that are made to hurt
+
+
+async def test_arguments_nested_past_the_interpreters_stack_have_their_record(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as b:
+        deep: dict[str, Any] = {}
+        inner = deep
+        for _ in range(2_000):
+            inner["a"] = inner = {}
+        assert await b.code("look_at_item", name="a", deep=deep) == "invalid_input"
+        assert await b.ends() == [("invalid", "invalid_input")]
+
+
+async def test_of_very_many_unknown_arguments_only_some_are_looked_at(tmp_path: Path) -> None:
+    """Everybody waits while arguments are checked: a hundred thousand took seconds."""
+    async with bench(tmp_path) as b:
+        many = {f"k{number}": number for number in range(10_000)}
+        assert len(_without_most_unknown({**many, "name": "a"}, look_at_item)) == 11
+        error = await b.error("look_at_item", name="a", **many)
+        assert error["message"].count("unknown argument") == 10
+
+
+@pytest.mark.parametrize("cursor", ["9" * 400, "9" * 19, "\u0663", "-1", "1e3", " 1"])
+async def test_a_cursor_that_no_store_can_hold_is_none_of_the_list(
+    tmp_path: Path, cursor: str
+) -> None:
+    async with bench(tmp_path) as b:
+        assert await b.code("search_audit", cursor=cursor) == "invalid_input"
