@@ -105,12 +105,14 @@ class SteadyHotStore:
     ) -> CircuitState:
         """Tell the circuit how a call ended; while the store is away nobody is told."""
         try:
-            return await self._shared.record(
+            state = await self._shared.record(
                 target, health, error=error, probe=probe, policy=policy
             )
         except StoreUnavailable:
             self._away()
             return self._circuits.get(target, CircuitState(target=target))
+        self._circuits[target] = state
+        return state
 
     async def modes(self) -> tuple[ModeEntry, ...]:
         """All entries in force; the last that were known while the store is away."""
@@ -140,12 +142,14 @@ class SteadyHotStore:
             return tuple(self._rates.look(_slowed(rate), SLOWER, now) for rate in requests)
 
     async def set_mode(self, entry: ModeEntry) -> None:
-        """Only in the shared store."""
+        """Only in the shared store; what was set here is known here at once."""
         await self._shared.set_mode(entry)
+        await self.refresh()
 
     async def clear_modes(self, scope: str, sources: frozenset[ModeSource]) -> None:
-        """Only in the shared store."""
+        """Only in the shared store; what was lifted here is not in force here any more."""
         await self._shared.clear_modes(scope, sources)
+        await self.refresh()
 
     async def set_circuit(
         self, state: CircuitState, *, expected_version: int
