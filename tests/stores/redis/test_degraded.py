@@ -53,6 +53,11 @@ def modes(entries: object) -> list[tuple[str, Mode, str]]:
     return [(entry.scope, entry.mode, entry.source) for entry in entries]
 
 
+def size(clock: Clock) -> Partition:
+    now = clock.now()
+    return Partition(target="shop", size=3, reason="r", author="a", since=now, expires_at=now + 60)
+
+
 AWAY = ("*", Mode.RESTRICTIVE, "store")
 
 
@@ -78,15 +83,7 @@ async def test_while_the_store_answers_it_alone_decides(opening: Opening) -> Non
         await hot.set_grant(given)
         assert await hot.grants() == await there.grants() == (given,)
         assert await hot.clear_grant(given.id)
-        size = Partition(
-            target="shop",
-            size=3,
-            reason="r",
-            author="a",
-            since=CLOCK.now(),
-            expires_at=CLOCK.now() + 60,
-        )
-        await hot.set_partition(size)
+        await hot.set_partition(size(CLOCK))
         assert [each.size for each in await hot.partitions()] == [3]
         assert await hot.clear_partition("shop")
 
@@ -107,6 +104,8 @@ async def test_reads_go_on_restricted_and_at_a_quarter_of_the_rate(tmp_path: Pat
         assert state.limit_per_minute == 15
         (state,) = await hot.rates(ASKED.rates)
         assert (state.remaining, state.limit_per_minute) == (7, 15)
+        scaled = replace(ASKED.rates[0], per_minute=15, scaled=True)  # as who reads the modes asks
+        assert (await hot.rates((scaled,))) == (state,)
 
 
 async def test_the_local_rate_admits_its_burst_and_then_one_in_four_intervals(
@@ -166,9 +165,36 @@ async def test_writes_and_changes_are_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             await hot.set_circuit(state, expected_version=0)
         with pytest.raises(StoreUnavailable):
-            await hot.grants()
+            await hot.set_grant(grant(CLOCK))
         with pytest.raises(StoreUnavailable):
-            await hot.partitions()
+            await hot.clear_grant("g1")
+        with pytest.raises(StoreUnavailable):
+            await hot.set_partition(size(CLOCK))
+        with pytest.raises(StoreUnavailable):
+            await hot.clear_partition("shop")
+
+
+async def test_nobody_is_elevated_meanwhile(tmp_path: Path) -> None:
+    async with steady(tmp_path) as it:
+        await it.hot.set_grant(grant(CLOCK))
+        await it.hot.refresh()
+        await it.server.crash()
+        assert await it.hot.grants() == ()
+
+
+async def test_a_size_that_a_person_set_holds_on_until_it_expires(tmp_path: Path) -> None:
+    time = ServerTime()
+    clock = ManualClock(time())
+    async with steady(tmp_path, clock, time=time) as it:
+        await it.hot.set_partition(size(clock))
+        await it.hot.refresh()
+        await it.server.crash()
+        assert (await it.hot.admit(ASKED)).concurrent == 3
+        assert (await it.hot.admit(replace(ASKED, target="other"))).concurrent is None
+        assert [each.size for each in await it.hot.partitions()] == [3]
+        clock.advance(61)
+        assert (await it.hot.admit(ASKED)).concurrent is None
+        assert await it.hot.partitions() == ()
 
 
 async def test_a_lockdown_that_was_known_stays_in_force(tmp_path: Path) -> None:
