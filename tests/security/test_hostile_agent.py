@@ -1,4 +1,4 @@
-"""What an agent tried in a hostile review: loosening by tightening, hiding, and loops for nothing."""
+"""What an agent tried: loosening by tightening, hiding what was done, loops that cost nothing."""
 
 from __future__ import annotations
 
