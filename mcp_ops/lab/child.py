@@ -8,16 +8,18 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import anyio
 import anyio.abc
 
 # The shell is the watchdog: its standard input is a pipe from the lab. When the lab ends, even by
-# SIGKILL, the pipe closes and the process is told to stop. When the process ends by itself, so
-# does the shell; the watcher goes first, so that it never signals a number that was given anew.
+# SIGKILL, the pipe closes and the process is told to stop, by the signal that it ends on. When the
+# process ends by itself, so does the shell; the watcher goes first, so that it never signals a
+# number that was given anew.
 _WATCHDOG = (
     'exec 3<&0; "$@" </dev/null >/dev/null 3<&- & child=$!; echo $child; exec >/dev/null; '
-    '(cat <&3; kill "$child") 2>/dev/null & watcher=$!; '
+    '(cat <&3; kill -s {stop} "$child") 2>/dev/null & watcher=$!; '
     'wait "$child"; code=$?; kill "$watcher" 2>/dev/null; exit $code'
 )
 
@@ -58,14 +60,15 @@ async def start_child(
     env: Mapping[str, str] | None = None,
     quiet: bool = True,
     keep_open: Sequence[int] = (),
+    stop: Literal["TERM", "INT"] = "TERM",
 ) -> Child:
     """Start a command; `quiet` drops what it says on stderr.
 
     `keep_open` are file descriptors above 9 that it inherits: a lock that is held through one of
-    them is held until the last process has ended.
+    them is held until the last process has ended. `stop` is the signal that asks it to end.
     """
     process = await anyio.open_process(
-        ["/bin/sh", "-c", _WATCHDOG, "sh", *command],
+        ["/bin/sh", "-c", _WATCHDOG.replace("{stop}", stop), "sh", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if quiet else None,

@@ -20,6 +20,7 @@ from anyio.abc import Process
 from mcp_ops.clock import Clock, ManualClock
 from mcp_ops.ports import HotStore, ModeEntry
 from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.stores.postgres.opening import open_ledger
 from mcp_ops.stores.redis.opening import open_hot
 from mcp_ops.stores.sqlite.embedded import open_stores
 
@@ -115,11 +116,67 @@ class Redis:
         return lambda: clock.monotonic() + offset
 
 
+KEY = b"k" * 32
+
+
+class SharedClock(ManualClock):
+    """A clock that takes others along: a server's clock passes with the test's.
+
+    A jump is this process's alone: nobody else's clock jumps with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = self.now()
+        self.followers: list[Callable[[float], None]] = []
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self.passed += seconds
+        for follow in self.followers:
+            follow(self.passed)
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The ledger in PostgreSQL, the hot state embedded; `address` is `URL FILE`.
+
+    `set_clock` makes the database's clock show what it is given.
+    """
+
+    address: str
+    set_clock: Callable[[float], None]
+
+    @property
+    def url(self) -> str:
+        return self.address.split(" ")[0]
+
+    @asynccontextmanager
+    async def open(self, clock: Clock, **options: Any) -> AsyncIterator[Stores]:
+        if isinstance(clock, SharedClock) and not clock.followers:
+            clock.followers.append(self.set_clock)
+            self.set_clock(clock.passed)
+        url, path = self.address.split(" ")
+        floor = options.pop("floor", ())
+        async with (
+            open_ledger(url, clock, key=KEY, **options) as kept,
+            open_stores(Path(path), clock, floor=floor) as embedded,
+        ):
+            yield Combined(
+                hot=embedded.hot, ledger=kept.ledger, approvals=kept.approvals, failed=kept.failed
+            )
+
+
 def at(address: str) -> Backend:
     """The backend with this address."""
-    return Redis(address) if address.startswith("redis:") else Sqlite(address)
+    if address.startswith("redis:"):
+        return Redis(address)
+    if address.startswith("postgres"):
+        return Postgres(address, set_clock=lambda _: None)
+    return Sqlite(address)
 
 
+# What is made of a folder alone; the fixture makes those that have a server.
 BACKENDS = {"sqlite": lambda directory: Sqlite(str(directory / "state" / "ops.db"))}
 
 

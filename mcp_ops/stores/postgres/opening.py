@@ -1,0 +1,83 @@
+"""What the guard keeps in PostgreSQL, opened. Loads psycopg only then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from mcp_ops.clock import Clock
+from mcp_ops.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mcp_ops.stores.postgres.approvals import Approvals
+    from mcp_ops.stores.postgres.failed import FailedOperations
+    from mcp_ops.stores.postgres.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStores:
+    """What the guard keeps, open."""
+
+    ledger: Ledger
+    approvals: Approvals
+    failed: FailedOperations
+
+
+@asynccontextmanager
+async def open_ledger(
+    url: str,
+    clock: Clock,
+    *,
+    key: bytes,
+    replay_s: float = 600,
+    operations_s: float = 604_800,
+    denied_s: float = 600,
+    failed_items: int = 10_000,
+    failed_s: float = 604_800,
+) -> AsyncIterator[LedgerStores]:
+    """Open the ledger in the database at `url`; its tables are in the schema `mcp_ops`.
+
+    `key` seals the lines: the same one in every server that shares the ledger. `clock` is this
+    process's; what is compared with a time is compared with the database's.
+
+    Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
+    `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
+    `failed_items` of them). Raises `StoreUnavailable`, or `ConfigurationError` for an address that
+    cannot be read or a missing library; what waits is written on the way out.
+    """
+    try:
+        from mcp_ops.stores.postgres import approvals, batch, connections, failed, schema
+        from mcp_ops.stores.postgres.ledger import Ledger
+        from mcp_ops.stores.postgres.sealing import Sealing
+        from mcp_ops.stores.postgres.time import StoreTime
+        from mcp_ops.stores.postgres.writer import Writer
+    except ImportError as error:
+        raise ConfigurationError(
+            "store.ledger names a PostgreSQL, and the library for it is not installed.",
+            hint="Install it: pip install 'mcp-ops[postgres]'.",
+        ) from error
+    # The writer has connections of its own: it never waits behind those who read.
+    writing, reading = connections.Connections(url, most=2), connections.Connections(url)
+    time = StoreTime(clock)
+    keeping = batch.Keeping(replay_s=replay_s, lookup_s=operations_s)
+    try:
+        await schema.migrate(writing)
+        async with Writer.open(writing, key, keeping=keeping, time=time) as writer:
+            sealing = Sealing(reading, key)
+            ledger = Ledger(reading, writer, sealing, keeping=keeping, time=time)
+            await writer.recover()
+            yield LedgerStores(
+                ledger=ledger,
+                approvals=approvals.Approvals(reading, time, denied_s=denied_s),
+                failed=failed.FailedOperations(
+                    reading, time, max_items=failed_items, retention_s=failed_s
+                ),
+            )
+    finally:
+        with anyio.CancelScope(shield=True):
+            await reading.close()
+            await writing.close()

@@ -1,0 +1,50 @@
+"""What a run leaves behind, read for the checker: the ledger, the operations, the files."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+
+from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.records import AuditQuery, Entry
+from mcp_ops.stores.sqlite.embedded import open_stores
+
+_PAGE = 1_000
+
+
+async def ledger(state: Path, clock: Clock | None = None) -> tuple[list[Entry], str]:
+    """All lines of a ledger, oldest first, and what is wrong with its chain (or nothing)."""
+    found: list[Entry] = []
+    async with open_stores(state, clock or SystemClock()) as stores:
+        before: int | None = None
+        while page := await stores.ledger.search(AuditQuery(limit=_PAGE, before_seq=before)):
+            found += page
+            before = page[-1].seq
+        verified = await stores.ledger.verify()
+    problem = "" if verified.ok else f"{verified.problem} at {verified.first_bad_seq}"
+    return found[::-1], problem
+
+
+def operations(state: Path) -> dict[str, str]:
+    """The state of every operation, by id."""
+    with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as file:
+        return dict(file.execute("SELECT id, state FROM operations").fetchall())
+
+
+async def settled(state: Path, *, within_s: float) -> None:
+    """Poll until no operation runs: the time that a lease and its successor need."""
+    with anyio.move_on_after(within_s):
+        while "running" in operations(state).values():
+            await anyio.sleep(0.05)
+
+
+def texts(directory: Path, *, secret: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Every file under a directory but those that are there to hold secrets."""
+    for path in sorted(directory.rglob("*")):
+        relative = str(path.relative_to(directory))
+        if path.is_file() and not relative.startswith(secret):
+            yield relative, path.read_bytes()

@@ -1,0 +1,159 @@
+"""F1: the client goes in the middle of a write, on every transport and in every era."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+
+from mcp_ops.lab.proxy import Proxy, proxy
+from tests.clients.official import ERAS, MODERN, speaking
+from tests.faults.agents import WHY, pipe_agent
+from tests.faults.checker import DONE
+from tests.faults.gates import Gate, hold_restart
+from tests.faults.history import History
+from tests.faults.later import local
+from tests.faults.row import Run, Size
+from tests.faults.servers import Server, server
+from tests.faults.stage import AGENT_KEY, Stage, stage
+
+
+async def fault_01(run: Run, size: Size) -> None:
+    """The effect completes or never starts; the call that is sent again gets its outcome."""
+    await _over_the_network(run, "http", (MODERN, ERAS[1]), rounds=1)
+    await _over_pipes(run, rounds=1)
+    if size == "long":
+        await _over_the_network(run, "http", ERAS, rounds=15)
+        await _over_the_network(run, "sse", ERAS[1:], rounds=15)
+        for _ in range(10):
+            await _over_pipes(run, rounds=5)
+
+
+async def _over_the_network(
+    run: Run, transport: str, eras: tuple[str, ...], *, rounds: int
+) -> None:
+    place = run.place()
+    history = run.history(place)
+    async with stage(place, "cluster") as set_up:
+        async with (
+            run.served(set_up, history, transport=transport) as (running, agent),
+            proxy(urlsplit(running.url).port or 0) as between,
+        ):
+            for number, era in enumerate(eras * rounds):
+                name = f"w-{number}"
+                await set_up.workloads(name)
+                after = run.random.random() < 0.5
+                gate = hold_restart(set_up, name, after=after)
+                history.fault("client gone")
+                await _gone(run, history, running, between, transport, era, name, gate)
+                gate.released.set()
+                history.mended("client gone")
+                if transport == "http":
+                    again = await agent.restart(name, wait_s=0)
+                    history.recovered("client gone")
+                    run.expect(again is not None and again.outcome in DONE, f"{name} ended")
+                    run.expect(again is not None and again.body["replayed"], f"{name} ran again")
+        if transport != "http":
+            await _again(run, set_up, history, [f"w-{n}" for n in range(len(eras) * rounds)])
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=2 * len(eras) * rounds,
+            least_effects=len(eras) * rounds,
+        )
+
+
+async def _again(run: Run, set_up: Stage, history: History, names: list[str]) -> None:
+    async with local(set_up, history) as agent:
+        for name in names:
+            again = await agent.restart(name, wait_s=0)
+            run.expect(again.outcome in DONE, f"{name} ended as {again.outcome}")
+            run.expect(bool(again.body.get("replayed")), f"{name} ran again")
+
+
+async def _gone(
+    run: Run,
+    history: History,
+    running: Server,
+    between: Proxy,
+    transport: str,
+    era: str,
+    name: str,
+    gate: Gate,
+) -> None:
+    """Call for a restart, and break the connection or leave while it stands at the target."""
+    reset = run.random.random() < 0.5
+    url = f"http://127.0.0.1:{between.port}"
+    number = history.call(
+        tool="restart_deployment", arguments={"name": name}, intent=name, server=running.name
+    )
+    between.fault = "none"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_calling, url, transport, era, name)
+        await gate.reached()
+        if reset:
+            between.fault = "reset"
+        tasks.cancel_scope.cancel()
+    history.lost(number, "the client left")
+
+
+async def _calling(url: str, transport: str, era: str, name: str) -> None:
+    arguments = {"name": name, "reason": WHY, "wait_s": 0}
+    async with _streams(url, transport) as streams, speaking(streams, era, None) as talk:
+        await talk.client.call_tool("restart_deployment", arguments, read_timeout_seconds=60)
+
+
+@asynccontextmanager
+async def _streams(url: str, transport: str) -> AsyncIterator[AbstractAsyncContextManager[Any]]:
+    headers = {"authorization": f"Bearer {AGENT_KEY}"}
+    if transport == "sse":
+        yield sse_client(f"{url}/sse", headers=headers)
+        return
+    async with httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
+        yield streamable_http_client(f"{url}/mcp", http_client=http)
+
+
+async def _over_pipes(run: Run, *, rounds: int) -> None:
+    """The host closes its end of the pipe while writes stand at the target."""
+    place = run.place()
+    history = run.history(place)
+    names = [f"p-{number}" for number in range(2 * rounds)]
+    async with stage(place, "cluster") as set_up:
+        await set_up.workloads(*names)
+        async with (
+            server(set_up, history, "p1", transport="stdio") as piped,
+            pipe_agent(piped, history) as agent,
+        ):
+            gates = [
+                hold_restart(set_up, name, after=bool(number % 2))
+                for number, name in enumerate(names)
+            ]
+            for name in names:
+                await agent.send("restart_deployment", intent=name, name=name, reason=WHY, wait_s=0)
+            for gate in gates:
+                await gate.reached()
+            history.fault("stdin closed")
+            assert piped.process.stdin is not None
+            await piped.process.stdin.aclose()
+            for gate in gates:
+                gate.released.set()
+            history.mended("stdin closed")
+            run.expect(await piped.ended() == 0, "the server did not exit with 0")
+            for number in range(1, len(names) + 1):
+                # The server answers what it began before it goes.
+                answer = await agent.answer(number)
+                run.expect(answer is not None, f"{names[number - 1]} was not answered")
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=len(names),
+            least_effects=len(names),
+        )

@@ -1,0 +1,117 @@
+"""F4: `kill -9` at every boundary of a write, and at random moments between them."""
+
+from __future__ import annotations
+
+import anyio
+
+from tests.faults.agents import HttpAgent
+from tests.faults.gates import hold_look, hold_restart
+from tests.faults.history import History
+from tests.faults.later import local
+from tests.faults.row import Run, Size
+from tests.faults.servers import Server
+from tests.faults.stage import Stage, stage
+
+IN_FLIGHT = 8
+# How long the writes of one salvo take together on a small machine.
+_SPAN_S = 1.2
+_SALVOS = 20
+
+
+async def fault_04(run: Run, size: Size) -> None:
+    """After a restart every operation reaches a terminal state, and nothing ran twice."""
+    await _at_boundaries(run)
+    left = {"short": 0, "long": 200}[size]
+    while left:
+        kills = min(left, _SALVOS)
+        await _at_random(run, kills)
+        left -= kills
+        run.say(f"{left} kills left")
+
+
+async def _at_boundaries(run: Run) -> None:
+    """One kill hits four writes, each at another boundary; a second one comes at random."""
+    place = run.place()
+    history = run.history(place)
+    names = ("before-intent", "after-intent", "before-effect", "after-effect", "after-reply")
+    salvo = [f"r-{n}" for n in range(IN_FLIGHT)]
+    async with stage(place, "cluster") as set_up:
+        await set_up.workloads(*names, *salvo)
+        async with run.served(set_up, history) as (server, agent):
+            await agent.restart("after-reply", wait_s=0)
+            gates = [
+                hold_look(set_up, "after-intent"),
+                hold_restart(set_up, "before-effect"),
+                hold_restart(set_up, "after-effect", after=True),
+            ]
+            async with anyio.create_task_group() as tasks:
+                for name in names[1:4]:
+                    tasks.start_soon(agent.restart, name)
+                for gate in gates:
+                    await gate.reached()
+                history.fault("kill -9")
+                await server.kill()
+            for gate in gates:
+                gate.released.set()
+        history.mended("kill -9")
+        async with run.served(set_up, history, "s2") as (server, agent):
+            await agent.restart("before-intent", wait_s=0)
+            history.recovered("kill -9")
+            for name in names[1:]:
+                await agent.restart(name, wait_s=0)
+            await _salvo(run, history, server, agent, salvo)
+        await _close_the_books(run, history, set_up, [*names, *salvo])
+    states = {line["intent"]: line["found"] for line in history.lines if line["kind"] == "look"}
+    # What the target was told before the kill is the truth that a look finds.
+    run.expect(states.get("after-intent") is False, "a look saw a restart that never was sent")
+    run.expect(states.get("after-effect") is True, "a look missed a restart")
+
+
+async def _at_random(run: Run, kills: int) -> None:
+    place = run.place()
+    history = run.history(place)
+    names = [f"r-{kill}-{n}" for kill in range(kills) for n in range(IN_FLIGHT)]
+    async with stage(place, "cluster") as set_up:
+        await set_up.workloads(*names)
+        for kill in range(kills):
+            mine = names[kill * IN_FLIGHT : (kill + 1) * IN_FLIGHT]
+            async with run.served(set_up, history, f"r{kill}") as (server, agent):
+                if kill:
+                    await agent.must("get_deployment", name="web")
+                    history.recovered("kill -9")
+                await _salvo(run, history, server, agent, mine)
+            history.mended("kill -9")
+        await _close_the_books(run, history, set_up, names)
+
+
+async def _salvo(
+    run: Run, history: History, server: Server, agent: HttpAgent, names: list[str]
+) -> None:
+    """Writes start over a while, and at a random moment of it the server is killed."""
+    async with anyio.create_task_group() as tasks:
+
+        async def one(name: str, after_s: float) -> None:
+            await anyio.sleep(after_s)
+            await agent.restart(name, wait_s=0)
+
+        for name in names:
+            tasks.start_soon(one, name, run.random.uniform(0, _SPAN_S / 2))
+        await anyio.sleep(run.random.uniform(0.02, _SPAN_S))
+        history.fault("kill -9")
+        await server.kill()
+
+
+async def _close_the_books(run: Run, history: History, set_up: Stage, names: list[str]) -> None:
+    """When all leases are over: every call is sent again, and unknown ones are looked at."""
+    async with local(set_up, history) as agent:
+        for name in names:
+            again = await agent.restart(name, wait_s=0)
+            run.expect(again.outcome != "in_progress", f"{name} is in progress for good")
+        await run.resolve(agent, history)
+    await run.judge(
+        history,
+        set_up.directory,
+        effects=set_up.effects(),
+        least_calls=2 * len(names),
+        least_effects=len(names) // 3,
+    )

@@ -1,0 +1,122 @@
+"""F10: a storm of 429 with odd Retry-After headers, 503, and a target that flaps."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+import anyio
+
+from tests.faults.history import History
+from tests.faults.later import LocalAgent, local
+from tests.faults.row import Run, Size
+from tests.faults.stage import Stage, stage
+from tests.kubernetes_lab import answering
+
+_READ_S = 5
+# A read that is told to wait answers in this time: nothing a target says holds a call for longer.
+_LONGEST_S = _READ_S + 2.0
+_RETRY_SHARE = 0.2
+_FREE_RETRIES = 10
+_ODD = (
+    "",
+    "0",
+    "-5",
+    "1",
+    "999999999999",
+    "1e400",
+    "NaN",
+    "soon",
+    "٣",
+    formatdate(time.time() + 3600, usegmt=True),
+    formatdate(0, usegmt=True),
+)
+
+
+async def fault_10(run: Run, size: Size) -> None:
+    """Waits are honoured and capped, retries stay within their budget, the circuit opens."""
+    for _ in range({"short": 1, "long": 20}[size]):
+        place = run.place()
+        history = run.history(place)
+        circuit = {"threshold": 3, "minimum_calls": 10, "open_s": 1}
+        limits = {"read_timeout_s": _READ_S}
+        async with stage(place, "cluster", circuit=circuit, limits=limits) as set_up:
+            await set_up.workloads("w-429", "w-503")
+            async with local(set_up, history, name="s1") as agent:
+                await _storm(run, set_up, history, agent, calls={"short": 60, "long": 300}[size])
+                await _refused_writes(run, set_up, agent)
+                await _flapping(run, set_up, history, agent)
+            await run.judge(
+                history, place, effects=set_up.effects(), least_calls=80, least_effects=2
+            )
+
+
+async def _storm(
+    run: Run, set_up: Stage, history: History, agent: LocalAgent, *, calls: int
+) -> None:
+    """Reads against a target that throttles each of them, with all kinds of headers."""
+    gate = set_up.between["cluster"]
+    headers = [run.random.choice(_ODD).encode().decode("latin-1") for _ in range(calls * 2)]
+    faults = [answering(429, _status(429), {"retry-after": each}) for each in headers]
+    gate.inject("GET", "/deployments/web", *faults)
+    seen = len(gate.seen)
+    history.fault("429 storm")
+    took: list[float] = []
+
+    async def one(number: int) -> None:
+        begun = time.monotonic()
+        # Each asks another question: identical reads in flight would share one call.
+        answer = await agent.call("get_deployment", name="web", deadline_s=_LONGEST_S * 4)
+        took.append(time.monotonic() - begun)
+        run.expect(answer.code == "upstream_rate_limited", f"call {number} said {answer.code}")
+        wait = answer.body.get("retry_after_s")
+        run.expect(wait is None or 0 <= wait <= 3600, f"it passed on a wait of {wait} s")
+
+    for number in range(calls):
+        await one(number)
+    asked = len(gate.seen) - seen
+    most = calls * (1 + _RETRY_SHARE) + _FREE_RETRIES
+    run.expect(asked <= most, f"{asked} requests for {calls} calls, at most {most:.0f}")
+    run.expect(max(took) <= _LONGEST_S, f"a throttled read took {max(took):.1f} s")
+    gate.inject("GET", "/deployments/web")
+    history.mended("429 storm")
+    answer = await agent.call("get_deployment", name="web")
+    # 429 is an answer: a circuit that had opened would refuse this read.
+    run.expect(answer.code == "ok", f"after the storm: {answer.code}")
+    history.recovered("429 storm")
+
+
+async def _refused_writes(run: Run, set_up: Stage, agent: LocalAgent) -> None:
+    """A write that the target did not take is free to be sent again, and then runs once."""
+    for status in (429, 503):
+        name = f"w-{status}"
+        fault = answering(status, _status(status), {"retry-after": "1"})
+        set_up.between["cluster"].inject("PATCH", f"/deployments/{name}", fault)
+        refused = await agent.restart(name, wait_s=0)
+        run.expect(refused.body.get("executed") == "no", f"a {status} counts as executed")
+        again = await agent.restart(name, wait_s=0)
+        run.expect(again.code == "ok", f"after a {status}: {again.code}")
+
+
+async def _flapping(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:
+    """503 in a row open the circuit: then the target is left alone, and probed once a second."""
+    gate = set_up.between["cluster"]
+    gate.inject("GET", "/deployments/web", *[answering(503, _status(503))] * 500)
+    history.fault("503")
+    codes = [(await agent.call("get_deployment", name="web")).code for _ in range(8)]
+    run.expect("circuit_open" in codes, f"the circuit stayed closed: {codes}")
+    seen = len(gate.seen)
+    while_open = [(await agent.call("get_deployment", name="web")).code for _ in range(5)]
+    probes = len(gate.seen) - seen
+    run.expect(probes <= 2, f"{probes} requests reached a target whose circuit is open")
+    run.expect("circuit_open" in while_open, f"while it is open: {while_open}")
+    gate.inject("GET", "/deployments/web")
+    history.mended("503")
+    with anyio.fail_after(10):
+        while (await agent.call("get_deployment", name="web")).code != "ok":
+            await anyio.sleep(0.1)
+    history.recovered("503")
+
+
+def _status(code: int) -> dict[str, object]:
+    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}

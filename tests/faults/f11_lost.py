@@ -1,0 +1,131 @@
+"""F11: the target executes, then the connection breaks, anywhere in its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_ops.lab.proxy import Proxy
+from tests.faults.agents import WHY
+from tests.faults.f02_cancel import ALL
+from tests.faults.history import History
+from tests.faults.items import fill
+from tests.faults.later import LocalAgent, local
+from tests.faults.row import Run, Size
+from tests.faults.stage import Stage, stage
+from tests.kubernetes_lab import Between, Fault, broken, lost
+
+_LOST = ("restart", "restart and look", "bytes")
+
+
+async def fault_11(run: Run, size: Size) -> None:
+    """It is unknown, then read back; never a blind second run."""
+    for _ in range({"short": 1, "long": 10}[size]):
+        await _restarts(run, writes={"short": 9, "long": 60}[size])
+        await _redrive(run, items={"short": 6, "long": 60}[size])
+
+
+async def _restarts(run: Run, *, writes: int) -> None:
+    place = run.place()
+    history = run.history(place)
+    names = [f"w-{number}" for number in range(writes)]
+    async with stage(place, "cluster") as set_up:
+        await set_up.workloads(*names)
+        async with local(set_up, history, name="s1") as agent:
+            for number, name in enumerate(names):
+                await _lose(run, set_up, history, agent, name, _LOST[number % len(_LOST)])
+            await run.resolve(agent, history)
+        unknown = [
+            line
+            for line in history.lines
+            if line["kind"] == "answer" and line["body"].get("outcome") == "unknown"
+        ]
+        run.expect(bool(unknown), "nothing was ever unknown: the answers were not lost")
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=2 * writes,
+            least_effects=writes // 2,
+        )
+
+
+async def _lose(
+    run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str, how: str
+) -> None:
+    gate, wire = set_up.between["cluster"], set_up.proxies["cluster"]
+    history.fault(how)
+    if how == "bytes":
+        gate.inject("PATCH", f"/deployments/{name}", _cut_from_here(wire, run))
+    else:
+        blind = how == "restart and look"
+        gate.inject("PATCH", f"/deployments/{name}", _lost_and_blind(gate, name) if blind else lost)
+    await agent.restart(name, wait_s=0)
+    gate.inject("GET", f"/deployments/{name}")
+    wire.cut_to_client_after = None
+    history.mended(how)
+    again = await agent.restart(name, wait_s=0)
+    run.expect(bool(again.body.get("replayed")), f"{name} was run again after {how}")
+    await agent.call("get_deployment", name="web")
+    history.recovered(how)
+
+
+def _lost_and_blind(gate: Between, name: str) -> Fault:
+    """Let the target act, lose its answer, and answer no look after it either."""
+
+    async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        gate.inject("GET", f"/deployments/{name}", *[broken] * 8)
+        await lost(app, scope, receive, send)
+
+    return fault
+
+
+def _cut_from_here(wire: Proxy, run: Run) -> Fault:
+    """Let the target act, and break the connection after a random number of its bytes."""
+
+    async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        wire.cut_to_client_after = run.random.randint(1, 900)
+        await app(scope, receive, send)
+
+    return fault
+
+
+async def _redrive(run: Run, *, items: int) -> None:
+    """The endpoint of a redrive loses every answer; then it is well again."""
+    place = run.place()
+    history = run.history(place)
+    async with stage(place, "coordinator", "queue") as set_up:
+        queued = await fill(set_up, items)
+        arguments: dict[str, Any] = {
+            "target": "orders",
+            "since": ALL,
+            "max_items": items,
+            "rate_per_s": 50,
+        }
+        async with local(set_up, history, name="s1") as agent:
+            set_up.stand_ins["coordinator"].inject("lost-response")
+            history.fault("lost-response")
+            first = await agent.call("retry_deadletters", reason=WHY, **arguments)
+            run.expect(first.body.get("outcome") == "unknown", f"first: {first.body}")
+            set_up.stand_ins["coordinator"].mend("lost-response")
+            history.mended("lost-response")
+            executed = len(set_up.effects())
+            with anyio.fail_after(20):
+                for attempt in range(3):
+                    key = f"again-{attempt}"
+                    await agent.call(
+                        "retry_deadletters", reason=WHY, idempotency_key=key, **arguments
+                    )
+            history.recovered("lost-response")
+            run.expect(len(set_up.effects()) >= executed, "nothing was driven on")
+        places = await queued.places(set_up)
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            items=places,
+            least_calls=4,
+            least_effects=items,
+        )

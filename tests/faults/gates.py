@@ -1,0 +1,69 @@
+"""Gates before a stand-in: a request is held before it has its effect, or before its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.faults.stage import Stage
+from tests.kubernetes_lab import Fault
+
+
+@dataclass(kw_only=True)
+class Gate:
+    """One request that stands still: `arrived` once it is there, until `released`."""
+
+    arrived: anyio.Event = field(default_factory=anyio.Event)
+    released: anyio.Event = field(default_factory=anyio.Event)
+
+    async def reached(self, *, within_s: float = 90.0) -> None:
+        """Wait until a request stands at the gate."""
+        with anyio.fail_after(within_s):
+            await self.arrived.wait()
+
+    async def stand(self) -> None:
+        """Stand still."""
+        self.arrived.set()
+        await self.released.wait()
+
+    def before(self) -> Fault:
+        """Hold the request before the target has acted."""
+
+        async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.stand()
+            await app(scope, receive, send)
+
+        return fault
+
+    def after(self) -> Fault:
+        """Let the target act, and hold its answer."""
+
+        async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            said: list[Message] = []
+
+            async def keep(message: Message) -> None:
+                said.append(message)
+
+            await app(scope, receive, keep)
+            await self.stand()
+            for message in said:
+                await send(message)
+
+        return fault
+
+
+def hold_restart(stage: Stage, name: str, *, after: bool = False) -> Gate:
+    """The next restart of a workload stands still before the target acts, or after it has."""
+    gate = Gate()
+    fault = gate.after() if after else gate.before()
+    stage.between["cluster"].inject("PATCH", f"/deployments/{name}", fault)
+    return gate
+
+
+def hold_look(stage: Stage, name: str) -> Gate:
+    """The next look at a workload stands still."""
+    gate = Gate()
+    stage.between["cluster"].inject("GET", f"/deployments/{name}", gate.before())
+    return gate

@@ -1,0 +1,124 @@
+"""Plays the fault matrix: `python -m tests.faults.run [--long] [--row F4] [--seed N] [--json]`.
+
+`--write` puts the table of a long run of all rows into docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import anyio
+
+from tests.faults.checker import LETTERS
+from tests.faults.row import Outcome, Size, play
+from tests.faults.rows import ROWS, row
+from tests.faults.stage import ROOT
+
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+
+
+def main(arguments: list[str]) -> int:
+    """Play the rows that were asked for; 0 when all hold."""
+    asked = _parser().parse_args(arguments)
+    try:
+        rows = [row(number) for number in asked.row] or list(ROWS)
+    except KeyError as unknown:
+        print(f"There is no row {unknown.args[0]}: {', '.join(each.number for each in ROWS)}.")
+        return 2
+    if asked.write and (asked.row or not asked.long):
+        print("--write needs --long and all rows: the page shows the last long run.")
+        return 2
+    size: Size = "long" if asked.long else "short"
+    say = _say if not asked.json else lambda text: None
+    say(f"FAULTS_SEED={asked.seed}")
+    outcomes: list[Outcome] = []
+    for number, each in enumerate(rows, 1):
+        say(f"[{number}/{len(rows)}] {each.number} {each.fault}")
+        with tempfile.TemporaryDirectory(prefix=f"faults-{each.number}-") as folder:
+            outcome = anyio.run(_play, each.number, size, asked.seed, Path(folder), _under(say))
+        outcomes.append(outcome)
+        say(_line(outcome))
+    if asked.json:
+        print(json.dumps([asdict(each) | {"passed": each.passed} for each in outcomes], indent=2))
+    if asked.write:
+        write(outcomes, _commit())
+    return 0 if all(each.passed for each in outcomes) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__)
+    parser.add_argument("--long", action="store_true", help="the long sizes (about an hour)")
+    parser.add_argument("--row", action="append", default=[], help="one row, such as F4")
+    seed = int(os.environ.get("FAULTS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+    parser.add_argument("--seed", type=int, default=seed, help="also FAULTS_SEED")
+    parser.add_argument("--json", action="store_true", help="the outcomes as JSON")
+    parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
+    return parser
+
+
+async def _play(
+    number: str, size: Size, seed: int, folder: Path, say: Callable[[str], None]
+) -> Outcome:
+    return await play(row(number), size=size, seed=seed, directory=folder, say=say)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _under(say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: say(f"    {text}")
+
+
+def _line(outcome: Outcome) -> str:
+    counts = " ".join(f"{letter}={outcome.counts[letter]}" for letter in LETTERS)
+    verdict = "holds" if outcome.passed else "FAILS"
+    saw = f"{outcome.runs} runs, {outcome.calls} calls, {outcome.effects} effects"
+    took = f"worst recovery {outcome.recovery_s:.1f} s, took {outcome.seconds:.0f} s"
+    lines = [f"    {verdict}: {saw}, {counts}, {took}"]
+    return "\n".join([*lines, *(f"    - {problem}" for problem in outcome.problems[:20])])
+
+
+def table(outcomes: list[Outcome], commit: str) -> str:
+    """The outcomes of a run as the page shows them."""
+    head = ["row", "fault", "runs", "calls", "effects", *LETTERS, "worst recovery, s", "seed"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for each in outcomes:
+        cells = [each.row, each.fault, f"{each.runs:,}", f"{each.calls:,}", f"{each.effects:,}"]
+        cells += [str(each.counts[letter]) for letter in LETTERS]
+        cells += [f"{each.recovery_s:.1f}" if each.recoveries else "-", str(each.seed)]
+        lines.append("| " + " | ".join(cells) + " |")
+    held = sum(each.passed for each in outcomes)
+    lines += ["", f"{held} of {len(outcomes)} rows hold. Commit {commit}."]
+    wrong = [f"- {each.row}: {problem}" for each in outcomes for problem in each.problems[:5]]
+    return "\n".join([*lines, "", *wrong] if wrong else lines)
+
+
+def write(outcomes: list[Outcome], commit: str, page: Path = PAGE) -> None:
+    """Put the table between the markers of the page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(
+        f"{before}{BEGIN}\n\n{table(outcomes, commit)}\n\n{END}{after}", encoding="utf-8"
+    )
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short=10", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

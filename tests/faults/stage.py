@@ -1,0 +1,237 @@
+"""The systems of a run: stand-ins on sockets with logs of their own, gates and proxies before them.
+
+Each row takes the parts that it needs. A gate looks at whole requests (hold it, lose its answer),
+a proxy at bytes. The configuration of the servers under test names the proxies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from mcp_ops.lab.configuration import lab_environment
+from mcp_ops.lab.coordinator import coordinator
+from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
+from mcp_ops.lab.proxy import Proxy, proxy
+from mcp_ops.lab.redis import Valkey, valkey
+from mcp_ops.lab.standin import StandIn
+from tests.faults.checker import Effect
+from tests.kubernetes_lab import Between, served
+from tests.served import loopback
+
+ROOT = Path(__file__).parent.parent.parent
+# Secrets that no answer, log line, ledger entry or file of the state may hold.
+CLUSTER_TOKEN = "canary-cluster-3f9c1d7e5b"
+QUEUE_PASSWORD = "canary-queue-8a2e6c4f0d"
+AGENT_KEY = "canary-agent-key-5d1b9f3a7c"
+OTHER_KEY = "canary-other-key-2c8e4a6b0f"
+APPROVER_KEY = "canary-approver-key-9e7c5a3d1b"
+CANARIES = (CLUSTER_TOKEN, QUEUE_PASSWORD, AGENT_KEY, OTHER_KEY, APPROVER_KEY)
+CALL_ID = "mcp-ops.io/call-id"
+SETTLE_S = 0.05
+
+_HEAD = """\
+[server]
+allowed_hosts = ["127.0.0.1"]
+[[server.keys]]
+name = "agent"
+key = "env:FAULTS_AGENT_KEY"
+host_confirms = true
+[[server.keys]]
+name = "other"
+key = "env:FAULTS_OTHER_KEY"
+host_confirms = true
+[[server.keys]]
+name = "approver"
+key = "env:FAULTS_APPROVER_KEY"
+scopes = ["ops:read", "ops:approve"]
+[tools]
+profile = "full"
+"""
+LIMITS = {
+    "principal_per_minute": 1_000_000,
+    "metered_per_minute": 1_000_000,
+    "writes_per_object": 100_000,
+    "writes_per_hour": 1_000_000,
+    "destroys_per_hour": 1_000_000,
+    "concurrent_per_target": 100,
+    "bulkhead_wait_s": 30,
+}
+# A circuit that a row does not test must not answer in the place of what it tests.
+CIRCUIT = {"threshold": 100, "minimum_calls": 1000, "open_s": 1}
+FREE = '[[policy]]\nrequire = "none"\n'
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """What a run plays on. The parts that it did not ask for are absent."""
+
+    directory: Path
+    config: Path
+    between: dict[str, Between] = field(default_factory=dict)
+    proxies: dict[str, Proxy] = field(default_factory=dict)
+    stand_ins: dict[str, StandIn] = field(default_factory=dict)
+    queue: Valkey | None = None
+    cluster: httpx2.AsyncClient | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the servers under test and of the operator's commands."""
+        return {
+            **lab_environment(os.environ),
+            "FAULTS_AGENT_KEY": AGENT_KEY,
+            "FAULTS_OTHER_KEY": OTHER_KEY,
+            "FAULTS_APPROVER_KEY": APPROVER_KEY,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    async def workloads(self, *names: str) -> None:
+        """Make deployments of one instance: each is the object of one intent."""
+        assert self.cluster is not None
+        for name in names:
+            answer = await self.cluster.post(
+                "/apis/apps/v1/namespaces/shop/deployments", json=_deployment(name)
+            )
+            assert answer.status_code == 201, answer.text
+
+    def effects(self) -> list[Effect]:
+        """What really happened at all stand-ins, as the checker reads it."""
+        found: list[Effect] = []
+        for name, stand_in in self.stand_ins.items():
+            found += [effect for line in stand_in.log.read() for effect in _READ[name](line)]
+        return found
+
+
+def _deployment(name: str) -> dict[str, Any]:
+    container = {"name": "app", "image": "lab/faults:1"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [container]},
+            },
+        },
+    }
+
+
+def _of_cluster(line: Mapping[str, Any]) -> list[Effect]:
+    if line["effect"] != "client.patch" or line.get("kind") != "Deployment":
+        return []
+    calls = [value for path, value in line["changed"].items() if path.endswith(CALL_ID)]
+    return [Effect(intent=line["name"], call=call) for call in calls]
+
+
+def _of_coordinator(line: Mapping[str, Any]) -> list[Effect]:
+    # The key is the item's id and attempt: an item is one intent, whatever the attempt.
+    return [Effect(intent=str(line["operation"]).rpartition("-")[0])]
+
+
+_READ: Mapping[str, Callable[[Mapping[str, Any]], list[Effect]]] = {
+    "cluster": _of_cluster,
+    "coordinator": _of_coordinator,
+}
+
+
+@asynccontextmanager
+async def stage(
+    directory: Path,
+    *parts: str,
+    limits: Mapping[str, Any] | None = None,
+    circuit: Mapping[str, Any] | None = None,
+    policy: str = FREE,
+    more: str = "",
+) -> AsyncIterator[Stage]:
+    """Start the parts, `cluster`, `coordinator` or `queue`, and write the configuration.
+
+    `limits` and `circuit` go over wide ones; `policy` and `more` are TOML for the end of it.
+    """
+    made = Stage(directory=directory, config=directory / "mcp-ops.toml")
+    text = [_HEAD, _table("guard.limits", {**LIMITS, **(limits or {})})]
+    text += [_table("guard.circuit", {**CIRCUIT, **(circuit or {})}), policy]
+    async with AsyncExitStack() as stack:
+        for part in parts:
+            text.append(await _PARTS[part](made, stack))
+        made.config.write_text("\n".join([*text, more]), encoding="utf-8")
+        yield made
+
+
+async def _cluster(made: Stage, stack: AsyncExitStack) -> str:
+    stand_in = kubernetes(
+        directory=made.directory / "cluster", token=CLUSTER_TOKEN, settle_s=SETTLE_S
+    )
+    url = await _behind(made, stack, "cluster", stand_in)
+    path = made.directory / "kubeconfig"
+    path.write_text(kubeconfig(url, CLUSTER_TOKEN), encoding="utf-8")
+    return f"""
+[targets.shop]
+kind = "kubernetes"
+environment = "dev"
+kubeconfig = {json.dumps(str(path))}
+"""
+
+
+async def _coordinator(made: Stage, stack: AsyncExitStack) -> str:
+    stand_in = coordinator(directory=made.directory / "coordinator")
+    url = await _behind(made, stack, "coordinator", stand_in)
+    return f"""
+[targets.coordinator]
+kind = "http"
+environment = "dev"
+url = "{url}"
+allow_operations = ["oci_*", "llm.*"]
+"""
+
+
+async def _queue(made: Stage, stack: AsyncExitStack) -> str:
+    taken, _ = loopback()
+    port = int(taken.getsockname()[1])
+    taken.close()
+    made.queue = await stack.enter_async_context(valkey(made.directory / "queue", port))
+    made.proxies["queue"] = await stack.enter_async_context(proxy(port))
+    url = f"redis://127.0.0.1:{made.proxies['queue'].port}/0"
+    (made.directory / "queue-url").write_text(url, encoding="utf-8")
+    return """
+[targets.orders]
+kind = "redis"
+environment = "dev"
+url = "file:queue-url"
+[targets.orders.links]
+endpoint = "coordinator"
+"""
+
+
+async def _behind(made: Stage, stack: AsyncExitStack, name: str, stand_in: StandIn) -> str:
+    """Serve a stand-in behind a gate and a proxy; the proxy's URL."""
+    made.stand_ins[name] = stand_in
+    made.between[name] = Between(stand_in.app)
+    direct = await stack.enter_async_context(served(made.between[name]))
+    port = urlsplit(direct).port
+    assert port is not None
+    made.proxies[name] = await stack.enter_async_context(proxy(port))
+    if name == "cluster":
+        headers = {"authorization": f"Bearer {CLUSTER_TOKEN}"}
+        client = httpx2.AsyncClient(base_url=direct, headers=headers, trust_env=False)
+        made.cluster = await stack.enter_async_context(client)
+    return f"http://127.0.0.1:{made.proxies[name].port}"
+
+
+_PARTS = {"cluster": _cluster, "coordinator": _coordinator, "queue": _queue}
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join([f"[{name}]", *lines])

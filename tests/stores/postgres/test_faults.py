@@ -1,0 +1,286 @@
+"""What happens to the ledger when its PostgreSQL, or the way to it, breaks."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from mcp_ops.clock import SystemClock
+from mcp_ops.errors import StoreUnavailable
+from mcp_ops.lab.proxy import Proxy, proxy
+from mcp_ops.records import AuditQuery
+from mcp_ops.stores.postgres.opening import LedgerStores, open_ledger
+from tests.stores import records
+from tests.stores.backends import KEY, Postgres, line, worker
+from tests.stores.postgres.server import Running
+
+CLOCK = SystemClock()
+RECOVERY_S = 10
+
+
+@asynccontextmanager
+async def proxied(store: Postgres, server: Running) -> AsyncIterator[tuple[LedgerStores, Proxy]]:
+    """A store whose connections can be cut."""
+    async with proxy(server.server.port) as between:
+        url = store.url.replace(f":{server.server.port}/", f":{between.port}/")
+        async with open_ledger(url, CLOCK, key=KEY) as kept:
+            await kept.ledger.change(records.entry(CLOCK, "first"))
+            yield kept, between
+
+
+async def begin(kept: LedgerStores, name: str) -> bool:
+    mine = records.operation(CLOCK, name, key=name)
+    return (await kept.ledger.begin(records.began(CLOCK, name), mine)).claimed
+
+
+async def kinds(kept: LedgerStores, call_id: str) -> list[str]:
+    found = await kept.ledger.search(AuditQuery(call_id=call_id))
+    return [entry.kind.value for entry in found[::-1]]
+
+
+async def recovered(kept: LedgerStores) -> None:
+    """Wait until a line can be written again."""
+    with anyio.fail_after(RECOVERY_S):
+        while True:
+            try:
+                await kept.ledger.change(records.entry(CLOCK, "again"))
+            except StoreUnavailable:
+                await anyio.sleep(0.02)
+            else:
+                return
+
+
+@pytest.mark.parametrize("direction", ["server", "client"])
+async def test_a_connection_that_is_cut_anywhere_loses_nothing_and_writes_nothing_twice(
+    store: Postgres, postgresql: Running, direction: str
+) -> None:
+    with anyio.fail_after(30):
+        async with proxied(store, postgresql) as (kept, between):
+            for cut in (1, 60, 200, 400, 700, 1_100, 1_600, 2_200, 3_000, 3_400, 3_800):
+                setattr(between, f"cut_to_{direction}_after", cut)
+                assert await begin(kept, f"o{cut}")
+                setattr(between, f"cut_to_{direction}_after", None)
+                assert await kinds(kept, f"o{cut}") == ["began"]
+            assert between.cuts >= 5
+            assert (await kept.ledger.verify()).ok
+
+
+async def test_an_intent_of_which_nobody_heard_is_ended_and_its_key_is_free(
+    store: Postgres, postgresql: Running
+) -> None:
+    unheard = 0
+    with anyio.fail_after(30):
+        async with proxied(store, postgresql) as (kept, between):
+            for cut in range(100, 1_500, 150):
+                between.fault, between.cut_to_client_after = "refuse", cut
+                try:
+                    heard = await begin(kept, f"o{cut}")
+                except StoreUnavailable:
+                    heard = False
+                between.fault, between.cut_to_client_after = "none", None
+                await kept.ledger.change(records.entry(CLOCK, "look"))
+                await kept.ledger.change(records.entry(CLOCK, "look"))
+                lines = await kinds(kept, f"o{cut}")
+                found = await kept.ledger.find_operation(f"o{cut}")
+                assert (found is not None) is heard
+                assert lines == (["began"] if heard else []) or lines == ["began", "changed"]
+                unheard += lines == ["began", "changed"]
+            assert unheard > 0
+            assert (await kept.ledger.verify()).ok
+
+
+async def test_noted_lines_are_written_once_however_often_the_way_breaks(
+    store: Postgres, postgresql: Running
+) -> None:
+    with anyio.fail_after(30):
+        async with proxied(store, postgresql) as (kept, between):
+            for number, cut in enumerate(range(100, 1_500, 200)):
+                kept.ledger.note(records.entry(CLOCK, f"n{number}"))
+                between.fault, between.cut_to_client_after = "refuse", cut
+                with pytest.raises(StoreUnavailable) if cut < 300 else anyio.CancelScope():
+                    try:
+                        await kept.ledger.flush()
+                    finally:
+                        between.fault, between.cut_to_client_after = "none", None
+            for number in range(7):
+                assert await kinds(kept, f"n{number}") == ["ended"]
+
+
+async def test_a_server_that_swallows_everything_is_given_up_in_time(
+    store: Postgres, postgresql: Running
+) -> None:
+    async with proxied(store, postgresql) as (kept, between):
+        between.fault = "black_hole"
+        began = time.monotonic()
+        with anyio.fail_after(15), pytest.raises(StoreUnavailable):
+            await begin(kept, "o1")
+        assert time.monotonic() - began < RECOVERY_S
+        between.fault = "none"
+        await recovered(kept)
+
+
+async def test_a_restart_in_the_middle_of_writes_loses_nothing_and_writes_nothing_twice(
+    store: Postgres, postgresql: Running
+) -> None:
+    said: dict[str, str] = {}
+
+    async def write(kept: LedgerStores, name: str) -> None:
+        for number in range(200):
+            call = f"{name}-{number}"
+            mine = records.operation(CLOCK, call, key=call)
+            try:
+                said[call] = "tried"
+                assert (await kept.ledger.begin(records.began(CLOCK, call), mine)).claimed
+                said[call] = "began"
+                done = replace(mine, state="done", outcome="succeeded")
+                await kept.ledger.end(records.entry(CLOCK, call), done, keep=True)
+                said[call] = "ended"
+            except StoreUnavailable:
+                await anyio.sleep(0.01)
+            if len(said) > 400 and restarted.is_set():
+                return
+
+    restarted = anyio.Event()
+    with anyio.fail_after(40):
+        async with open_ledger(store.url, CLOCK, key=KEY) as kept:
+            async with anyio.create_task_group() as group:
+                for number in range(8):
+                    group.start_soon(write, kept, f"w{number}")
+                while len(said) < 40:
+                    await anyio.sleep(0)
+                await postgresql.restart()
+                restarted.set()
+            await recovered(kept)
+            lines = await kept.ledger.lines(after=0, limit=1_000)
+            more = await kept.ledger.lines(after=1_000, limit=1_000)
+            more += await kept.ledger.lines(after=2_000, limit=1_000)
+            more += await kept.ledger.lines(after=3_000, limit=1_000)
+            assert (await kept.ledger.verify()).ok
+    found: dict[str, list[str]] = {}
+    for each in [*lines, *more]:
+        found.setdefault(each.entry.call_id, []).append(each.entry.kind.value)
+    assert {"ended"} <= set(said.values())
+    for call, state in said.items():
+        kinds = found.get(call, [])
+        assert kinds.count("began") == 1 or (state == "tried" and not kinds), call
+        assert kinds.count("ended") == 1 or state != "ended", call
+        assert kinds.count("ended") <= 1, call
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("down", "it cannot be reached"),
+        ("read-only", "it is read-only"),
+        ("no-connections", "it has no connection left"),
+        ("disk-full", "its disk is full"),
+    ],
+)
+async def test_a_sick_server_fails_closed_in_words_and_comes_back_by_itself(
+    store: Postgres, postgresql: Running, fault: str, words: str
+) -> None:
+    async with open_ledger(store.url, CLOCK, key=KEY) as kept:
+        assert await begin(kept, "before")
+        await postgresql.run("inject", fault)
+        try:
+            with anyio.fail_after(15), pytest.raises(StoreUnavailable) as refused:
+                await begin(kept, "during")
+            kept.ledger.note(records.entry(CLOCK, "noted"))
+        finally:
+            await postgresql.run("mend", fault)
+        await recovered(kept)
+        assert await kinds(kept, "before") == ["began"]
+        assert await kinds(kept, "during") == []
+        assert await kinds(kept, "noted") == ["ended"]
+        assert (await kept.ledger.verify()).ok
+    shown = f"{refused.value.message} {refused.value.hint}"
+    assert words in shown
+    assert refused.value.executed == "no"
+    assert not re.search(r"127\.0\.0\.1|mcp_ops|postgresql://", shown)
+    assert postgresql.server.password not in shown
+
+
+async def test_reads_say_that_the_server_is_gone_and_come_back(
+    store: Postgres, postgresql: Running
+) -> None:
+    async with open_ledger(store.url, CLOCK, key=KEY) as kept:
+        await kept.approvals.ask(records.approval(CLOCK), max_pending=3)
+        await postgresql.run("stop")
+        try:
+            for read in (
+                kept.approvals.get("a1"),
+                kept.ledger.get_operation("o"),
+                kept.failed.count(),
+            ):
+                with anyio.fail_after(5), pytest.raises(StoreUnavailable):
+                    await read
+        finally:
+            await postgresql.run("start")
+        assert await kept.approvals.get("a1") is not None
+        assert await kept.failed.count() == 0
+
+
+async def test_more_readers_than_connections_wait_their_turn(store: Postgres) -> None:
+    async with open_ledger(store.url, CLOCK, key=KEY) as kept:
+        await kept.ledger.put_fact("modes", "[]")
+        seen = []
+
+        async def read() -> None:
+            seen.append(await kept.ledger.facts())
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(read)
+        assert seen == [{"modes": "[]"}] * 50
+
+
+async def test_a_cancelled_reader_leaves_no_connection_behind(store: Postgres) -> None:
+    async with open_ledger(store.url, CLOCK, key=KEY) as kept:
+        for _ in range(12):
+            with anyio.move_on_after(0):
+                await kept.ledger.facts()
+            async with anyio.create_task_group() as group:
+                group.start_soon(kept.ledger.facts)
+                await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            assert await kept.ledger.facts() == {}
+
+
+async def test_a_process_that_stops_in_the_middle_holds_nobody_up_for_long(
+    store: Postgres,
+) -> None:
+    """A frozen replica may hold the lock of the batch: PostgreSQL ends its transaction."""
+    import os
+    import signal
+
+    with anyio.fail_after(40):
+        async with (
+            worker(store, "write_forever") as process,
+            open_ledger(store.url, CLOCK, key=KEY) as kept,
+        ):
+            for _ in range(10):
+                await line(process)
+            os.kill(process.pid, signal.SIGSTOP)
+            await recovered(kept)
+            os.kill(process.pid, signal.SIGCONT)
+            process.kill()
+            await process.wait()
+        async with open_ledger(store.url, CLOCK, key=KEY) as kept:
+            assert (await kept.ledger.verify()).ok
+
+
+def test_an_address_that_cannot_be_read_is_not_repeated() -> None:
+    from mcp_ops.errors import ConfigurationError
+    from mcp_ops.stores.postgres.connections import Connections
+
+    with pytest.raises(ConfigurationError) as refused:
+        Connections("postgresql://secret:pa ss@[bad")
+    assert "secret" not in f"{refused.value} {refused.value.hint}"
