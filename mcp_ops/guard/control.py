@@ -312,10 +312,7 @@ class Control:
                 hint="Who asked for it or an operator runs: mcp-ops call cancel_operation",
             )
         if not dry_run:
-            asked = await self._p.ledger.cancel(operation_id, by=self._caller.principal)
-            running = self._p.operations.get(operation_id)
-            if asked is not None and running is not None:
-                running.cancelled = True
+            asked = await self._p.operations.cancel(operation_id, by=self._caller.principal)
             operation = asked or await self._p.ledger.get_operation(operation_id) or operation
         status = self._operation(operation)
         if status.state != "running":
@@ -334,14 +331,10 @@ class Control:
 
     def _operation(self, operation: Operation) -> OperationStatus:
         running = self._p.operations.get(operation.id)
-        state = operation.state
-        lost = running is None and operation.lease_until < self._p.clock.now()
-        if state == "running" and lost:
-            state = "unknown"
         return OperationStatus(
             id=operation.id,
             kind="operation",
-            state="pending" if state == "waiting" else state,
+            state="pending" if operation.state == "waiting" else operation.state,
             tool=operation.tool,
             target=operation.target or OWN_TARGET,
             outcome=operation.outcome or None,
