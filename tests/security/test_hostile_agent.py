@@ -70,6 +70,22 @@ async def test_what_was_lifted_for_a_while_returns_whatever_an_agent_sets_meanwh
         assert await in_force(b) is Mode.LOCKDOWN
 
 
+@pytest.mark.parametrize("meanwhile", ["normal", "restrictive", "critical"])
+async def test_a_command_line_without_a_terminal_does_not_end_what_returns(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    """An agent may have a shell: what it starts there is an operator's, and has no terminal."""
+    async with bench(tmp_path) as b:
+        shell = replace(OPERATOR, scopes=OPERATOR.scopes - {"ops:approve"})
+        await b.control(OPERATOR).set_mode("shelf", Mode.LOCKDOWN, minutes=0, reason=WHY)
+        await b.control(OPERATOR).set_mode("shelf", Mode.NORMAL, minutes=10, reason=WHY)
+        arguments = {"mode": meanwhile, "target": "shelf", "minutes": 0, "reason": WHY}
+        await b.ok("set_guard_mode", shell, **arguments)
+        b.clock.advance(601)
+        assert await in_force(b) is Mode.LOCKDOWN
+        assert await b.code("set_guard_mode", shell, **arguments) == "approval_required"
+
+
 async def test_an_agents_own_short_mode_is_not_what_a_longer_one_ends_with(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         assert await agent_sets(b, "restrictive", 10) == "ok"
