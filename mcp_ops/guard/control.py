@@ -50,7 +50,8 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
+from mcp_ops.questions import Approvals
+from mcp_ops.records import AuditQuery, Entry, EntryKind, Ledger, Operation
 
 _PLACE = re.compile(r"[0-9]{1,18}")  # of a line of the ledger; more digits fit in no store
 

@@ -12,9 +12,9 @@ from mcp_ops.capabilities.deadletters import DeadLetterQueue
 from mcp_ops.capabilities.guard import ComponentHealth, Status, Threshold
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import OpsError, Refused, StoreUnavailable
+from mcp_ops.failed import FailedOperations
 from mcp_ops.guard.targets import Targets
 from mcp_ops.ports import OWN_TARGET, CircuitPhase, CircuitState
-from mcp_ops.records import FailedOperations
 
 PING_S = 5.0
 # Name, warning above, critical above: the operations runbook's table of key metrics.

@@ -19,8 +19,10 @@ import anyio
 
 from mcp_ops.clock import Clock
 from mcp_ops.errors import ConfigurationError, StoreUnavailable
+from mcp_ops.failed import FailedOperations
 from mcp_ops.ports import HotStore, ModeEntry
-from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.questions import Approvals
+from mcp_ops.records import Ledger
 from mcp_ops.stores.sqlite import embedded
 
 SQLITE = "sqlite"

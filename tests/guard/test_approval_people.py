@@ -21,7 +21,7 @@ from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.people import People
 from mcp_ops.guard.record import open_frame
 from mcp_ops.guard.resume import kept
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.settings import GuardSettings, PolicyRule
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPERATOR, SCOPES, WHY, Bench, answering, bench, shelf_target

@@ -12,10 +12,11 @@ import pytest
 from mcp_ops.capabilities.deadletters import DeadLetterQueue
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.errors import ConnectionLost, NotFound, OpsError, Unreachable
+from mcp_ops.failed import FailedOperation
 from mcp_ops.guard import shown
 from mcp_ops.guard.health import HealthCheck, overall, thresholds
 from mcp_ops.ports import CircuitPhase, CircuitState, Mode
-from mcp_ops.records import Entry, EntryKind, FailedOperation
+from mcp_ops.records import Entry, EntryKind
 from mcp_ops.settings import GuardSettings, PolicyRule, UsageSettings
 from tests.guard.bench import (
     AGENT,

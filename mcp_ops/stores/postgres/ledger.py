@@ -6,6 +6,7 @@ and refusals (`note`) wait in memory, at most half a second or until the next du
 
 from __future__ import annotations
 
+from mcp_ops.questions import Redemption
 from mcp_ops.records import (
     Anchor,
     AuditQuery,
@@ -15,7 +16,6 @@ from mcp_ops.records import (
     Entry,
     Line,
     Operation,
-    Redemption,
     Spent,
     Verification,
 )

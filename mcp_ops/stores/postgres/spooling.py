@@ -20,7 +20,7 @@ import anyio.to_thread
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import AuditQuery, Entry
 from mcp_ops.stores.background import running
-from mcp_ops.stores.postgres.jobs import Nothing, Notes
+from mcp_ops.stores.postgres.jobs import Notes, Nothing
 from mcp_ops.stores.postgres.ledger import Ledger
 from mcp_ops.stores.postgres.writer import Writer
 from mcp_ops.stores.spool import Spool
