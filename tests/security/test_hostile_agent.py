@@ -1,4 +1,4 @@
-"""What an agent tried in a hostile review: loosening by tightening, hiding, and loops for nothing."""
+"""What an agent tried: loosening by tightening, hiding what was done, loops that cost nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ async def in_force(b: Bench) -> Mode:
 
 
 @pytest.mark.parametrize("lifted_to", ["normal", "restrictive"])
-@pytest.mark.parametrize("meanwhile", [("same", 0), ("same", 60), ("critical", 0), ("critical", 60)])
+@pytest.mark.parametrize(
+    "meanwhile", [("same", 0), ("same", 60), ("critical", 0), ("critical", 60)]
+)
 @pytest.mark.parametrize("by", ["a person's yes", "an operator"])
 async def test_what_was_lifted_for_a_while_returns_whatever_an_agent_sets_meanwhile(
     tmp_path: Path, lifted_to: str, meanwhile: tuple[str, int], by: str
@@ -123,9 +125,7 @@ async def test_a_call_that_only_ever_looks_is_held_to_its_principals_rate(tmp_pa
     """A destroy of what is not there ends before anyone is asked, after a look at the target."""
     settings = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"principal_per_minute": 10}))
 
-    async with bench(
-        tmp_path, settings=settings, infos=(shelf_target(),), extra_tools=SWEEPS
-    ) as b:
+    async with bench(tmp_path, settings=settings, infos=(shelf_target(),), extra_tools=SWEEPS) as b:
         b.world.plans += [NotFound("not there") for _ in range(100)]
         codes = [await b.code("sweep_all", reason=WHY) for _ in range(100)]
         assert codes[:10] == ["not_found"] * 10

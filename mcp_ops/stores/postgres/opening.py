@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,6 +26,7 @@ class LedgerStores:
     ledger: Ledger
     approvals: Approvals
     failed: FailedOperations
+    away_since: Callable[[], float | None] = lambda: None
 
 
 @asynccontextmanager
@@ -38,6 +40,7 @@ async def open_ledger(
     denied_s: float = 600,
     failed_items: int = 10_000,
     failed_s: float = 604_800,
+    spool: Path | None = None,
 ) -> AsyncIterator[LedgerStores]:
     """Open the ledger in the database at `url`; its tables are in the schema `mcp_ops`.
 
@@ -47,12 +50,14 @@ async def open_ledger(
     Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
     `failed_items` of them). Raises `StoreUnavailable`, or `ConfigurationError` for an address that
-    cannot be read or a missing library; what waits is written on the way out.
+    cannot be read or a missing library; what waits is written on the way out. While PostgreSQL is
+    away, lines on reads and refusals wait in the folder `spool`; without one, in memory.
     """
     try:
         from mcp_ops.stores.postgres import approvals, batch, connections, failed, schema
         from mcp_ops.stores.postgres.ledger import Ledger
         from mcp_ops.stores.postgres.sealing import Sealing
+        from mcp_ops.stores.postgres.spooling import Spooling
         from mcp_ops.stores.postgres.time import StoreTime
         from mcp_ops.stores.postgres.writer import Writer
     except ImportError as error:
@@ -70,13 +75,19 @@ async def open_ledger(
             sealing = Sealing(reading, key)
             ledger = Ledger(reading, writer, sealing, keeping=keeping, time=time)
             await writer.recover()
-            yield LedgerStores(
+            kept = LedgerStores(
                 ledger=ledger,
                 approvals=approvals.Approvals(reading, time, denied_s=denied_s),
                 failed=failed.FailedOperations(
                     reading, time, max_items=failed_items, retention_s=failed_s
                 ),
+                away_since=lambda: writer.away_since,
             )
+            if spool is None:
+                yield kept
+                return
+            async with Spooling.open(writer, ledger, spool, key):
+                yield kept
     finally:
         with anyio.CancelScope(shield=True):
             await reading.close()
