@@ -116,7 +116,9 @@ async def migrate(connections: Connections, scripts: Sequence[str] = MIGRATIONS)
                 hint="Install that version again, or give this one a database of its own.",
             )
         if version == 0:
-            await rows(connection, "CREATE SCHEMA IF NOT EXISTS mcp_ops")
+            found = await rows(connection, "SELECT to_regnamespace('mcp_ops') AS made")
+            if found[0]["made"] is None:  # IF NOT EXISTS would need the right all the same
+                await rows(connection, "CREATE SCHEMA mcp_ops")
             await rows(connection, "CREATE TABLE mcp_ops.schema_version (version int NOT NULL)")
             await rows(connection, "INSERT INTO mcp_ops.schema_version VALUES (0)")
         for script in scripts[version:]:
@@ -134,9 +136,13 @@ async def make_partitions(connections: Connections) -> frozenset[str]:
     async with connections.transaction() as connection:
         await rows(connection, "SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         for month in sorted(wanted - await _partitions(connection)):
+            # Attached, not made as a partition: that would wait for everyone who reads, and they
+            # behind it.
+            table = f"mcp_ops.entries_{month}"
+            await rows(connection, f"CREATE TABLE {table} (LIKE mcp_ops.entries INCLUDING ALL)")
             await rows(
                 connection,
-                f"CREATE TABLE mcp_ops.entries_{month} PARTITION OF mcp_ops.entries "
+                f"ALTER TABLE mcp_ops.entries ATTACH PARTITION {table} "
                 f"FOR VALUES FROM ('{_first(month)}') TO ('{_first(following(month))}')",
             )
     return wanted
