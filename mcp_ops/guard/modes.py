@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
@@ -86,6 +87,20 @@ def slowest(entries: Iterable[ModeEntry], target: str, principal: str = "") -> f
     """By how much the modes in force slow a target's rate down."""
     mine = applying(entries, target, principal)
     return min((RATE_FACTORS[entry.mode] for entry in mine), default=1.0)
+
+
+def shortened(call: Call, modes: Iterable[ModeEntry]) -> Call:
+    """In a restrictive mode a list has at most 20 items, whatever else is in force beside it."""
+    asked = getattr(call.arguments, "limit", 0)
+    restricted = any(entry.mode is Mode.RESTRICTIVE for entry in modes)
+    if restricted and call.tool.bulk and asked > RESTRICTED_ITEMS:
+        return with_limit(call, RESTRICTED_ITEMS)
+    return call
+
+
+def with_limit(call: Call, limit: int) -> Call:
+    """The same call, for fewer items."""
+    return replace(call, arguments=call.arguments.model_copy(update={"limit": limit}))
 
 
 def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) -> Mode:

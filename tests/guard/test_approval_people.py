@@ -12,7 +12,7 @@ from mcp_ops.call import Caller
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import Conflict, NotFound, OpsError
 from mcp_ops.guard.people import People
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.settings import GuardSettings, PolicyRule
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPERATOR, SCOPES, WHY, Bench, answering, bench, shelf_target

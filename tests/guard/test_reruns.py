@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mcp_ops.errors import ConnectionLost, NotFound, Unreachable
+from mcp_ops.failed import FailedOperation
 from mcp_ops.ports import Mode
-from mcp_ops.records import FailedOperation
 from mcp_ops.settings import PolicyRule
 from tests.guard.bench import (
     AGENT,

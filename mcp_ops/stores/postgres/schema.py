@@ -145,18 +145,24 @@ async def make_partitions(connections: Connections) -> frozenset[str]:
 async def drop_partitions(connections: Connections) -> int:
     """Drop the partitions of past months that retention has emptied; answers how many."""
     async with connections.one() as connection:
-        (clock,) = await rows(connection, "SELECT mcp_ops.now() AS now")
-        past = sorted(m for m in await _partitions(connection) if m < month_of(clock["now"]))
+        past = await past_months(connection)
     dropped = 0
     for month in past:
         async with connections.transaction() as connection:
             name = f"mcp_ops.entries_{month}"
+            await rows(connection, "SET LOCAL lock_timeout = 300")  # all others wait behind this
             await rows(connection, f"LOCK TABLE {name} IN SHARE MODE")
             if await rows(connection, f"SELECT 1 FROM {name} LIMIT 1"):  # noqa: S608 - a month
                 break
             await rows(connection, f"DROP TABLE {name}")
             dropped += 1
     return dropped
+
+
+async def past_months(connection: Connection) -> list[str]:
+    """The past months that have a partition, oldest first."""
+    (clock,) = await rows(connection, "SELECT mcp_ops.now() AS now")
+    return sorted(m for m in await _partitions(connection) if m < month_of(clock["now"]))
 
 
 def month_of(at: float) -> str:
