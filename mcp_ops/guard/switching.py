@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mcp_ops.call import Caller
 from mcp_ops.errors import RefusalCode, Refused
-from mcp_ops.guard.modes import at_least_as_strict, loosens, within
+from mcp_ops.guard.modes import at_least_as_strict, loosens, source_of, within
 from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, HotStore, Mode, ModeEntry, ModeSource
 
 
@@ -31,12 +31,11 @@ async def switch(
     A loosening lifts what is stricter in its scope, except the environment's floor. With `minutes`
     it is lifted for that long, and what an operator or an agent had set returns.
     """
-    operator = "ops:admin" in caller.scopes
     # The second scope is what a command line without a terminal lacks: an agent may have one.
     free = caller.scopes >= {"ops:admin", "ops:approve"}
-    source: ModeSource = "operator" if operator else "agent"
+    source = source_of(caller)
     entries = await hot.modes()
-    looser = loosens(mode, scope, entries)
+    looser = loosens(mode, scope, entries, source=source)
     if not free and looser and not allowed:
         raise Refused(
             RefusalCode.APPROVAL_REQUIRED,

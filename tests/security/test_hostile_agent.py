@@ -86,6 +86,23 @@ async def test_a_command_line_without_a_terminal_does_not_end_what_returns(
         assert await b.code("set_guard_mode", shell, **arguments) == "approval_required"
 
 
+@pytest.mark.parametrize(
+    ("held", "asked"), [(Mode.CRITICAL, "read_only"), (Mode.READ_ONLY, "critical")]
+)
+async def test_a_command_line_without_a_terminal_does_not_swap_an_operators_mode(
+    tmp_path: Path, held: Mode, asked: str
+) -> None:
+    """Neither is stricter than the other: each refuses what the other lets pass."""
+    async with bench(tmp_path) as b:
+        shell = replace(OPERATOR, scopes=OPERATOR.scopes - {"ops:approve"})
+        await b.control(OPERATOR).set_mode("shelf", held, minutes=0, reason=WHY)
+        arguments = {"mode": asked, "target": "shelf", "minutes": 0, "reason": WHY}
+        assert await b.code("set_guard_mode", shell, **arguments) == "approval_required"
+        with pytest.raises(Refused):
+            await b.control(shell).set_mode("shelf", Mode(asked), minutes=0, reason=WHY)
+        assert await in_force(b) is held
+
+
 async def test_an_agents_own_short_mode_is_not_what_a_longer_one_ends_with(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         assert await agent_sets(b, "restrictive", 10) == "ok"
