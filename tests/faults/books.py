@@ -42,6 +42,25 @@ async def settled(state: Path, *, within_s: float) -> None:
             await anyio.sleep(0.05)
 
 
+def lapse(state: Path) -> None:
+    """Let the leases of processes that are gone, or stand still, be over: time that nobody has to
+    wait for."""
+    with closing(sqlite3.connect(state, timeout=10)) as file, file:
+        file.execute("UPDATE operations SET lease_until = 0 WHERE state = 'running'")
+        file.execute("UPDATE leases SET until = 0")
+
+
+def locked(state: Path) -> bool:
+    """Whether a process is in the middle of a transaction that writes."""
+    with closing(sqlite3.connect(state, timeout=0, isolation_level=None)) as file:
+        try:
+            file.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        file.execute("ROLLBACK")
+    return False
+
+
 def texts(directory: Path, *, secret: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Every file under a directory but those that are there to hold secrets."""
     for path in sorted(directory.rglob("*")):
