@@ -257,7 +257,8 @@ requeue_key = "{AGAIN}"
 
 async def _hot(made: Stage, stack: AsyncExitStack) -> str:
     """The shared hot store, for a user that may do what docs/shared-store.md says."""
-    address = await _valkey(made, stack, "--user", f"mcp-ops on >{STORE_PASSWORD} {_MAY}")
+    may = ["--user", "mcp-ops", "on", f">{STORE_PASSWORD}", *_MAY.split()]
+    address = await _valkey(made, stack, *may)
     made.variables["MCP_OPS_STORE_HOT"] = f"redis://mcp-ops:{STORE_PASSWORD}@{address}"
     return ""
 

@@ -50,7 +50,7 @@ class Wire:
 async def wire(upstream_port: int) -> AsyncIterator[Wire]:
     """Forward a free loopback port to another one."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    taken = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not a query
+    taken = listener.extra(anyio.abc.SocketAttribute.local_port)
     made = Wire(port=taken)
 
     async def serve(client: anyio.abc.SocketStream) -> None:
