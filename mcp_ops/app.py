@@ -192,6 +192,7 @@ async def open_app(
             ledger=stores.ledger,
             operations=operations,
             now=clock.now,
+            keys={f"key:{key.name}": frozenset(key.scopes) for key in settings.server.keys},
         )
         tasks.start_soon(operations.keep_leases)
         tasks.start_soon(resumer.follow)

@@ -22,6 +22,7 @@ Answer = Literal["accept", "decline", "cancel"]
 SCOPE_OF = {Effect.READ: "ops:read", Effect.WRITE: "ops:write", Effect.DESTROY: "ops:destroy"}
 FINGERPRINT = "fingerprint:"
 _NOT_IN_DIGEST = frozenset({"reason", "idempotency_key", "dry_run"})
+_MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ def parse(
     fields = dict(raw)
     target = "" if tool.own else _choose_target(fields.pop("target", ""), targets)
     try:
-        arguments = tool.arguments.model_validate(fields)
+        arguments = tool.arguments.model_validate(_without_most_unknown(fields, tool))
     except ValidationError as error:
         raise invalid_arguments(error, tool) from None
     values = dict(arguments)
@@ -159,6 +160,16 @@ def parse(
         parent=parent,
         approved_by=approved_by,
     )
+
+
+def _without_most_unknown(fields: dict[str, Any], tool: Tool) -> dict[str, Any]:
+    """The arguments with at most ten unknown ones: each that is found wrong takes time, in which
+    everybody waits, and no more than ten are named."""
+    known = tool.arguments.model_fields
+    if len(fields) <= len(known):
+        return fields
+    more = set(list(fields.keys() - known.keys())[_MOST_PROBLEMS:])
+    return {name: value for name, value in fields.items() if name not in more}
 
 
 def _choose_target(asked: Any, targets: tuple[str, ...]) -> str:
@@ -194,7 +205,7 @@ def invalid_arguments(error: ValidationError, tool: Tool) -> InvalidInput:
     """What is wrong with the arguments, by field and rule; never the value."""
     known = set(tool.arguments.model_fields)
     problems: list[dict[str, str]] = []
-    for item in error.errors(include_url=False, include_input=False, include_context=True)[:10]:
+    for item in error.errors(include_url=False, include_input=False, include_context=True)[:_MOST_PROBLEMS]:
         path = [str(part) for part in item["loc"]]
         # An unknown argument's name is the caller's text: it may be a value in the wrong place.
         name = ".".join(path) if path and path[0] in known else "an unknown argument"

@@ -44,7 +44,8 @@ class ModeEntry:
     until when.
 
     Of the entries of one scope and source the newest that has not expired is in force: when it
-    expires, the one that it took the place of returns.
+    expires, the one that it took the place of returns. `lifts` means that a stricter one is to
+    return at `expires_at`: what an agent sets meanwhile does not outlast it.
     """
 
     scope: str
@@ -54,6 +55,7 @@ class ModeEntry:
     author: str
     since: float
     expires_at: float | None = None
+    lifts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,6 +183,8 @@ def _mode_refusal(s: Situation, entry: ModeEntry, code: RefusalCode, meaning: st
         "usage": "It ends by itself when the usage falls; check_api_usage shows it.",
         "runaway": "The same call was made again and again. Stop; a person clears it: "
         f"mcp-ops mode clear {entry.scope}.",
+        "store": "It ends by itself when the store answers again; the operator brings back the "
+        "Redis of store.hot.",
     }[entry.source]
     if entry.source == "operator" and entry.scope.startswith(PRINCIPAL_SCOPE):
         hint = f"The operator can change it: mcp-ops mode clear {entry.scope}."

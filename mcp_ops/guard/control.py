@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import orjson
@@ -40,6 +41,8 @@ from mcp_ops.ports import (
     ModeEntry,
 )
 from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
+
+_PLACE = re.compile(r"[0-9]{1,18}")  # of a line of the ledger; more digits fit in no store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +230,7 @@ class Control:
         cursor: str,
     ) -> AuditPage:
         """Lines of the ledger, newest first."""
-        if cursor and not cursor.isdecimal():
+        if cursor and not _PLACE.fullmatch(cursor):
             raise InvalidInput("cursor: is none of this list.", hint="Start without a cursor.")
         entries = await self._p.ledger.search(
             AuditQuery(

@@ -6,7 +6,7 @@ comes back when the call does not reach its target.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 
@@ -71,10 +71,15 @@ class Gate:
 
     @asynccontextmanager
     async def taken(
-        self, plan: Plan, admission: Admission, *, place: bool = True
+        self,
+        plan: Plan,
+        admission: Admission,
+        *,
+        place: bool = True,
+        reached: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[None]:
-        """A place at the target; what was admitted comes back on a late refusal, and on a
-        cancellation that comes before the place."""
+        """A place at the target; what was admitted comes back on a late refusal that came before
+        a system was `reached`, and on a cancellation that comes before the place."""
         slot: AbstractAsyncContextManager[None] = nullcontext()
         if place and plan.info is not None and plan.info.name != OWN_TARGET:
             limits = self._settings.limits
@@ -87,10 +92,20 @@ class Gate:
                 arrived = True
                 yield
         except BaseException as ended:
-            if not arrived or isinstance(ended, Refused | StoreUnavailable):
+            refused = isinstance(ended, Refused | StoreUnavailable) and not reached()
+            if not arrived or refused:
                 with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
                     await self._hot.give_back(plan.request, admission)
             raise
+
+    async def spare(self, plan: Plan, admission: Admission) -> None:
+        """Give the principal back what a call cost it; what it cost its target stays taken."""
+        own = replace(plan.request, rates=plan.request.rates[:1])
+        first = replace(
+            admission, rates=admission.rates[:1], marks=admission.marks[:1], probe=False
+        )
+        with suppress(StoreUnavailable):
+            await self._hot.give_back(own, first)
 
     def overlook(self, plan: Plan, code: RefusalCode) -> None:
         """In shadow mode: what would have been refused is counted once, and has its line."""

@@ -310,14 +310,20 @@ class Guard:
             return await action(await self._actor.view(info, capability, effect, passage.frame))
 
     async def _rehearse(self, call: Call, frame: Frame, consent: Consent) -> Result:
-        """The dry run of a call that a person is asked about, on the way of a read."""
-        plan = await self._gate.plan(call, sub=True)
+        """The dry run of a call that a person is asked about, on the way of a read.
+
+        Its principal gets back what it cost, unless the target's answer ends the call: calls that
+        always end so are no way to ask a target without end.
+        """
+        plan = await self._gate.plan(call)
         admission, _ = await self._gate.admit(plan)
         deadline = self.settings.limits.read_timeout_s
         async with self._passage(plan, consent, frame, admission):
-            return await self._actor.act(
+            result = await self._actor.act(
                 call, frame, deadline_s=deadline, running=None, probe=admission.probe
             )
+        await self._gate.spare(plan, admission)
+        return result
 
     def _asks_nobody(self, plan: Plan) -> bool:
         return self._approver.asks_nobody(
@@ -360,7 +366,7 @@ class Guard:
     ) -> AsyncIterator[None]:
         token = current.set(Passage(call=plan.call, frame=frame, consent=consent))
         try:
-            async with self._gate.taken(plan, admission):
+            async with self._gate.taken(plan, admission, reached=lambda: frame.upstream_calls > 0):
                 yield
         finally:
             current.reset(token)

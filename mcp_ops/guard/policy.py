@@ -92,11 +92,14 @@ class Policy:
         return decision
 
     def _first_match(self, call: Call, environment: str, profile: Profile) -> Decision:
-        for source, rules in (("policy", self._rules), (profile, PROFILES[profile])):
-            for number, rule in enumerate(rules, start=1):
-                if _matches(rule, call, environment):
-                    return self._decision(rule, f"{source}[{number}]", profile)
-        return self._decision(PolicyRule(require="approve"), "default", profile)
+        named = (
+            (f"{source}[{number}]", rule)
+            for source, rules in (("policy", self._rules), (profile, PROFILES[profile]))
+            for number, rule in enumerate(rules, start=1)
+            if _matches(rule, call, environment)
+        )
+        name, rule = next(named, ("default", PolicyRule(require="approve")))
+        return self._decision(rule, name, profile)
 
     def _decision(self, rule: PolicyRule, name: str, profile: Profile) -> Decision:
         return Decision(

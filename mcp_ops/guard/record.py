@@ -18,6 +18,7 @@ from mcp_ops.records import Entry, EntryKind, Ledger, Verdict
 from mcp_ops.redact import Redactor, tame
 
 _log = logging.getLogger("mcp_ops.guard")
+_MADE_UP = "?"  # before the name of a tool that there is not
 
 
 class Frame:
@@ -160,6 +161,8 @@ class Frame:
 
     def _entry(self, kind: EntryKind, evidence: Mapping[str, Any], **end: Any) -> Entry:
         call, caller = self._call, self._caller
+        # A made-up name must not stand among the lines of ours that have one (break_glass, …).
+        mark = _MADE_UP if end.get("code") == UnknownTool.code else ""
         if call is None:
             known = self._unparsed()
         else:
@@ -182,7 +185,7 @@ class Frame:
             call_id=self.call_id,
             at=self._clock.now(),
             # Redacted before it is cut: both are a client's own words.
-            tool=tame(self._redactor.text(self._tool[:1_000]), 64),
+            tool=mark + tame(self._redactor.text(self._tool[:1_000]), 64),
             principal=caller.principal,
             client=tame(self._redactor.text(caller.client[:1_000]), 100),
             channel=caller.channel,
@@ -200,16 +203,24 @@ class Frame:
         if not self._raw:
             return {}
         target = self._raw.get("target")
-        try:
-            body = orjson.dumps(self._raw, option=orjson.OPT_SORT_KEYS, default=str).decode()
-        except TypeError:  # a lone surrogate, a huge number
-            body = repr(self._raw)
         return {
             "target": tame(self._redactor.text(target[:1_000]), 64)
             if isinstance(target, str)
             else "",
-            "digest": f"raw:{self._redactor.fingerprint(body)}",
+            "digest": f"raw:{self._redactor.fingerprint(_body(self._raw))}",
         }
+
+
+def _body(raw: Mapping[str, Any]) -> str:
+    """Arguments as text that is the same for the same ones, whatever a client put into them."""
+    try:
+        return orjson.dumps(raw, option=orjson.OPT_SORT_KEYS, default=str).decode()
+    except TypeError:  # a lone surrogate, a huge number, very deep
+        pass
+    try:
+        return repr(raw)
+    except RecursionError:
+        return "too deep"
 
 
 def open_frame(call: Call, *, ledger: Ledger, redactor: Redactor, clock: Clock) -> Frame:

@@ -1,14 +1,15 @@
 """Resume: writes of many steps whose process was lost go on in this one, under a new fence.
 
 What a write needs to go on is kept with its intent: who called, with which arguments, by whose
-approval. Budgets and the approval were used when it began; modes, limits and the circuit are
-asked again, and what they refuse ends it with what was done so far.
+approval. Budgets and the approval were used when it began; scopes, modes, limits and the circuit
+are asked again, and what they refuse ends it with what was done so far.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -60,7 +61,10 @@ class Resumer:
         ledger: Ledger,
         operations: Operations,
         now: Callable[[], float],
+        keys: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
+        """`keys` are the principals of the keys that are configured now, with their scopes."""
+        self._keys = keys or {}
         self._guard = guard
         self._tools = tools
         self._ledger = ledger
@@ -90,8 +94,9 @@ class Resumer:
     async def _go_on(self, operation: Operation) -> None:
         try:
             call, approval, pinned = self._call(operation)
-        except (InvalidInput, KeyError, ValueError):
-            # The tool or the target is not here: another process may know them.
+        except (InvalidInput, KeyError, ValueError, TypeError, AttributeError):
+            # The tool or the target is not here, or another version wrote it: another process may
+            # know them.
             await self._ledger.renew(
                 operation.id,
                 fence=operation.fence,
@@ -105,7 +110,9 @@ class Resumer:
     def _call(self, operation: Operation) -> tuple[Call, str, tuple[str, ...] | None]:
         tool = self._tools[operation.tool]
         data = orjson.loads(operation.resume)
-        caller = Caller(**{**data["caller"], "scopes": frozenset(data["caller"]["scopes"])})
+        caller = self._present(
+            Caller(**{**data["caller"], "scopes": frozenset(data["caller"]["scopes"])})
+        )
         names = self._guard.targets.names()
         if operation.target not in names:
             raise KeyError(operation.target)
@@ -118,3 +125,13 @@ class Resumer:
         )
         pinned = data.get("pinned")
         return call, str(data["approval"]), None if pinned is None else tuple(pinned)
+
+    def _present(self, caller: Caller) -> Caller:
+        """The caller with no scope that was taken away since: of a key that is gone, none is left.
+        A process without keys knows of none, and leaves them to another."""
+        if not caller.principal.startswith("key:"):
+            return caller
+        if not self._keys:
+            raise KeyError(caller.principal)
+        left = self._keys.get(caller.principal, frozenset())
+        return replace(caller, scopes=caller.scopes & left)

@@ -111,7 +111,10 @@ def rehearsal(call: Call) -> Call:
 
 
 def pinned(approval: Approval) -> tuple[str, ...] | None:
-    """The items that an approved call may touch; None where it selects none."""
+    """The items that an approved call may touch; None where it selects none. Where nothing could
+    be looked at nobody was shown any: a call that selects some selects nothing then."""
+    if "problem" in approval.seen_shown:
+        return ()
     items = approval.seen_shown.get("items")
     return None if items is None else tuple(str(item) for item in items)
 

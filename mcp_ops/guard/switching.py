@@ -34,7 +34,8 @@ async def switch(
     operator = "ops:admin" in caller.scopes
     source: ModeSource = "operator" if operator else "agent"
     entries = await hot.modes()
-    if not operator and loosens(mode, scope, entries) and not allowed:
+    looser = loosens(mode, scope, entries)
+    if not operator and looser and not allowed:
         raise Refused(
             RefusalCode.APPROVAL_REQUIRED,
             "The mode was changed at this moment; what was asked is looser than it is now.",
@@ -48,8 +49,11 @@ async def switch(
         reason=reason,
         author=caller.principal,
         since=now,
-        expires_at=ends if operator else _not_before(ends, mode, scope, entries),
+        expires_at=ends,
+        lifts=looser and ends is not None,
     )
+    if not operator and not looser:
+        entry = _no_looser_later(entry, entries)
     for each in entries:
         if within(each.scope, scope, mode) and each.mode is not mode:
             await _lift(hot, each, entry)
@@ -75,20 +79,26 @@ async def _lift(hot: HotStore, held: ModeEntry, by: ModeEntry) -> None:
     if by.expires_at is None or held.source in ("usage", "runaway"):
         await hot.clear_modes(held.scope, frozenset({held.source}))
     else:
-        await hot.set_mode(replace(by, scope=held.scope, source=held.source))
+        await hot.set_mode(replace(by, scope=held.scope, source=held.source, lifts=True))
 
 
 def _mine(held: ModeEntry, entry: ModeEntry) -> bool:
     return (held.scope, held.source) == (entry.scope, entry.source)
 
 
-def _not_before(
-    ends: float | None, mode: Mode, scope: str, entries: tuple[ModeEntry, ...]
-) -> float | None:
-    """An agent's stricter mode holds at least as long as the one whose place it takes: a short
-    lockdown must not end a long restriction."""
-    for entry in entries:
-        mine = entry.scope == scope and entry.source == "agent"
-        if mine and at_least_as_strict(mode, entry.mode) and ends is not None:
-            return None if entry.expires_at is None else max(ends, entry.expires_at)
-    return ends
+def _no_looser_later(entry: ModeEntry, entries: tuple[ModeEntry, ...]) -> ModeEntry:
+    """An agent's own change, so that the mode is looser at no later moment than without it.
+
+    It holds at least as long as the one whose place it takes: a short lockdown must not end a long
+    restriction. Over one that lifts a stricter mode for a while it holds no longer than that one:
+    the stricter mode returns then.
+    """
+    held = next((each for each in entries if _mine(each, entry)), None)
+    if held is None or held.expires_at is None:
+        return entry if held is None else replace(entry, expires_at=None)
+    if held.lifts:
+        ends = min(entry.expires_at or held.expires_at, held.expires_at)
+        return replace(entry, expires_at=ends, lifts=True)
+    if entry.expires_at is None:
+        return entry
+    return replace(entry, expires_at=max(entry.expires_at, held.expires_at))

@@ -1,10 +1,10 @@
 """The hot store when the shared one is away: a local guard that is stricter, for reads only.
 
-While Redis answers, every call is decided there, and this process keeps a copy of the modes and
-circuits, at most a second old. When it does not, reads go on under that copy, in restrictive mode
-and at a quarter of every rate, counted in this process. Writes are refused; an operator with
-break-glass opens stores of this machine instead (`opening.py`). Nothing known means nothing
-allowed.
+While Redis answers, every call is decided there, and this process keeps a copy of the modes,
+circuits and partition sizes, at most a second old. When it does not, reads go on under that copy,
+in restrictive mode and at a quarter of every rate, counted in this process. Writes are refused; an
+operator with break-glass opens stores of this machine instead (`opening.py`). Nothing known means
+nothing allowed.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class SteadyHotStore:
         self._rates = RateTable()
         self._modes: tuple[ModeEntry, ...] | None = None
         self._circuits: dict[str, CircuitState] = {}
+        self._partitions: tuple[Partition, ...] = ()
         self.away_since: float | None = None
 
     @classmethod
@@ -70,10 +71,12 @@ class SteadyHotStore:
         try:
             entries = await self._shared.modes()
             circuits = await self._shared.circuits()
+            partitions = await self._shared.partitions()
         except StoreUnavailable:
             self._away()
             return False
         self._modes = entries
+        self._partitions = partitions
         self._circuits = {state.target: state for state in circuits}
         self._back()
         return True
@@ -105,12 +108,14 @@ class SteadyHotStore:
     ) -> CircuitState:
         """Tell the circuit how a call ended; while the store is away nobody is told."""
         try:
-            return await self._shared.record(
+            state = await self._shared.record(
                 target, health, error=error, probe=probe, policy=policy
             )
         except StoreUnavailable:
             self._away()
             return self._circuits.get(target, CircuitState(target=target))
+        self._circuits[target] = state
+        return state
 
     async def modes(self) -> tuple[ModeEntry, ...]:
         """All entries in force; the last that were known while the store is away."""
@@ -137,15 +142,21 @@ class SteadyHotStore:
         except StoreUnavailable:
             self._away()
             now = self._clock.monotonic()
-            return tuple(self._rates.look(_slowed(rate), SLOWER, now) for rate in requests)
+            # Whoever looks has slowed the scaled ones down already, as `modes` says.
+            return tuple(
+                self._rates.look(_slowed(rate), 1.0 if rate.scaled else SLOWER, now)
+                for rate in requests
+            )
 
     async def set_mode(self, entry: ModeEntry) -> None:
-        """Only in the shared store."""
+        """Only in the shared store; what was set here is known here at once."""
         await self._shared.set_mode(entry)
+        await self.refresh()
 
     async def clear_modes(self, scope: str, sources: frozenset[ModeSource]) -> None:
-        """Only in the shared store."""
+        """Only in the shared store; what was lifted here is not in force here any more."""
         await self._shared.clear_modes(scope, sources)
+        await self.refresh()
 
     async def set_circuit(
         self, state: CircuitState, *, expected_version: int
@@ -154,8 +165,12 @@ class SteadyHotStore:
         return await self._shared.set_circuit(state, expected_version=expected_version)
 
     async def grants(self) -> tuple[Grant, ...]:
-        """Only in the shared store: while it is away nobody is elevated."""
-        return await self._shared.grants()
+        """The elevations; while the store is away nobody is elevated."""
+        try:
+            return await self._shared.grants()
+        except StoreUnavailable:
+            self._away()
+            return ()
 
     async def set_grant(self, grant: Grant) -> None:
         """Only in the shared store."""
@@ -166,8 +181,12 @@ class SteadyHotStore:
         return await self._shared.clear_grant(grant_id)
 
     async def partitions(self) -> tuple[Partition, ...]:
-        """Only in the shared store."""
-        return await self._shared.partitions()
+        """The partition sizes; the last that were known while the store is away."""
+        try:
+            return await self._shared.partitions()
+        except StoreUnavailable:
+            self._away()
+            return self._sizes(self._clock.now())
 
     async def set_partition(self, partition: Partition) -> None:
         """Only in the shared store."""
@@ -184,6 +203,7 @@ class SteadyHotStore:
         slowed = tuple(_slowed(rate) for rate in request.rates)
         rates = tuple(self._rates.look(rate, slowdown, now) for rate in slowed)
         circuit = self._circuits.get(request.target, CircuitState(target=request.target))
+        sizes = self._sizes(at)
         passes = not request.use_circuit or circuit.phase is CircuitPhase.CLOSED
         granted = (
             request.take
@@ -199,6 +219,7 @@ class SteadyHotStore:
             rates=rates,
             circuit=circuit,
             marks=tuple(self._rates.take(rate, state, now) for rate, state in taken),
+            concurrent=next((p.size for p in sizes if p.target == request.target), None),
             degraded=True,
         )
 
@@ -212,6 +233,9 @@ class SteadyHotStore:
             since=self.away_since or self._clock.now(),
         )
         return (*in_force(entries, self._clock.now()), restricted)
+
+    def _sizes(self, now: float) -> tuple[Partition, ...]:
+        return tuple(each for each in self._partitions if each.expires_at > now)
 
     def _away(self) -> None:
         if self.away_since is None:

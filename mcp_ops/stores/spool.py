@@ -2,7 +2,7 @@
 
 Append-only JSON lines, each with a MAC under the ledger's key, durable when `add` returns. They
 are merged in their order when the store answers again. A line that was changed or cut meanwhile is
-left out and counted: the file stays beside the merged ones under another name.
+left out and counted: the file then stays, under another name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import anyio.to_thread
@@ -42,7 +43,10 @@ class Spool:
             await anyio.to_thread.run_sync(self._add, list(entries))
 
     async def take(self) -> tuple[list[Entry], int]:
-        """All lines in their order, and how many were unreadable. They stay until `done`."""
+        """All lines in their order, and how many were unreadable. They stay until `done`.
+
+        Raises `StoreUnavailable` when the file cannot be read.
+        """
         async with self._lock:
             return await anyio.to_thread.run_sync(self._take)
 
@@ -54,24 +58,34 @@ class Spool:
     def _add(self, entries: list[Entry]) -> None:
         lines = b"".join(self._line(entry) for entry in entries)
         try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            with os.fdopen(os.open(self._path, flags, 0o600), "ab") as file:
-                if file.tell() + len(lines) > self._largest:
-                    raise _full()
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
+            self._append(lines)
         except OSError as error:
-            raise StoreUnavailable(
-                "The ledger's store is away, and the spool on this machine cannot be written.",
-                hint="An operator must look at the state directory: space, rights.",
-            ) from error
+            raise _unusable("written") from error
+
+    def _append(self, lines: bytes) -> None:
+        """All of it or, while there is room to take it back, nothing: it may be tried again."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        with os.fdopen(os.open(self._path, flags, 0o600), "r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                lines = b"\n" + lines  # a process was killed in the middle of the last line
+            if size + len(lines) > self._largest:
+                raise _full()
+            try:
+                while lines:
+                    lines = lines[file.write(lines) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
 
     def _take(self) -> tuple[list[Entry], int]:
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return [], 0
+        except OSError as error:
+            raise _unusable("read") from error
         good: list[Entry] = []
         for line in lines:
             body = self._body(line)
@@ -81,7 +95,8 @@ class Spool:
 
     def _done(self, damaged: bool) -> None:
         if damaged:
-            self._path.replace(self._path.with_suffix(".damaged"))
+            names = (self._path.with_suffix(f".damaged-{number}") for number in count(1))
+            self._path.replace(next(name for name in names if not name.exists()))
         else:
             self._path.unlink(missing_ok=True)
 
@@ -101,4 +116,11 @@ def _full() -> StoreUnavailable:
     return StoreUnavailable(
         "The ledger's store is away, and the spool on this machine is full.",
         hint="The operator brings the store back; reads go on then.",
+    )
+
+
+def _unusable(done: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The ledger's store is away, and the spool on this machine cannot be {done}.",
+        hint="An operator must look at the state directory: space, rights.",
     )

@@ -34,6 +34,8 @@ from mcp_ops.records import AuditQuery, Entry
 from mcp_ops.redact import Redactor
 from mcp_ops.server import OpsServer, Published, Reply
 from mcp_ops.settings import GuardSettings, LimitSettings, PolicyRule
+from mcp_ops.stores import opening
+from mcp_ops.stores.opening import Place
 from mcp_ops.stores.sqlite.embedded import Stores, open_stores
 from mcp_ops.tool import Tool, schemas_of
 from mcp_ops.transport import bind_caller, seal
@@ -196,13 +198,17 @@ async def bench(
     worlds: Mapping[str, World] | None = None,
     extra_tools: Mapping[str, Tool] | None = None,
     approver_keys: frozenset[str] | None = None,
+    hot: str = "",
 ) -> AsyncIterator[Bench]:
-    """The parts of `app.open_app`, around the shelf."""
+    """The parts of `app.open_app`, around the shelf; `hot` is the URL of a shared one."""
     clock, redactor = clock or ManualClock(), Redactor()
     made = {info.name: World() for info in infos} | dict(worlds or {})
     floor = _floor(settings, clock)
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(open_stores(path / "s.db", clock, floor=floor))
+        opened: Any = open_stores(path / "s.db", clock, floor=floor)
+        if hot:
+            opened = opening.open_stores(Place(directory=path, hot=hot), clock, floor=floor)
+        stores: Stores = await stack.enter_async_context(opened)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         usage = UsageWatch(

@@ -64,6 +64,15 @@ async def test_an_elevation_to_confirm_lets_the_clients_own_yes_suffice_but_for_
         assert await b.code("drop_item", **DROP) == "ok"
 
 
+async def test_of_several_elevations_one_is_ended(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=STRICT) as b:
+        grants = [await elevate(b, incident=f"INC-{number}") for number in range(3)]
+        for grant in grants[::-1]:
+            assert await elevations(b).end(OPERATOR, grant.id) == grant
+            left = [each["id"] for each in (await b.ok("get_guard_status"))["elevations"]]
+            assert sorted(left) == sorted(each.id for each in grants[: grants.index(grant)])
+
+
 @pytest.mark.parametrize("field", [{"principal": "key:*"}, {"tool": "drop_*"}, {"target": "depot"}])
 async def test_an_elevation_holds_for_what_it_names_alone(
     tmp_path: Path, field: dict[str, str]

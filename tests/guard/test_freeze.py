@@ -139,6 +139,8 @@ EVERY_FRIDAY = (
         ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY"), "2027-07-16T17:00", True),
         ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;COUNT=3"), f"{FRIDAY}T18:00", False),
         ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;COUNT=55"), f"{FRIDAY}T18:00", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;COUNT=900"), f"{FRIDAY}T18:00", True),
+        ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;COUNT=900"), f"{FRIDAY}T20:00", False),
         ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;UNTIL=20270115T160000Z"), f"{FRIDAY}T18:00", True),
         ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;UNTIL=20270115T155959Z"), f"{FRIDAY}T18:00", False),
         ((*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY;UNTIL=20270115"), f"{FRIDAY}T18:00", True),
@@ -288,6 +290,13 @@ async def test_a_calendar_that_cannot_be_read_is_closed(
     assert (found.active, found.since, found.until) == (True, None, None)
     assert says in found.problem
     assert found.problem.startswith("calendar freeze.ics cannot be read: ")
+
+
+async def test_a_directory_in_the_place_of_a_calendar_is_closed(tmp_path: Path) -> None:
+    window = FreezeWindow.model_validate({"calendar": f"file:{tmp_path}"})
+    found = await one(window, at(f"{FRIDAY}T12:00"))
+    assert found.active
+    assert "cannot be read: is a directory" in found.problem
 
 
 async def test_a_calendar_without_events_freezes_nothing(tmp_path: Path) -> None:

@@ -286,6 +286,35 @@ async def test_a_write_sees_at_once_what_another_process_changed(
         assert (await ours.hot.rates(asked.rates))[0].remaining == 3
 
 
+async def test_a_write_sees_at_once_that_another_process_opened_the_circuit(
+    backend: Backend, clock: ManualClock
+) -> None:
+    async with backend.open(clock) as ours, backend.open(clock) as theirs:
+        assert (await ours.hot.admit(records.request(fresh=True))).granted
+        await fail(theirs, 3)
+        refused = await ours.hot.admit(records.request(fresh=True))
+        assert not refused.granted
+        assert refused.circuit.phase is CircuitPhase.OPEN
+
+
+async def test_of_two_processes_that_know_the_same_one_gets_the_probe(
+    backend: Backend, clock: ManualClock
+) -> None:
+    """Neither has looked again when the time has come: the store decides, not what they know."""
+    async with backend.open(clock) as ours, backend.open(clock) as theirs:
+        await fail(theirs, 3)
+        with anyio.fail_after(5):
+            while (await ours.hot.admit(records.request(take=False))).circuit.failures != 3:
+                await anyio.sleep(0.01)
+        clock.advance(60)
+        first = await theirs.hot.admit(records.request())
+        second = await ours.hot.admit(records.request())
+        assert [(each.granted, each.probe) for each in (first, second)] == [
+            (True, True),
+            (False, False),
+        ]
+
+
 @pytest.mark.parametrize("seconds", [3_600, -3_600])
 async def test_a_jump_of_the_wall_clock_neither_frees_nor_locks_out(
     backend: Backend, clock: ManualClock, seconds: float

@@ -7,12 +7,12 @@ are in it. The decisions are plain code on what was read, in the order in which 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
-from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import Begun, Budget, BudgetState, Entry, EntryKind, Operation, Redemption
+from mcp_ops.records import Budget, BudgetState, Entry, EntryKind, Operation
 from mcp_ops.stores.chain import clean, decode
 from mcp_ops.stores.postgres.connections import Row
 from mcp_ops.stores.postgres.lines import Statement
@@ -22,6 +22,8 @@ _LIST = ", ".join(OPERATION)
 _PLACES = ", ".join(f"%({name})s" for name in (*OPERATION, "call_id"))
 _LOST = "state = 'running' AND lease_until < mcp_ops.now() AND resume = ''"
 _MOST_LOST = 100
+_LINES_OF = "SELECT body FROM mcp_ops.entries WHERE call_id = ANY(%s)"
+_NO_LINES = "SELECT ''::bytea AS body WHERE false"  # planned without a look at every month
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +42,12 @@ class Wanted:
     ids: set[str] = field(default_factory=set)
     budgets: set[str] = field(default_factory=set)
     approvals: set[str] = field(default_factory=set)
+    calls: set[str] = field(default_factory=set)
     lost: bool = False
 
     def statements(self, keeping: Keeping) -> list[Statement]:
         """Reads in a fixed order: operations, those lost, uses of budgets, approvals, intents of
-        lost ones."""
+        lost ones, lines of calls."""
         found = (
             "id = ANY(%s) OR (key = ANY(%s) AND (ended_at IS NULL OR "
             "ended_at > mcp_ops.now() - %s))"
@@ -69,6 +72,7 @@ class Wanted:
             (uses, (list(self.budgets),)),
             (approvals, (list(self.approvals),)),
             (intents, (*asked, self.lost, _MOST_LOST)),
+            (_LINES_OF, (list(self.calls),)) if self.calls else (_NO_LINES, ()),
         ]
 
 
@@ -83,13 +87,14 @@ class State:
     uses: dict[str, list[float]]
     approvals: dict[str, Row]
     intents: dict[str, Entry]
+    known: set[bytes]
     lines: list[Entry] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
 
     @classmethod
     def of(cls, now: float, keeping: Keeping, found: list[list[Row]]) -> State:
         """What the statements of `Wanted` found."""
-        operations, more, uses, approvals, intents = found
+        operations, more, uses, approvals, intents, known = found
         operations = [*operations, *more]
         by_key: dict[str, list[float]] = {}
         for use in uses:
@@ -102,6 +107,7 @@ class State:
             uses=by_key,
             approvals={row["id"]: row for row in approvals},
             intents={row["call_id"]: decode(bytes(row["body"]), 0) for row in intents},
+            known={content(bytes(row["body"])) for row in known},
         )
 
     def write(self, sql: str, values: Any) -> None:
@@ -165,161 +171,6 @@ class Job(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begin:
-    """The intent of a write."""
-
-    entry: Entry
-    operation: Operation
-    budgets: tuple[Budget, ...]
-    approval: Redemption | None
-
-    def want(self, wanted: Wanted) -> None:
-        """The key, the budgets, the approval."""
-        wanted.keys.add(clean(self.operation.key))
-        wanted.ids.add(clean(self.operation.id))
-        wanted.budgets.update(clean(budget.key) for budget in self.budgets)
-        if self.approval is not None:
-            wanted.approvals.add(clean(self.approval.approval_id))
-
-    def decide(self, state: State) -> Begun:
-        """The key first, then the budgets, then the approval; nothing is taken on a no."""
-        operation = cleaned(self.operation)
-        held = state.holder(operation.key)
-        if held is not None and lost(held, state.now):
-            state.give_up(held)
-            held = state.holder(operation.key)
-        if held is not None:
-            return Begun(claimed=False, holder=held)
-        looked = look(self.budgets, state.uses, state.now)
-        if not all(each.allowed for each in looked):
-            return Begun(claimed=False, budgets=looked)
-        if self.approval and not _fits(self.approval, state):
-            return Begun(claimed=False, budgets=looked, approved=False)
-        if operation.id in state.operations:
-            raise StoreUnavailable(
-                "The ledger has an operation of this id already.", hint="Call again."
-            )
-        self._take(state, operation)
-        return Begun(claimed=True, budgets=looked)
-
-    def _take(self, state: State, operation: Operation) -> None:
-        if self.approval:
-            del state.approvals[clean(self.approval.approval_id)]
-            sql = "UPDATE mcp_ops.approvals SET state = 'redeemed' WHERE id = %s"
-            state.write(sql, (clean(self.approval.approval_id),))
-        windows: dict[str, float] = {}
-        for budget in self.budgets:
-            key = clean(budget.key)
-            windows[key] = max(windows.get(key, 0.0), budget.window_s)
-        for key, window_s in windows.items():
-            state.uses.setdefault(key, []).append(state.now)
-            state.write(
-                "INSERT INTO mcp_ops.budget_events VALUES (%s, %s, %s, %s)",
-                (key, state.now, state.now + window_s, operation.id),
-            )
-        state.operations[operation.id] = operation
-        state.calls[operation.id] = call_id = clean(self.entry.call_id)
-        values = {name: getattr(operation, name) for name in OPERATION}
-        state.write(
-            f"INSERT INTO mcp_ops.operations ({_LIST}, call_id) VALUES ({_PLACES})",  # noqa: S608 - names of ours
-            {**values, "call_id": call_id},
-        )
-        state.lines.append(self.entry)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
-    """The end of a call."""
-
-    entry: Entry
-    operation: Operation | None
-    keep: bool
-
-    def want(self, wanted: Wanted) -> None:
-        """The operation as it is now."""
-        if self.operation is not None:
-            wanted.ids.add(clean(self.operation.id))
-
-    def decide(self, state: State) -> None:
-        """Write how it ended. Given up or taken over meanwhile: the line is a correction."""
-        line = self.entry
-        if self.operation is not None and not self._finish(state, cleaned(self.operation)):
-            line = late(line)
-        state.lines.append(line)
-
-    def _finish(self, state: State, operation: Operation) -> bool:
-        found = state.operations.get(operation.id)
-        if found is None:
-            return True
-        if found.fence > operation.fence:
-            return False
-        state.operations[operation.id] = after = replace(
-            found,
-            state=operation.state,
-            ended_at=state.now,
-            outcome=operation.outcome,
-            answer=operation.answer,
-            progress=operation.progress,
-            key=found.key if self.keep else "",
-        )
-        state.write(
-            "UPDATE mcp_ops.operations SET state = %s, ended_at = %s, outcome = %s, answer = %s, "
-            "progress = %s, key = %s WHERE id = %s",
-            (
-                *(after.state, after.ended_at, after.outcome, after.answer, after.progress),
-                *(after.key, after.id),
-            ),
-        )
-        if found.state == "unknown":
-            return False
-        if not self.keep:
-            state.write("DELETE FROM mcp_ops.budget_events WHERE operation = %s", (after.id,))
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A line on a change of the guard."""
-
-    entry: Entry
-
-    def want(self, wanted: Wanted) -> None:
-        """Nothing."""
-
-    def decide(self, state: State) -> None:
-        """Add the line."""
-        state.lines.append(self.entry)
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUpLost:
-    """Give up the operations whose process was lost; those that can be resumed wait for one that
-    takes them over."""
-
-    def want(self, wanted: Wanted) -> None:
-        """All that were lost."""
-        wanted.lost = True
-
-    def decide(self, state: State) -> int:
-        """Answers how many there were, of at most a hundred."""
-        found = [each for each in state.operations.values() if lost(each, state.now)]
-        for each in found:
-            state.give_up(each)
-        return len(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """Only the lines that were noted before."""
-
-    def want(self, wanted: Wanted) -> None:
-        """Nothing."""
-
-    def decide(self, state: State) -> None:
-        """Nothing."""
-
-
 def look(
     budgets: Iterable[Budget], uses: dict[str, list[float]], now: float
 ) -> tuple[BudgetState, ...]:
@@ -351,9 +202,14 @@ def lost(operation: Operation, now: float) -> bool:
     return passed and not operation.resume
 
 
-def late(entry: Entry) -> Entry:
-    """The end of an operation that had been given up: a correction, not a second end."""
-    return replace(entry, kind=EntryKind.CHANGED, evidence={**entry.evidence, "late_end": True})
+def content(body: bytes) -> bytes:
+    """What a line says, whoever wrote it: the same for a line that comes a second time."""
+    try:
+        said = json.loads(body)
+        said.pop("writer", None)
+    except (ValueError, AttributeError):  # damaged: `verify` says so
+        return body
+    return json.dumps(said, sort_keys=True).encode("utf-8")
 
 
 def cleaned(operation: Operation) -> Operation:
@@ -365,12 +221,3 @@ def cleaned(operation: Operation) -> Operation:
 def to_operation(row: Row) -> Operation:
     """The operation of a row."""
     return Operation(**{name: row[name] for name in OPERATION})
-
-
-def _fits(wanted: Redemption, state: State) -> bool:
-    row = state.approvals.get(clean(wanted.approval_id))
-    return row is not None and (row["principal"], row["digest"], row["policy"]) == (
-        clean(wanted.principal),
-        clean(wanted.digest),
-        clean(wanted.policy),
-    )

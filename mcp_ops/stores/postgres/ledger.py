@@ -19,7 +19,7 @@ from mcp_ops.records import (
     Verification,
 )
 from mcp_ops.stores.chain import clean, decode
-from mcp_ops.stores.postgres import batch
+from mcp_ops.stores.postgres import jobs
 from mcp_ops.stores.postgres.batch import OPERATION, Keeping, look, lost, to_operation
 from mcp_ops.stores.postgres.connections import Connections, Values
 from mcp_ops.stores.postgres.sealing import Sealing
@@ -86,7 +86,7 @@ class Ledger:
         """Durably write the intent, claim the key, charge the budgets and use up the approval, or
         say what stands in the way."""
         moved = self._time.to_store(operation, *_TIMES)
-        job = batch.Begin(entry=entry, operation=moved, budgets=budgets, approval=approval)
+        job = jobs.Begin(entry=entry, operation=moved, budgets=budgets, approval=approval)
         begun: Begun = await self._writer.do(job)
         return Begun(
             claimed=begun.claimed,
@@ -98,11 +98,11 @@ class Ledger:
     async def end(self, entry: Entry, operation: Operation | None, *, keep: bool) -> None:
         """Durably write the end; `keep` false frees the key and the budgets, because nothing was
         executed. If the operation was given up or taken over meanwhile the line is a correction."""
-        await self._writer.do(batch.End(entry=entry, operation=operation, keep=keep))
+        await self._writer.do(jobs.End(entry=entry, operation=operation, keep=keep))
 
     async def change(self, entry: Entry) -> None:
         """Durably add a line on a change of the guard."""
-        await self._writer.do(batch.Change(entry))
+        await self._writer.do(jobs.Change(entry))
 
     async def budgets(self, requests: tuple[Budget, ...]) -> tuple[BudgetState, ...]:
         """Look at budgets without charging."""

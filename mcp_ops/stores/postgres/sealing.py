@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import anyio
 
 from mcp_ops.clock import rfc3339
+from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import Entry, EntryKind, Line, Verification
 from mcp_ops.stores.chain import decode
 from mcp_ops.stores.postgres import schema
@@ -181,6 +182,25 @@ class Sealing:
         await rows(connection, "DELETE FROM mcp_ops.writers WHERE start_number = number")
         sql, values = move_head(self._key, Head(walker.seq, state.head.seq))
         await rows(connection, sql, values)
+
+
+async def ends_of(connections: Connections, key: bytes) -> None:
+    """Make the ends of an empty ledger, and hold the ends of any other against the key.
+
+    Raises `StoreUnavailable` for a ledger that was sealed with another key.
+    """
+    head = Head(0, 0)
+    await connections.fetch(
+        "INSERT INTO mcp_ops.head SELECT true, %s, %s, %s "
+        "WHERE NOT EXISTS (SELECT 1 FROM mcp_ops.writers) ON CONFLICT DO NOTHING",
+        (head.start, head.seq, head.seal(key)),
+    )
+    for row in await connections.fetch("SELECT start, seq, seal FROM mcp_ops.head"):
+        if Head(row["start"], row["seq"]).seal(key) != bytes(row["seal"]):
+            raise StoreUnavailable(
+                "The ledger in PostgreSQL was sealed with another key than this server's.",
+                hint="Give all servers that share the ledger the same key (store.key).",
+            )
 
 
 async def _next(connection: Connection, after: int, last: int) -> list[Row]:

@@ -24,17 +24,7 @@ from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import Begun, Entry, EntryKind
 from mcp_ops.stores.floods import Floods
 from mcp_ops.stores.postgres import lines, schema
-from mcp_ops.stores.postgres.batch import (
-    Begin,
-    End,
-    GiveUpLost,
-    Job,
-    Keeping,
-    Nothing,
-    State,
-    Wanted,
-    forget,
-)
+from mcp_ops.stores.postgres.batch import Job, Keeping, State, Wanted, forget
 from mcp_ops.stores.postgres.connections import (
     ANSWER_S,
     Connection,
@@ -44,6 +34,8 @@ from mcp_ops.stores.postgres.connections import (
     together,
 )
 from mcp_ops.stores.postgres.errors import unavailable
+from mcp_ops.stores.postgres.jobs import Begin, End, GiveUpLost, Nothing
+from mcp_ops.stores.postgres.sealing import ends_of
 from mcp_ops.stores.postgres.time import StoreTime
 
 FLUSH_S = 0.5
@@ -81,7 +73,11 @@ class _Sent:
 
 
 class Writer:
-    """Everything of one open store that adds lines. Made by `open`."""
+    """Everything of one open store that adds lines. Made by `open`.
+
+    `away_since` is when the first of the present row of failures was, in Unix seconds of the
+    store's clock as far as it is known; None when the last write succeeded.
+    """
 
     def __init__(
         self, connections: Connections, key: bytes, keeping: Keeping, time: StoreTime
@@ -99,6 +95,7 @@ class Writer:
         self._doubt: _Sent | None = None
         self._wake = asyncio.Event()
         self._closing = False
+        self.away_since: float | None = None
 
     @classmethod
     @asynccontextmanager
@@ -137,7 +134,7 @@ class Writer:
         if self._closing:
             raise unavailable("it is closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(job, self._take_noted(), future))
+        self._queue.append(_Waiting(job, self.take_noted(), future))
         self._wake.set()
         return await future
 
@@ -154,6 +151,16 @@ class Writer:
         self._noted.append(entry)
         if len(self._noted) in (1, _FLUSH_AT):
             self._wake.set()
+
+    def take_noted(self) -> tuple[Entry, ...]:
+        """Hand out the lines that wait: whoever takes them sees to it that they are kept.
+
+        Lines whose commit has an open fate are not among them: they are either written or wait
+        again once that is known.
+        """
+        noted = self._floods.joined(self._noted)
+        self._noted.clear()
+        return noted
 
     async def flush(self) -> None:
         """Write all noted lines now. Raises `StoreUnavailable`; they are kept for the next try."""
@@ -193,6 +200,9 @@ class Writer:
                     waiting.error = error
                 if self._doubt is None or self._doubt.batch is not batch:
                     self._keep_noted(batch)
+                self._failed(error)
+            else:
+                self.away_since = None
             _answer(batch)
         if self._month_due and not failed:
             self._month_due = False
@@ -200,10 +210,14 @@ class Writer:
                 self._months = await schema.make_partitions(self._connections)
         return failed
 
+    def _failed(self, error: StoreUnavailable) -> None:
+        if self.away_since is None and not isinstance(error.__cause__, _OF_ONE_JOB):
+            self.away_since = self._time.now()
+
     def _next_batch(self) -> _Batch:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
         if not self._queue:
-            batch.append(_Waiting(Nothing(), self._take_noted()))
+            batch.append(_Waiting(Nothing(), self.take_noted()))
         return batch
 
     async def _commit(self, batch: _Batch) -> None:
@@ -264,7 +278,7 @@ class Writer:
             await self._transact(connection, batch)
             return
         self._month_due = schema.following(schema.month_of(now)) not in self._months
-        state = State.of(now, self._keeping, found[4:9])
+        state = State.of(now, self._keeping, found[4:10])
         results = []
         for waiting in batch:
             state.lines.extend(waiting.earlier)
@@ -339,30 +353,6 @@ class Writer:
             )
             ended = replace(job.operation, state="done", outcome="failed")
             self._queue.append(_Waiting(End(entry=line, operation=ended, keep=False), ()))
-
-    def _take_noted(self) -> tuple[Entry, ...]:
-        noted = self._floods.joined(self._noted)
-        self._noted.clear()
-        return noted
-
-
-async def ends_of(connections: Connections, key: bytes) -> None:
-    """Make the ends of an empty ledger, and hold the ends of any other against the key.
-
-    Raises `StoreUnavailable` for a ledger that was sealed with another key.
-    """
-    head = lines.Head(0, 0)
-    await connections.fetch(
-        "INSERT INTO mcp_ops.head SELECT true, %s, %s, %s "
-        "WHERE NOT EXISTS (SELECT 1 FROM mcp_ops.writers) ON CONFLICT DO NOTHING",
-        (head.start, head.seq, head.seal(key)),
-    )
-    for row in await connections.fetch("SELECT start, seq, seal FROM mcp_ops.head"):
-        if lines.Head(row["start"], row["seq"]).seal(key) != bytes(row["seal"]):
-            raise StoreUnavailable(
-                "The ledger in PostgreSQL was sealed with another key than this server's.",
-                hint="Give all servers that share the ledger the same key (store.key).",
-            )
 
 
 def _transient(error: StoreUnavailable) -> bool:

@@ -49,7 +49,6 @@ _REASONS = {
 class _Waiting:
     job: Job[Any]
     future: asyncio.Future[Any]
-    durable: bool
     result: Any = None
     error: Exception | None = None
 
@@ -66,7 +65,6 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._own: sqlite3.Connection | None = None
         self._closing = False
-        self._durable = True
         self._thread = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
         self.time = StoreTime(clock)
 
@@ -88,22 +86,20 @@ class Database:
             with anyio.CancelScope(shield=True):
                 await database._close()
 
-    def submit(self, job: Job[T], *, durable: bool = True) -> asyncio.Future[T]:
+    def submit(self, job: Job[T]) -> asyncio.Future[T]:
         """Queue a job; the future is done when it is durable. Cancelling it cancels no job.
 
-        Jobs run in the order in which they were submitted. One that is not `durable` survives
-        the process's death but, where no durable one follows, not the machine's: no wait for the
-        disk.
+        Jobs run in the order in which they were submitted.
         """
         if self._closing:
             raise _unavailable("it is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Waiting(job, future, durable))
+        self._queue.put(_Waiting(job, future))
         return future
 
-    async def write(self, job: Job[T], *, durable: bool = True) -> T:
+    async def write(self, job: Job[T]) -> T:
         """Run a job in a transaction and answer when it is durable. Raises `StoreUnavailable`."""
-        return await self.submit(job, durable=durable)
+        return await self.submit(job)
 
     async def read(self, job: Job[T]) -> T:
         """Run a job on a read connection in a worker thread. Raises `StoreUnavailable`."""
@@ -178,12 +174,6 @@ class Database:
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-
-    def _set_durable(self, durable: bool) -> None:
-        if durable is not self._durable:
-            mode = "FULL" if durable else "NORMAL"
-            self._connection.execute(f"PRAGMA synchronous = {mode}")
-            self._durable = durable
 
 
 def _open(path: Path) -> sqlite3.Connection:

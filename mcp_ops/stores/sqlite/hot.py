@@ -266,7 +266,7 @@ class HotStore:
         marks = self._charge(request, look)
         granted = False
         try:
-            taken = await self._database.write(lambda c: self._take(c, request), durable=False)
+            taken = await self._database.write(lambda c: self._take(c, request))
             granted = taken.granted
         finally:
             if not granted:
@@ -321,7 +321,7 @@ class HotStore:
                 circuits.save(connection, after)
             return after
 
-        return self._adopt(await self._database.write(job, durable=False))
+        return self._adopt(await self._database.write(job))
 
     def _adopt(self, circuit: Circuit) -> CircuitState:
         self._snapshot.adopt(circuit)

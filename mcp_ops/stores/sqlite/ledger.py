@@ -346,7 +346,7 @@ class Ledger:
             self._writing = lines = self._floods.joined(self._noted)
             self._noted.clear()
             self._flushing = self._database.submit(
-                lambda connection: chain.append(connection, self._key, lines), durable=False
+                lambda connection: chain.append(connection, self._key, lines)
             )
             self._flushing.add_done_callback(self._flushed)
         return self._flushing

@@ -13,9 +13,13 @@ MOST_KEPT = 8
 def load(connection: sqlite3.Connection) -> tuple[ModeEntry, ...]:
     """All entries in the file, in the order in which they were set; expired ones too."""
     rows = connection.execute(
-        "SELECT scope, mode, source, reason, author, since, expires_at FROM modes ORDER BY number"
+        "SELECT scope, mode, source, reason, author, since, expires_at, lifts FROM modes "
+        "ORDER BY number"
     )
-    return tuple(ModeEntry(**{**dict(row), "mode": Mode(row["mode"])}) for row in rows)
+    return tuple(
+        ModeEntry(**{**dict(row), "mode": Mode(row["mode"]), "lifts": bool(row["lifts"])})
+        for row in rows
+    )
 
 
 def put(connection: sqlite3.Connection, entry: ModeEntry, now: float) -> None:
@@ -33,9 +37,12 @@ def put(connection: sqlite3.Connection, entry: ModeEntry, now: float) -> None:
         (*mine, entry.expires_at),
     )
     connection.execute(
-        "INSERT INTO modes (scope, source, mode, reason, author, since, expires_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*mine, entry.mode.value, entry.reason, entry.author, entry.since, entry.expires_at),
+        "INSERT INTO modes (scope, source, mode, reason, author, since, expires_at, lifts) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(*mine, entry.mode.value, entry.reason, entry.author, entry.since),
+            *(entry.expires_at, entry.lifts),
+        ),
     )
     connection.execute(
         "DELETE FROM modes WHERE number = (SELECT number FROM modes WHERE scope = ? AND "

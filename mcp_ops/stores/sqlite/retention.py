@@ -123,7 +123,7 @@ class Retention:
         this keeps them and uses them again."""
         free = await self._free()
         while free > _SPARE_PAGES:
-            await self._database.write(_vacuum, durable=False)
+            await self._database.write(_vacuum)
             left = await self._free()
             if left >= free:
                 break

@@ -82,7 +82,8 @@ _MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE modes_stacked (
         number INTEGER PRIMARY KEY, scope TEXT NOT NULL, source TEXT NOT NULL, mode TEXT NOT NULL,
-        reason TEXT NOT NULL, author TEXT NOT NULL, since REAL NOT NULL, expires_at REAL
+        reason TEXT NOT NULL, author TEXT NOT NULL, since REAL NOT NULL, expires_at REAL,
+        lifts INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     INSERT INTO modes_stacked (scope, source, mode, reason, author, since, expires_at)
         SELECT scope, source, mode, reason, author, since, expires_at FROM modes;

@@ -295,6 +295,8 @@ async def test_a_closed_store_says_so(tmp_path: Path, clock: ManualClock) -> Non
     for use in (database.write, database.read):
         with pytest.raises(StoreUnavailable, match="closed"):
             await use(count)
+    with pytest.raises(StoreUnavailable, match="closed"):
+        database.read_now(count)
     async with Database.open(tmp_path / "ops.db", clock) as database:
         assert await database.read(count) == 1
 
