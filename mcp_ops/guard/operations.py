@@ -119,17 +119,17 @@ class Operations:
         finally:
             if running.result is None and running.error is None:
                 running.error = Internal("The write was stopped before its end was recorded.")
-            await self._unlock(running)
+            await self.release(running)
             self._running.pop(running.key, None)
             self._by_id.pop(running.id, None)
             running.done.set()
             running.move()
 
-    async def _unlock(self, running: Running) -> None:
+    async def release(self, running: Running) -> None:
         """Give back what the write was the only one to work on; else its leases run out."""
         with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
-            for name, fence in running.leases.items():
-                await self._ledger.unlock(name, fence)
+            while running.leases:
+                await self._ledger.unlock(*running.leases.popitem())
 
     async def wait(self, running: Running, caller: Caller, seconds: float) -> dict[str, Any] | None:
         """The write's answer, or None when it is not done after `seconds`. Reports progress."""
@@ -186,11 +186,12 @@ class Operations:
 
     async def _renew(self, running: Running) -> None:
         try:
-            await self.keep(running)
-            for name, fence in running.leases.items():
+            # What it holds ends before it can be taken over: whoever goes on gets a new token.
+            for name, fence in list(running.leases.items()):
                 until = self._clock.now() + LEASE_S
                 if await self._ledger.lock(name, running.id, until) != fence:
                     running.fenced = running.cancelled = True
+            await self.keep(running)
         except OpsError as error:
             # Not renewed, it may be given up as unknown: its end is then recorded as a correction.
             _log.warning("the lease of %s was not renewed: %s", running.id, error.code)
@@ -257,6 +258,7 @@ class StoredSteps:
                 retry_after_s=LEASE_S,
             )
         self._running.leases[name] = fence
+        await self._kept(self._running)  # so that the operation can't be taken over before it
         return fence
 
 

@@ -191,6 +191,7 @@ class Writes:
         """Leave a write of many steps to the next process: its lease ends now, its record stays
         open. One that is fenced belongs to another already."""
         frame.closed = True
+        await self._operations.release(running)  # first: the next one needs tokens of its own
         if not running.fenced:
             await self._operations.keep(running, lease_s=0)
 
