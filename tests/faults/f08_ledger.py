@@ -44,7 +44,8 @@ async def _once(run: Run, *, lasts_s: float) -> None:
             http_agent(server, history, key=OTHER_KEY) as other,
         ):
             asked = await other.restart("approved", wait_s=0)
-            assert asked is not None and asked.code == "approval_required", asked
+            assert asked is not None
+            assert asked.code == "approval_required", asked
             async with local(up, history, clock=SystemClock(), name="person", state="ann") as ann:
                 await ann.decide(asked.body["details"]["approval_id"])
             played = Played(run=run, history=history, up=up, agent=agent)
