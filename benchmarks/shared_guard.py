@@ -80,9 +80,7 @@ class Guarded:
 @asynccontextmanager
 async def guarded(directory: Path, environ: Mapping[str, str]) -> AsyncIterator[Guarded]:
     """The application on the stores that the environment names."""
-    directory.mkdir(parents=True)
-    config = directory / "ops.toml"
-    config.write_text(CONFIG, encoding="utf-8")
+    config = _configured(directory)
     settings = load_settings(config, {"MCP_OPS_STATE_DIR": str(directory), **environ}, {})
     async with open_app(settings, environ=environ) as app:
         server = OpsServer(
@@ -98,6 +96,13 @@ async def guarded(directory: Path, environ: Mapping[str, str]) -> AsyncIterator[
             user="benchmark",
         )
         yield Guarded(app, server)
+
+
+def _configured(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    config = directory / "ops.toml"
+    config.write_text(CONFIG, encoding="utf-8")
+    return config
 
 
 async def rate(call: Any, *, in_flight: int, seconds: float) -> float:
