@@ -40,7 +40,7 @@ from mcp_ops.errors import (
     Refused,
     StoreUnavailable,
 )
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.settings import KeySettings
 from mcp_ops.transport_edge import APPROVALS_PATH, Keys, is_loopback, origin_host
 

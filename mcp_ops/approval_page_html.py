@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp_ops.clock import rfc3339
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.redact import quoted, tame, visible
 from mcp_ops.transport_edge import APPROVALS_PATH as PATH
 

@@ -29,7 +29,7 @@ from mcp_ops.approval_page_sessions import (
 )
 from mcp_ops.clock import ManualClock
 from mcp_ops.guard.people import People
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.settings import GuardSettings, KeySettings, ServerSettings
 from mcp_ops.transport_edge import Keys
 from mcp_ops.transport_http import http_app, page_app

@@ -21,6 +21,7 @@ from mcp_ops.call import Call, new_id
 from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, RefusalCode
+from mcp_ops.failed import FailedOperations
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
@@ -50,13 +51,8 @@ from mcp_ops.ports import (
     HotStore,
     Mode,
 )
-from mcp_ops.records import (
-    Approvals,
-    Budget,
-    FailedOperations,
-    Ledger,
-    Operation,
-)
+from mcp_ops.questions import Approvals
+from mcp_ops.records import Budget, Ledger, Operation
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 

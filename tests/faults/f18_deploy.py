@@ -29,7 +29,7 @@ async def fault_18(run: Run, size: Size) -> None:
 async def _once(run: Run, *, in_flight: int) -> None:
     place = run.place()
     history = run.history(place)
-    names = [f"w-{number}" for number in range(in_flight)]
+    names = [f"w-{number:02}" for number in range(in_flight)]  # none is part of another
     async with stage(place, "cluster", policy=_POLICY) as set_up:
         await set_up.workloads("question", *names)
         async with run.served(set_up, history) as (old, agent):

@@ -13,17 +13,26 @@ from typing import Any, Literal, Protocol
 import anyio
 
 from mcp_ops.clock import Clock
+from mcp_ops.lab.postgres import Postgres
 from tests.faults import books
 from tests.faults.agents import HttpAgent, http_agent
 from tests.faults.checker import LETTERS, Effect, Evidence, Letter, Verdict, check
 from tests.faults.history import History
 from tests.faults.servers import Server, server
-from tests.faults.stage import CANARIES, Stage
+from tests.faults.stage import CANARIES, STORE_KEY, Stage
 
 Size = Literal["short", "long"]
 _LEASE_S = 30.0
 # Files that hold the secrets on purpose: the configuration's references, the targets' own.
-_SECRET_FILES = ("kubeconfig", "queue-url", "cluster", "queue/", "coordinator", "history")
+_SECRET_FILES = (
+    "kubeconfig",
+    "queue-url",
+    "cluster",
+    "queue/",
+    "coordinator",
+    "postgres/",
+    "history",
+)
 
 
 class Looking(Protocol):
@@ -81,14 +90,20 @@ class Run:
         least_calls: int = 1,
         least_effects: int = 1,
         clock: Clock | None = None,
+        shared: Postgres | None = None,
     ) -> Verdict:
-        """Join the books of a run whose servers have ended, and remember what is wrong."""
+        """Join the books of a run whose servers have ended, and remember what is wrong.
+
+        The ledger is that of the files in `states`, or of the server in `shared`.
+        """
         entries, operations, chain = [], {}, ""
         for state in states:
             found, problem = await books.ledger(place / state, clock)
             entries += found
             operations.update(books.operations(place / state))
             chain = chain or problem
+        if shared is not None:
+            entries, operations, chain = await books.shared(shared, STORE_KEY, place / "books")
         history.close()
         verdict = check(
             Evidence(
@@ -98,7 +113,10 @@ class Run:
                 effects=effects,
                 chain_problem=chain,
                 items=items or {},
-                texts=list(books.texts(place, secret=_SECRET_FILES)),
+                texts=[
+                    ("the ledger", repr(entries).encode()),
+                    *books.texts(place, secret=_SECRET_FILES),
+                ],
                 canaries=CANARIES,
             )
         )

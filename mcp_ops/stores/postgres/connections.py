@@ -85,6 +85,17 @@ class Connections:
                 async with connection.transaction():
                     yield connection
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A connection with one view of everything, however long it is looked at."""
+        async with self.one() as connection:
+            await rows(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                yield connection
+            finally:
+                with anyio.move_on_after(ANSWER_S, shield=True):
+                    await rows(connection, "ROLLBACK")
+
     async def close(self) -> None:
         """Close what is idle; nobody uses the rest any more."""
         while self._idle:
