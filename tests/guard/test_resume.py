@@ -142,3 +142,8 @@ async def test_what_this_process_does_not_know_is_left_to_another(tmp_path: Path
             assert found is not None
             assert (found.state, found.checkpoint) == ("running", "1")
             assert found.lease_until > second.clock.now()
+            second.clock.advance(86_401)
+            assert await second.resumer.take() == 1
+            status = await second.ok("get_operation", operation_id=operation)
+            assert (status["state"], status["outcome"]) == ("unknown", "unknown")
+            assert await second.resumer.take() == 0
