@@ -45,7 +45,7 @@ FLUSH_S = 0.5
 MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
 _LARGEST_BATCH = 512
-_CLOSE_S = 10.0
+CLOSE_S = 10.0
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 # What PostgreSQL says of the values of one job, not of its own state.
 _OF_ONE_JOB = (psycopg.DataError, psycopg.IntegrityError)
@@ -88,8 +88,12 @@ class Writer:
         keeping: Keeping,
         time: StoreTime,
         flush_s: float = FLUSH_S,
+        close_s: float = CLOSE_S,
     ) -> AsyncIterator[Writer]:
-        """Open it; on the way out what waits is written. Raises `StoreUnavailable`."""
+        """Open it; on the way out what waits is written, within `close_s` seconds.
+
+        Raises `StoreUnavailable`, on the way out too.
+        """
         writer = cls(connections, key, keeping, time)
         writer._months = await schema.make_partitions(connections)
         await ends_of(connections, key)
@@ -100,7 +104,7 @@ class Writer:
             with anyio.CancelScope(shield=True):
                 writer._closing = True
                 writer._wake.set()
-                await asyncio.wait({task}, timeout=_CLOSE_S)
+                await asyncio.wait({task}, timeout=close_s)
                 if task.cancel():
                     await asyncio.wait({task})
         if task.cancelled():
