@@ -76,6 +76,7 @@ class Writer:
         self._connected = False
         self._wake = asyncio.Event()
         self._closing = False
+        self._given_up = False
         self.away_since: float | None = None
 
     @classmethod
@@ -105,9 +106,10 @@ class Writer:
                 writer._closing = True
                 writer._wake.set()
                 await asyncio.wait({task}, timeout=close_s)
-                if task.cancel():
-                    await asyncio.wait({task})
-        if task.cancelled():
+                writer._given_up = not task.done()
+                task.cancel()
+                await asyncio.wait({task})
+        if writer._given_up:
             raise unavailable("the last lines could not be written in time")
         task.result()  # raises `StoreUnavailable` when noted lines could not be written
 
@@ -187,7 +189,7 @@ class Writer:
     async def _write_queue(self) -> StoreUnavailable | None:
         """Write what waits now; answers why the last batch was not written."""
         failed: StoreUnavailable | None = None
-        while not failed and self._unfinished:
+        while not (failed or self._given_up) and self._unfinished:
             batch = self._next_batch()
             try:
                 await self._commit(batch)
@@ -224,6 +226,8 @@ class Writer:
         try:
             await self._attempt(batch)
         except StoreUnavailable as error:
+            if self._given_up:  # psycopg may say that a cancelled connection was lost
+                raise
             if self._is_doubtful(batch) or (self._connected and _transient(error)):
                 await self._attempt(batch)
             elif len(batch) > 1 and isinstance(error.__cause__, _OF_ONE_JOB):
