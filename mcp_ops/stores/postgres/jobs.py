@@ -110,8 +110,8 @@ class End:
         found = state.operations.get(operation.id)
         if found is None:
             return True
-        if found.fence > operation.fence:
-            return False
+        if found.fence > operation.fence or found.state == "done":
+            return False  # taken over; or ended already, and the answer to that was lost
         state.operations[operation.id] = after = replace(
             found,
             state=operation.state,

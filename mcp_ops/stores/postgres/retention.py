@@ -137,15 +137,19 @@ class Retention:
                 return 0
             walker, problem = ends.walker, ends.problem
             while not problem and walker.seq < found["last"]:
-                lines = await lines_after(connection, walker.seq, found["last"])
-                problem = walk(walker, lines) if lines else f"line {walker.seq + 1} is missing"
+                # The last one is there, and steps over it say what is missing before it.
+                problem = walk(walker, await lines_after(connection, walker.seq, found["last"]))
             if problem:
                 raise found_bad(problem)
         async with self._connections.transaction() as connection:
             # Those who read hold the table, and nobody can write meanwhile: the next time, then.
             await rows(connection, "SET LOCAL lock_timeout = 300")
-            head = await rows(connection, "SELECT start, seq FROM mcp_ops.head FOR UPDATE")
-            if not head or head[0]["start"] != ends.head.start:
+            head = await rows(
+                connection,
+                "SELECT seq FROM mcp_ops.head WHERE start = %s FOR UPDATE",
+                (ends.head.start,),
+            )
+            if not head:  # somebody else was quicker
                 return 0
             await rows(connection, f"DROP TABLE mcp_ops.entries_{found['month']}")
             await self._move(connection, ends, head[0]["seq"])

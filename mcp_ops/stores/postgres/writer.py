@@ -45,7 +45,7 @@ FLUSH_S = 0.5
 MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
 _LARGEST_BATCH = 512
-_CLOSE_S = 10.0
+CLOSE_S = 10.0
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 # What PostgreSQL says of the values of one job, not of its own state.
 _OF_ONE_JOB = (psycopg.DataError, psycopg.IntegrityError)
@@ -76,6 +76,7 @@ class Writer:
         self._connected = False
         self._wake = asyncio.Event()
         self._closing = False
+        self._given_up = False
         self.away_since: float | None = None
 
     @classmethod
@@ -88,8 +89,12 @@ class Writer:
         keeping: Keeping,
         time: StoreTime,
         flush_s: float = FLUSH_S,
+        close_s: float = CLOSE_S,
     ) -> AsyncIterator[Writer]:
-        """Open it; on the way out what waits is written. Raises `StoreUnavailable`."""
+        """Open it; on the way out what waits is written, within `close_s` seconds.
+
+        Raises `StoreUnavailable`, on the way out too.
+        """
         writer = cls(connections, key, keeping, time)
         writer._months = await schema.make_partitions(connections)
         await ends_of(connections, key)
@@ -100,10 +105,11 @@ class Writer:
             with anyio.CancelScope(shield=True):
                 writer._closing = True
                 writer._wake.set()
-                await asyncio.wait({task}, timeout=_CLOSE_S)
-                if task.cancel():
-                    await asyncio.wait({task})
-        if task.cancelled():
+                await asyncio.wait({task}, timeout=close_s)
+                writer._given_up = not task.done()
+                task.cancel()
+                await asyncio.wait({task})
+        if writer._given_up:
             raise unavailable("the last lines could not be written in time")
         task.result()  # raises `StoreUnavailable` when noted lines could not be written
 
@@ -183,7 +189,7 @@ class Writer:
     async def _write_queue(self) -> StoreUnavailable | None:
         """Write what waits now; answers why the last batch was not written."""
         failed: StoreUnavailable | None = None
-        while not failed and self._unfinished:
+        while not (failed or self._given_up) and self._unfinished:
             batch = self._next_batch()
             try:
                 await self._commit(batch)
@@ -220,6 +226,8 @@ class Writer:
         try:
             await self._attempt(batch)
         except StoreUnavailable as error:
+            if self._given_up:  # psycopg may say that a cancelled connection was lost
+                raise
             if self._is_doubtful(batch) or (self._connected and _transient(error)):
                 await self._attempt(batch)
             elif len(batch) > 1 and isinstance(error.__cause__, _OF_ONE_JOB):
