@@ -54,37 +54,18 @@ async def open_ledger(
     Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
     `failed_items` of them), `ledger_s` a line of the ledger is kept; the oldest go earlier when
-<<<<<<< HEAD
     the lines take more than `ledger_bytes`. What waits is written on the way out. While PostgreSQL
     is away, lines on reads and refusals wait in the folder `spool`; without one, in memory. Raises
-    `StoreUnavailable`, or `ConfigurationError` for an address that cannot be read or a missing
-    library.
-    """
-    try:
-        from mcp_ops.stores.postgres import approvals, batch, connections, failed, schema
-        from mcp_ops.stores.postgres.ledger import Ledger
-        from mcp_ops.stores.postgres.retention import Bounds, Retention
-        from mcp_ops.stores.postgres.sealing import Sealing
-        from mcp_ops.stores.postgres.spooling import Spooling
-        from mcp_ops.stores.postgres.time import StoreTime
-        from mcp_ops.stores.postgres.writer import Writer
-    except ImportError as error:
-        raise ConfigurationError(
-            "store.ledger names a PostgreSQL, and the library for it is not installed.",
-            hint="Install it: pip install 'mcp-ops[postgres]'.",
-        ) from error
-=======
-    the lines take more than `ledger_bytes`. What waits is written on the way out. Raises
     `StoreUnavailable`, or `ConfigurationError` for an address that cannot be read.
     """
     from mcp_ops.stores.postgres import approvals, batch, connections, failed, schema
     from mcp_ops.stores.postgres.ledger import Ledger
     from mcp_ops.stores.postgres.retention import Bounds, Retention
     from mcp_ops.stores.postgres.sealing import Sealing
+    from mcp_ops.stores.postgres.spooling import Spooling
     from mcp_ops.stores.postgres.time import StoreTime
     from mcp_ops.stores.postgres.writer import Writer
 
->>>>>>> pg2
     # The writer has connections of its own: it never waits behind those who read.
     writing, reading = connections.Connections(url, most=2), connections.Connections(url)
     time = StoreTime(clock)
