@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import anyio
 
 from tests.faults.checker import LETTERS
-from tests.faults.row import BUDGET_S, Outcome, Size, play
+from tests.faults.row import BUDGET_S, Outcome, Row, Size, play
 from tests.faults.rows import ROWS, row
 from tests.faults.stage import ROOT
 
@@ -50,8 +51,7 @@ def main(arguments: list[str]) -> int:
             break
         say(f"[{number}/{len(rows)}] {each.number} {each.fault}")
         with tempfile.TemporaryDirectory(prefix=f"faults-{each.number}-") as folder:
-            folder_path, under = Path(folder), _under(say)
-            outcome = anyio.run(_play, each.number, size, asked, folder_path, under)
+            outcome = _outcome(each, size, asked, Path(folder), _under(say))
         outcomes.append(outcome)
         say(_line(outcome))
     if asked.json:
@@ -84,11 +84,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _outcome(
+    each: Row, size: Size, asked: argparse.Namespace, folder: Path, say: Callable[[str], None]
+) -> Outcome:
+    """What came of a row; an accident fails it, and the others are played all the same."""
+    try:
+        return anyio.run(_play, each, size, asked, folder, say)
+    except Exception as accident:  # noqa: BLE001 - whatever it is, the row does not hold
+        traceback.print_exc()
+        return Outcome(
+            row=each.number,
+            fault=each.fault,
+            runs=0,
+            calls=0,
+            effects=0,
+            counts=dict.fromkeys(LETTERS, 0),
+            recovery_s=0.0,
+            recoveries=0,
+            seed=asked.seed,
+            seconds=0.0,
+            problems=(f"it did not come to its end: {type(accident).__name__}",),
+        )
+
+
 async def _play(
-    number: str, size: Size, asked: argparse.Namespace, folder: Path, say: Callable[[str], None]
+    each: Row, size: Size, asked: argparse.Namespace, folder: Path, say: Callable[[str], None]
 ) -> Outcome:
     return await play(
-        row(number),
+        each,
         size=size,
         seed=asked.seed,
         directory=folder,
