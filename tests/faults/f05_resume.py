@@ -18,11 +18,9 @@ _SPAN_S = 0.04
 
 async def fault_05(run: Run, size: Size) -> None:
     """The items are conserved, none is moved twice, and the counts are exact at the end."""
-    if size == "short":
-        await _once(run, items=40, kills=1)
-        return
-    for _ in range(4):
-        await _once(run, items=2_500, kills=50)
+    items, kills = {"short": (40, 1), "long": (1_000, 20)}[size]
+    for _ in run.rounds(short=1, most=10):
+        await _once(run, items=items, kills=kills)
 
 
 async def _once(run: Run, *, items: int, kills: int) -> None:

@@ -30,7 +30,7 @@ async def fault_06(run: Run, size: Size) -> None:
     """The fencing token refuses what the first process sends late; each item is moved once."""
     await _once(run, items=40, wait=False)
     if size == "long":
-        for number in range(20):
+        for number in run.rounds(short=1, most=20):
             await _once(run, items=200, wait=number % 4 == 0)
 
 

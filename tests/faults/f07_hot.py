@@ -18,7 +18,7 @@ async def fault_07(run: Run, size: Size) -> None:
     """Writes fail closed, reads go on; what people had set is in force afterwards."""
     await _once(run, lasts_s=0)
     if size == "long":
-        for _ in range(15):
+        for _ in run.rounds(short=1, most=15):
             await _once(run, lasts_s=5)
 
 

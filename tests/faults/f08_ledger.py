@@ -28,7 +28,7 @@ async def fault_08(run: Run, size: Size) -> None:
     """Writes fail closed, reads go on; an approval is neither forgotten nor used twice."""
     await _once(run, lasts_s=0)
     if size == "long":
-        for _ in range(12):
+        for _ in run.rounds(short=1, most=12):
             await _once(run, lasts_s=5)
 
 
@@ -45,7 +45,11 @@ async def _once(run: Run, *, lasts_s: float) -> None:
         ):
             asked = await other.restart("approved", wait_s=0)
             assert asked is not None
+<<<<<<< HEAD
             assert asked.code == "approval_required", asked
+=======
+            assert asked.code == "approval_required", asked.body
+>>>>>>> faults2
             async with local(up, history, clock=SystemClock(), name="person", state="ann") as ann:
                 await ann.decide(asked.body["details"]["approval_id"])
             played = Played(run=run, history=history, up=up, agent=agent)

@@ -22,7 +22,7 @@ require = "confirm"
 
 async def fault_18(run: Run, size: Size) -> None:
     """Drained in time; a call that is sent again at the sibling gets the recorded outcome."""
-    for _ in range({"short": 1, "long": 20}[size]):
+    for _ in run.rounds(short=1, most=20):
         await _once(run, in_flight={"short": 12, "long": 50}[size])
 
 
