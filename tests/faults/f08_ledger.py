@@ -45,11 +45,7 @@ async def _once(run: Run, *, lasts_s: float) -> None:
         ):
             asked = await other.restart("approved", wait_s=0)
             assert asked is not None
-<<<<<<< HEAD
-            assert asked.code == "approval_required", asked
-=======
             assert asked.code == "approval_required", asked.body
->>>>>>> faults2
             async with local(up, history, clock=SystemClock(), name="person", state="ann") as ann:
                 await ann.decide(asked.body["details"]["approval_id"])
             played = Played(run=run, history=history, up=up, agent=agent)
