@@ -58,9 +58,7 @@ def main(path: str, index: str, tests: str, answer: str) -> None:
     chosen = Path(tests).read_text(encoding="utf-8").split("\n")
     noting = _Noting(Path(answer))
     options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-n0"]
-    code = pytest.main(
-        [*(each for each in options if each != "-n0"), *chosen], plugins=[noting]
-    )
+    code = pytest.main([*(each for each in options if each != "-n0"), *chosen], plugins=[noting])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         if not Path(answer).exists():
             Path(answer).write_text("import", encoding="utf-8")

@@ -33,9 +33,9 @@ from tests.mutation.mutate import Mutant, mutants_of
 ROOT = Path(__file__).parents[2]
 STATE = ROOT / ".mutants"
 # A fork that tests nothing any more: a mutant can loop for ever.
-PATIENCE_S = 40.0
+PATIENCE_S = 45.0
 # How much test time one mutant gets at most. What outlives it counts as survived.
-TESTS_S = 25.0
+TESTS_S = 8.0
 
 
 @dataclass
@@ -99,13 +99,10 @@ class Loop:
         """Take the place of pytest's own loop."""
         items = {item.nodeid: item for item in session.items}
         reach = self._reach(items)
-        gc.freeze()
         for module in self.asked.modules:
             result = self._module(module, items, reach)
             self.results.append(result)
             print(shown(result), flush=True)
-            for survivor in result.survivors:
-                print("    survived:", survivor, flush=True)
         return True
 
     def _module(self, module: str, items: dict[str, pytest.Item], reach: _Reach) -> Result:
@@ -129,6 +126,7 @@ class Loop:
             finders[finder] += 1 if finder else 0
             if verdict == "survived":
                 result.survivors.append(mutant.shown)
+                print("    survived:", module, mutant.shown, flush=True)
             result.killed += verdict == "killed"
             result.timeout += verdict == "timeout"
         result.survivors.sort(key=lambda line: int(line.split()[0]))
@@ -149,7 +147,14 @@ class Loop:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             mutant = mutants_of(tree)[index]
             tests = reach.tests_of(str(path.relative_to(ROOT)), mutant) & items.keys()
-            order = sorted(tests, key=lambda test: (-finders[test], reach.seconds.get(test, 0)))
+            order = sorted(
+                tests,
+                key=lambda test: (
+                    -finders[test],
+                    f"test_{path.stem}" not in test,
+                    reach.seconds.get(test, 0),
+                ),
+            )
             order = list(_affordable(order, reach.seconds))
             mutant.apply()
             if not (mutant.in_body and _swapped(functions, compile(tree, str(path), "exec"))):
@@ -255,11 +260,14 @@ def _in_fork(work: Callable[[], Any]) -> Any:
 
 def _functions_of(path: Path) -> list[FunctionType]:
     name = str(path)
-    return [
+    found = [
         each
         for each in gc.get_objects()
         if isinstance(each, FunctionType) and each.__code__.co_filename == name
     ]
+    if not found:
+        raise RuntimeError(f"nothing of {path.name} was imported: its mutants would not run")
+    return found
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
