@@ -74,9 +74,9 @@ class _Reach:
     lines: dict[str, dict[str, set[str]]]
     seconds: dict[str, float]
 
-    def tests_of(self, module: str, mutant: Mutant) -> set[str]:
+    def tests_of(self, module: str, mutant: Mutant | None) -> set[str]:
         lines = self.lines.get(module, {})
-        if not mutant.in_body:
+        if mutant is None or not mutant.in_body:
             return set().union(*lines.values()) if lines else set()
         wanted = range(mutant.line, mutant.last_line + 1)
         return set().union(*(lines.get(str(line), set()) for line in wanted))
@@ -116,6 +116,10 @@ class Loop:
         result = Result(module, all=len(every), run=len(chosen))
         functions = _functions_of(path)
         finders: Counter[str] = Counter()
+        control = self._job(path, None, items, reach, finders, functions)
+        for _, verdict, finder in _forked([(every[0], control)], 1):
+            if verdict != "survived":
+                raise RuntimeError(f"without any change of {module}, too: {verdict} {finder}")
         waiting: list[tuple[Mutant, Callable[[Path], None]]] = []
         for index in chosen:
             if any(each.is_of(module, every[index]) for each in known):
@@ -135,17 +139,21 @@ class Loop:
     def _job(
         self,
         path: Path,
-        index: int,
+        index: int | None,
         items: dict[str, pytest.Item],
         reach: _Reach,
         finders: Counter[str],
         functions: list[FunctionType],
     ) -> Callable[[Path], None]:
-        """What the fork of one mutant does: it writes the test that failed, if one did."""
+        """What the fork of one mutant does: it writes the test that failed, if one did.
+
+        Without an index nothing is changed: new code takes the old one's place all the same, and
+        all tests that reach the module must pass.
+        """
 
         def job(answer: Path) -> None:
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            mutant = mutants_of(tree)[index]
+            mutant = None if index is None else mutants_of(tree)[index]
             tests = reach.tests_of(str(path.relative_to(ROOT)), mutant) & items.keys()
             order = sorted(
                 tests,
@@ -156,8 +164,11 @@ class Loop:
                 ),
             )
             order = list(_affordable(order, reach.seconds))
-            mutant.apply()
-            if not (mutant.in_body and _swapped(functions, compile(tree, str(path), "exec"))):
+            if mutant is not None:
+                mutant.apply()
+            here = mutant is None or mutant.in_body
+            here = here and _swapped(functions, compile(tree, str(path), "exec"))
+            if index is not None and not here:
                 _anew(path, index, order, answer)
             for item in [items[test] for test in order]:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)

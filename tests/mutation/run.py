@@ -59,7 +59,7 @@ def main() -> int:
     STATE.mkdir(exist_ok=True)
     scratch = STATE / "tmp"
     for old in STATE.glob("answer-*"):
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     loop = Loop(asked)
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-s", "-k", "not redis"]
     options += ["-o", "tmp_path_retention_policy=none", f"--basetemp={scratch}"]
