@@ -85,8 +85,9 @@ class _Reach:
 class Loop:
     """The pytest plugin."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, *, done: Callable[[Result], None]) -> None:
         self.asked = asked
+        self.done = done
         self.results: list[Result] = []
         self.failed: list[str] = []
 
@@ -103,6 +104,7 @@ class Loop:
             result = self._module(module, items, reach)
             self.results.append(result)
             print(shown(result), flush=True)
+            self.done(result)
         return True
 
     def _module(self, module: str, items: dict[str, pytest.Item], reach: _Reach) -> Result:
