@@ -360,6 +360,7 @@ def _start(job: Callable[[Path], None], answer: Path) -> int:
         return pid
     try:
         _quiet()
+        signal.alarm(int(PATIENCE_S) + 15)  # it ends even where the run was killed before it
         job(answer)
     except BaseException as error:  # what stops the fork itself was noticed, too
         answer.write_text(f"fork: {error!r}"[:200], encoding="utf-8")
