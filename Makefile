@@ -5,6 +5,7 @@
 # make coverage  which branches the tests of guard and stores take; fails under all of them (minutes)
 # make schemas write the snapshots of the tools again
 # make bench   measure, and write docs/performance.md (long)
+# make mutants  how many changes of the guard its tests notice: MODULES=… SAMPLE=… SEED=… (hours)
 # make lock    resolve the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -15,7 +16,11 @@ PORT ?= 8000
 # Tests run side by side, one process a core.
 WORKERS ?= auto
 
+<<<<<<< HEAD
 .PHONY: setup run test check clients coverage schemas bench lock clean
+=======
+.PHONY: setup run test check clients schemas bench mutants lock clean
+>>>>>>> mutants
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -65,6 +70,9 @@ schemas: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 
+mutants: $(READY)
+	MODULES="$(MODULES)" SAMPLE="$(SAMPLE)" SEED="$(SEED)" $(BIN)/python -m tests.mutation.run
+
 lock:
 	uv pip compile pyproject.toml --extra all --group dev --generate-hashes --universal \
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements.lock
@@ -72,4 +80,4 @@ lock:
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements-clients.lock
 
 clean:
-	rm -rf $(VENV) .clients .lab .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .clients .lab .mutants .mypy_cache .ruff_cache .pytest_cache

@@ -33,9 +33,9 @@ from tests.mutation.mutate import Mutant, mutants_of
 ROOT = Path(__file__).parents[2]
 STATE = ROOT / ".mutants"
 # A fork that tests nothing any more: a mutant can loop for ever.
-PATIENCE_S = 40.0
+PATIENCE_S = 45.0
 # How much test time one mutant gets at most. What outlives it counts as survived.
-TESTS_S = 25.0
+TESTS_S = 8.0
 
 
 @dataclass
@@ -74,9 +74,9 @@ class _Reach:
     lines: dict[str, dict[str, set[str]]]
     seconds: dict[str, float]
 
-    def tests_of(self, module: str, mutant: Mutant) -> set[str]:
+    def tests_of(self, module: str, mutant: Mutant | None) -> set[str]:
         lines = self.lines.get(module, {})
-        if not mutant.in_body:
+        if mutant is None or not mutant.in_body:
             return set().union(*lines.values()) if lines else set()
         wanted = range(mutant.line, mutant.last_line + 1)
         return set().union(*(lines.get(str(line), set()) for line in wanted))
@@ -85,8 +85,9 @@ class _Reach:
 class Loop:
     """The pytest plugin."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, *, done: Callable[[Result], None]) -> None:
         self.asked = asked
+        self.done = done
         self.results: list[Result] = []
         self.failed: list[str] = []
 
@@ -99,13 +100,11 @@ class Loop:
         """Take the place of pytest's own loop."""
         items = {item.nodeid: item for item in session.items}
         reach = self._reach(items)
-        gc.freeze()
         for module in self.asked.modules:
             result = self._module(module, items, reach)
             self.results.append(result)
             print(shown(result), flush=True)
-            for survivor in result.survivors:
-                print("    survived:", survivor, flush=True)
+            self.done(result)
         return True
 
     def _module(self, module: str, items: dict[str, pytest.Item], reach: _Reach) -> Result:
@@ -119,6 +118,10 @@ class Loop:
         result = Result(module, all=len(every), run=len(chosen))
         functions = _functions_of(path)
         finders: Counter[str] = Counter()
+        control = self._job(path, None, items, reach, finders, functions)
+        for _, verdict, finder in _forked([(every[0], control)], 1):
+            if verdict != "survived":
+                raise RuntimeError(f"without any change of {module}, too: {verdict} {finder}")
         waiting: list[tuple[Mutant, Callable[[Path], None]]] = []
         for index in chosen:
             if any(each.is_of(module, every[index]) for each in known):
@@ -129,6 +132,7 @@ class Loop:
             finders[finder] += 1 if finder else 0
             if verdict == "survived":
                 result.survivors.append(mutant.shown)
+                print("    survived:", module, mutant.shown, flush=True)
             result.killed += verdict == "killed"
             result.timeout += verdict == "timeout"
         result.survivors.sort(key=lambda line: int(line.split()[0]))
@@ -137,22 +141,36 @@ class Loop:
     def _job(
         self,
         path: Path,
-        index: int,
+        index: int | None,
         items: dict[str, pytest.Item],
         reach: _Reach,
         finders: Counter[str],
         functions: list[FunctionType],
     ) -> Callable[[Path], None]:
-        """What the fork of one mutant does: it writes the test that failed, if one did."""
+        """What the fork of one mutant does: it writes the test that failed, if one did.
+
+        Without an index nothing is changed: new code takes the old one's place all the same, and
+        all tests that reach the module must pass.
+        """
 
         def job(answer: Path) -> None:
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            mutant = mutants_of(tree)[index]
+            mutant = None if index is None else mutants_of(tree)[index]
             tests = reach.tests_of(str(path.relative_to(ROOT)), mutant) & items.keys()
-            order = sorted(tests, key=lambda test: (-finders[test], reach.seconds.get(test, 0)))
+            order = sorted(
+                tests,
+                key=lambda test: (
+                    -finders[test],
+                    f"test_{path.stem}" not in test,
+                    reach.seconds.get(test, 0),
+                ),
+            )
             order = list(_affordable(order, reach.seconds))
-            mutant.apply()
-            if not (mutant.in_body and _swapped(functions, compile(tree, str(path), "exec"))):
+            if mutant is not None:
+                mutant.apply()
+            here = mutant is None or mutant.in_body
+            here = here and _swapped(functions, compile(tree, str(path), "exec"))
+            if index is not None and not here:
                 _anew(path, index, order, answer)
             for item in [items[test] for test in order]:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
@@ -255,11 +273,14 @@ def _in_fork(work: Callable[[], Any]) -> Any:
 
 def _functions_of(path: Path) -> list[FunctionType]:
     name = str(path)
-    return [
+    found = [
         each
         for each in gc.get_objects()
         if isinstance(each, FunctionType) and each.__code__.co_filename == name
     ]
+    if not found:
+        raise RuntimeError(f"nothing of {path.name} was imported: its mutants would not run")
+    return found
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -339,6 +360,7 @@ def _start(job: Callable[[Path], None], answer: Path) -> int:
         return pid
     try:
         _quiet()
+        signal.alarm(int(PATIENCE_S) + 15)  # it ends even where the run was killed before it
         job(answer)
     except BaseException as error:  # what stops the fork itself was noticed, too
         answer.write_text(f"fork: {error!r}"[:200], encoding="utf-8")

@@ -160,12 +160,12 @@ def _changes(spot: _Spot) -> Iterator[ast.AST]:
                 yield _with(node, ifs=[*node.ifs[:index], no, *node.ifs[index + 1 :]])
 
 
-def _of_statement(node: ast.stmt, spot: _Spot) -> Iterator[ast.stmt]:  # noqa: C901 - a table
+def _of_statement(node: ast.stmt, spot: _Spot) -> Iterator[ast.stmt]:
     none = ast.Constant(value=None)
     match node:
-        case ast.Expr() if spot.in_body and not isinstance(node.value, ast.Yield):
-            yield ast.Pass()
-        case ast.Raise() if spot.in_body:
+        case ast.Expr(value=ast.Yield()):
+            pass
+        case ast.Expr() | ast.Raise() | ast.Delete() if spot.in_body:
             yield ast.Pass()
         case ast.Return(value=value) if value is not None and not _is_none(value):
             yield ast.Return(value=none)
@@ -174,12 +174,8 @@ def _of_statement(node: ast.stmt, spot: _Spot) -> Iterator[ast.stmt]:  # noqa: C
         case ast.AugAssign(op=op) if type(op) in _ARITHMETIC:
             yield _with(node, op=_ARITHMETIC[type(op)]())
             yield ast.Assign(targets=[node.target], value=node.value)
-        case ast.Break():
-            yield ast.Continue()
-        case ast.Continue():
-            yield ast.Break()
-        case ast.Delete():
-            yield ast.Pass()
+        case ast.Break() | ast.Continue():
+            yield ast.Continue() if isinstance(node, ast.Break) else ast.Break()
 
 
 def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
