@@ -16,11 +16,7 @@ PORT ?= 8000
 # Tests run side by side, one process a core.
 WORKERS ?= auto
 
-<<<<<<< HEAD
-.PHONY: setup run test check clients coverage schemas bench lock clean
-=======
-.PHONY: setup run test check clients schemas bench mutants lock clean
->>>>>>> mutants
+.PHONY: setup run test check clients coverage schemas bench faults mutants lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A fresh interpreter that imports a mutant: `tests.mutation.anew MODULE INDEX TESTS ANSWER`."""
-=======
 """A fresh interpreter that imports a mutant: run with its module, index, tests and answer."""
->>>>>>> mutants
 
 from __future__ import annotations
 
@@ -61,16 +57,9 @@ def main(path: str, index: str, tests: str, answer: str) -> None:
     sys.meta_path.insert(0, _Finder(path, int(index)))
     chosen = Path(tests).read_text(encoding="utf-8").splitlines()
     noting = _Noting(Path(answer))
-<<<<<<< HEAD
-    options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-n0"]
-    code = pytest.main([*(each for each in options if each != "-n0"), *chosen], plugins=[noting])
-    failed = code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    if failed and not Path(answer).exists():
-=======
     options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={answer}.tmp"]
     code = pytest.main([*options, *chosen], plugins=[noting]) if chosen else pytest.ExitCode.OK
     if code != pytest.ExitCode.OK and not Path(answer).exists():
->>>>>>> mutants
         Path(answer).write_text("import", encoding="utf-8")
 
 
