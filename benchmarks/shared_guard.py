@@ -29,17 +29,13 @@ from typing import Any
 
 import anyio
 
-from benchmarks.guarded import look, touch
+from benchmarks.guarded import serving
 from mcp_ops.app import App, open_app
 from mcp_ops.call import Caller
-from mcp_ops.clock import SystemClock
 from mcp_ops.lab.postgres import Postgres, postgres
 from mcp_ops.lab.redis import Valkey, valkey
-from mcp_ops.ports import OWN_TARGET
-from mcp_ops.redact import Redactor
-from mcp_ops.server import OpsServer, Published
+from mcp_ops.server import OpsServer
 from mcp_ops.settings_file import load_settings
-from mcp_ops.tool import schemas_of
 
 CONFIG = """
 [guard.limits]
@@ -83,19 +79,7 @@ async def guarded(directory: Path, environ: Mapping[str, str]) -> AsyncIterator[
     config = _configured(directory)
     settings = load_settings(config, {"MCP_OPS_STATE_DIR": str(directory), **environ}, {})
     async with open_app(settings, environ=environ) as app:
-        server = OpsServer(
-            guard=app.guard,
-            tools={
-                each.name: Published(tool=each, targets=(OWN_TARGET,), schemas=schemas_of(each))
-                for each in (look, touch)
-            },
-            ledger=app.stores.ledger,
-            redactor=Redactor(),
-            clock=SystemClock(),
-            version="1",
-            user="benchmark",
-        )
-        yield Guarded(app, server)
+        yield Guarded(app, serving(app))
 
 
 def _configured(directory: Path) -> Path:
