@@ -77,6 +77,7 @@ class Operations:
         self._by_id: dict[str, Running] = {}
         self.stopping = False
         self.owner = new_id()
+        self.keep_pause_s = _KEEP_PAUSE_S
 
     def steps(self, call: Call, running: Running) -> StoredSteps:
         """What a write of many steps survives its process by."""
@@ -118,17 +119,17 @@ class Operations:
         finally:
             if running.result is None and running.error is None:
                 running.error = Internal("The write was stopped before its end was recorded.")
-            await self._unlock(running)
+            await self.release(running)
             self._running.pop(running.key, None)
             self._by_id.pop(running.id, None)
             running.done.set()
             running.move()
 
-    async def _unlock(self, running: Running) -> None:
+    async def release(self, running: Running) -> None:
         """Give back what the write was the only one to work on; else its leases run out."""
         with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
-            for name, fence in running.leases.items():
-                await self._ledger.unlock(name, fence)
+            while running.leases:
+                await self._ledger.unlock(*running.leases.popitem())
 
     async def wait(self, running: Running, caller: Caller, seconds: float) -> dict[str, Any] | None:
         """The write's answer, or None when it is not done after `seconds`. Reports progress."""
@@ -185,11 +186,12 @@ class Operations:
 
     async def _renew(self, running: Running) -> None:
         try:
-            await self.keep(running)
-            for name, fence in running.leases.items():
+            # What it holds ends before it can be taken over: whoever goes on gets a new token.
+            for name, fence in list(running.leases.items()):
                 until = self._clock.now() + LEASE_S
                 if await self._ledger.lock(name, running.id, until) != fence:
                     running.fenced = running.cancelled = True
+            await self.keep(running)
         except OpsError as error:
             # Not renewed, it may be given up as unknown: its end is then recorded as a correction.
             _log.warning("the lease of %s was not renewed: %s", running.id, error.code)
@@ -236,11 +238,13 @@ class StoredSteps:
         """A store that is away for a moment is waited for, as long as nobody can take over."""
         for _ in range(_KEEP_ATTEMPTS):
             try:
-                return await self._operations.keep(running)
-            except StoreUnavailable:
-                await anyio.sleep(_KEEP_PAUSE_S)
+                await self._operations.keep(running)
+            except StoreUnavailable as error:
+                _log.warning("%s waits for the store: %s", running.id, error.message)
+                await anyio.sleep(self._operations.keep_pause_s)
+            else:
+                return
         await self._operations.keep(running)
-        return None
 
     async def lease(self, name: str) -> int:
         """Be the only one that works on something. Raises `Conflict` while another write is."""
@@ -254,6 +258,7 @@ class StoredSteps:
                 retry_after_s=LEASE_S,
             )
         self._running.leases[name] = fence
+        await self._kept(self._running)  # so that the operation can't be taken over before it
         return fence
 
 

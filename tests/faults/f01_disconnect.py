@@ -29,9 +29,9 @@ async def fault_01(run: Run, size: Size) -> None:
     await _over_the_network(run, "http", (MODERN, ERAS[1]), rounds=1)
     await _over_pipes(run, rounds=1)
     if size == "long":
-        await _over_the_network(run, "http", ERAS, rounds=15)
-        await _over_the_network(run, "sse", ERAS[1:], rounds=15)
-        for _ in range(10):
+        for _ in run.rounds(short=1, most=15):
+            await _over_the_network(run, "http", ERAS, rounds=3)
+            await _over_the_network(run, "sse", ERAS[1:], rounds=3)
             await _over_pipes(run, rounds=5)
 
 

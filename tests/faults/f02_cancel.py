@@ -20,7 +20,7 @@ ALL = "2000-01-01T00:00:00Z"
 
 async def fault_02(run: Run, size: Size) -> None:
     """It stops between items, its counts are exact, and what is left can be driven on."""
-    for _ in range({"short": 1, "long": 30}[size]):
+    for _ in run.rounds(short=1, most=30):
         await _once(run, items={"short": 300, "long": 500}[size])
 
 

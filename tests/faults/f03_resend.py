@@ -18,7 +18,7 @@ _AT_ONCE = 8
 
 async def fault_03(run: Run, size: Size) -> None:
     """However often and through whichever process the call is sent again: one effect."""
-    for _ in range({"short": 1, "long": 10}[size]):
+    for _ in run.rounds(short=1, most=10):
         await _once(run, writes={"short": 4, "long": 40}[size])
 
 

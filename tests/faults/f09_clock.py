@@ -26,14 +26,12 @@ async def fault_09(run: Run, size: Size) -> None:
     Processes on the embedded store share a machine and so its clock: it jumps for all of them,
     and each may be the first to meet the store after it.
     """
-    jumps: list[tuple[float, ...]] = [(_HOUR,), (-_HOUR,)]
+    await _once(run, (_HOUR,))
+    await _once(run, (-_HOUR,))
     if size == "long":
-        jumps += [
-            tuple(run.random.choice((-1, 1)) * _HOUR for _ in range(run.random.randint(1, 4)))
-            for _ in range(50)
-        ]
-    for each in jumps:
-        await _once(run, each)
+        for _ in run.rounds(short=1, most=50):
+            many = run.random.randint(1, 4)
+            await _once(run, tuple(run.random.choice((-1, 1)) * _HOUR for _ in range(many)))
 
 
 async def _once(run: Run, jumps: tuple[float, ...]) -> None:

@@ -35,7 +35,7 @@ _ODD = (
 
 async def fault_10(run: Run, size: Size) -> None:
     """Waits are honoured and capped, retries stay within their budget, the circuit opens."""
-    for _ in range({"short": 1, "long": 20}[size]):
+    for _ in run.rounds(short=1, most=20):
         place = run.place()
         history = run.history(place)
         circuit = {"threshold": 3, "minimum_calls": 10, "open_s": 1}

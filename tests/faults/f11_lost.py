@@ -22,7 +22,7 @@ _LOST = ("restart", "restart and look", "bytes")
 
 async def fault_11(run: Run, size: Size) -> None:
     """It is unknown, then read back; never a blind second run."""
-    for _ in range({"short": 1, "long": 10}[size]):
+    for _ in run.rounds(short=1, most=10):
         await _restarts(run, writes={"short": 9, "long": 60}[size])
         await _redrive(run, items={"short": 6, "long": 60}[size])
 

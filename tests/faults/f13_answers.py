@@ -37,7 +37,7 @@ async def fault_13(run: Run, size: Size) -> None:
         async with run.served(set_up, history) as (server, agent):
             await agent.restart("w-1", wait_s=0)
             before = memory_mb(server)
-            for _ in range({"short": 1, "long": 12}[size]):
+            for _ in run.rounds(short=1, most=12):
                 for number, name in enumerate(FAULTS):
                     reads = _READS if size == "long" else _READS[number % 2 :][:1]
                     for read in reads:

@@ -16,7 +16,7 @@ from tests.faults.row import Run, Size
 from tests.faults.servers import Server
 from tests.faults.stage import AGENT_KEY, stage
 
-_COUNT = {"short": 400, "long": 100_000}
+_LEAST = 400
 _AT_ONCE = 16
 _RAW_SHARE = 0.1
 _TOOLS = ("restart_deployment", "get_deployment", "set_guard_mode", "get_operation", "nothing")
@@ -36,7 +36,7 @@ async def fault_16(run: Run, size: Size) -> None:
         async with run.served(set_up, history) as (server, agent):
             await agent.restart("w-before", wait_s=0)
             history.fault("hostile requests")
-            await _barrage(run, history, server, agent, _COUNT[size])
+            await _barrage(run, history, server, agent)
             history.mended("hostile requests")
             after = await agent.restart("w-after", wait_s=0)
             run.expect(after is not None and after.code == "ok", "no call after the barrage")
@@ -44,14 +44,12 @@ async def fault_16(run: Run, size: Size) -> None:
             run.expect(server.alive, "the server crashed")
         run.expect(len(set_up.effects()) == 2, f"{len(set_up.effects())} effects for 2 calls")
         await run.judge(
-            history, place, effects=set_up.effects(), least_calls=_COUNT[size], least_effects=2
+            history, place, effects=set_up.effects(), least_calls=_LEAST, least_effects=2
         )
 
 
-async def _barrage(
-    run: Run, history: History, server: Server, agent: HttpAgent, count: int
-) -> None:
-    left = iter(range(count))
+async def _barrage(run: Run, history: History, server: Server, agent: HttpAgent) -> None:
+    left = run.rounds(short=_LEAST, most=100_000)
 
     async def one_after_the_other(seed: int) -> None:
         rng = random.Random(f"{run.seed}:{seed}")

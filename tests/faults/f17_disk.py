@@ -17,7 +17,7 @@ _WRITES = 3
 
 async def fault_17(run: Run, size: Size) -> None:
     """Writes fail closed; the chain verifies after the repair."""
-    for _ in range({"short": 1, "long": 20}[size]):
+    for _ in run.rounds(short=1, most=20):
         await _once(run)
 
 

@@ -22,14 +22,14 @@ require = "confirm"
 
 async def fault_18(run: Run, size: Size) -> None:
     """Drained in time; a call that is sent again at the sibling gets the recorded outcome."""
-    for _ in range({"short": 1, "long": 20}[size]):
+    for _ in run.rounds(short=1, most=20):
         await _once(run, in_flight={"short": 12, "long": 50}[size])
 
 
 async def _once(run: Run, *, in_flight: int) -> None:
     place = run.place()
     history = run.history(place)
-    names = [f"w-{number}" for number in range(in_flight)]
+    names = [f"w-{number:02}" for number in range(in_flight)]  # none is part of another
     async with stage(place, "cluster", policy=_POLICY) as set_up:
         await set_up.workloads("question", *names)
         async with run.served(set_up, history) as (old, agent):

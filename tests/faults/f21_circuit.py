@@ -18,7 +18,7 @@ _OPERATOR = Caller(
 
 async def fault_21(run: Run, size: Size) -> None:
     """The reset of an isolated circuit is refused to an agent; resets make no loop of calls."""
-    for _ in range({"short": 1, "long": 30}[size]):
+    for _ in run.rounds(short=1, most=30):
         place = run.place()
         history = run.history(place)
         circuit = {"threshold": 3, "open_s": _OPEN_S}

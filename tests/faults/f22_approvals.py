@@ -27,7 +27,7 @@ async def fault_22(run: Run, size: Size) -> None:
     """Exactly one wins, in the ledger as well; fifty redemptions are one write."""
     place = run.place()
     history = run.history(place)
-    rounds = {"short": 3, "long": 90}[size]
+    rounds = {"short": 3, "long": 30}[size]
     async with stage(place, "cluster", policy=_POLICY) as set_up:
         names = [f"w-{number}" for number in range(rounds)]
         await set_up.workloads(*names)

@@ -11,13 +11,13 @@ _LESS = """
 exclude = ["restart_*"]
 """
 _WORDS = ("restart", "deployment", "get", "discard", "deadletters", "set", "guard", "mode", "all")
+_LEAST = 40
 
 
 async def fault_23(run: Run, size: Size) -> None:
     """A clear error, and no other tool runs."""
     place = run.place()
     history = run.history(place)
-    tries = {"short": 40, "long": 5_000}[size]
     async with stage(place, "cluster") as set_up:
         await set_up.workloads("w-1", "w-2")
         async with local(set_up, history, name="s1") as agent:
@@ -35,7 +35,7 @@ async def fault_23(run: Run, size: Size) -> None:
             run.expect(gone is not None and gone.body["code"] == -32602, f"a tool gone: {gone}")
             said = str(gone.body.get("message", "")) if gone else ""
             run.expect("tools/list" in said, f"it says {said!r}, not where to look")
-            for number in range(tries):
+            for number in run.rounds(short=_LEAST, most=5_000):
                 name = "_".join(run.random.sample(_WORDS, run.random.randint(1, 4)))
                 name += run.random.choice(("", "s", "_", "-", "2"))
                 if name in known:
@@ -52,6 +52,6 @@ async def fault_23(run: Run, size: Size) -> None:
             read = await agent.must("get_deployment", name="web")
             run.expect(read.code == "ok", f"what is left does not work: {read.body}")
         await run.judge(
-            history, place, effects=set_up.effects(), least_calls=tries // 2, least_effects=1
+            history, place, effects=set_up.effects(), least_calls=_LEAST // 2, least_effects=1
         )
     run.expect(len(set_up.effects()) == 1, "another tool ran")

@@ -15,13 +15,13 @@ from tests.kubernetes_lab import answering
 
 _PROMPT_S = 1.0
 _LINE = b"2026-11-23T03:00:00.000000000Z " + b"password=hunter2 " * 60 + b"\n"
+_LEAST = 6
 
 
 async def fault_24(run: Run, size: Size) -> None:
     """Health and cancellation answer within a second."""
     place = run.place()
     history = run.history(place)
-    rounds = {"short": 6, "long": 200}[size]
     limits = {"bulkhead_wait_s": 5}
     async with stage(place, "cluster", limits=limits) as set_up:
         await set_up.workloads("w-1", "held")
@@ -35,7 +35,7 @@ async def fault_24(run: Run, size: Size) -> None:
                 for _ in range(4):
                     tasks.start_soon(_heavy, agent, stop)
                 slowest = 0.0
-                for _ in range(rounds):
+                for _ in run.rounds(short=_LEAST, most=200):
                     slowest = max(slowest, await _health(agent))
                     gate = Gate()
                     path = "/deployments/held"
@@ -50,7 +50,7 @@ async def fault_24(run: Run, size: Size) -> None:
             most = _PROMPT_S if size == "long" else 10 * _PROMPT_S
             run.expect(slowest <= most, f"health or a cancellation took {slowest:.2f} s")
         await run.judge(
-            history, place, effects=set_up.effects(), least_calls=2 * rounds, least_effects=1
+            history, place, effects=set_up.effects(), least_calls=2 * _LEAST, least_effects=1
         )
 
 

@@ -11,16 +11,28 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcp_ops.lab.redis import QUEUE_KEY
-from tests.faults.stage import Stage
+from tests.faults.stage import AGAIN, Stage
 
 _OPERATION = "oci_compute_list_instances"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """The ids of the items that were put into the queue."""
+    """The items that were put into the queue, and their members there."""
 
-    ids: tuple[str, ...]
+    members: Mapping[str, tuple[str, float]]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids, oldest first."""
+        return tuple(self.members)
+
+    async def put_back(self, stage: Stage, item_id: str) -> None:
+        """The item failed once more: it lies in the queue again, just as it did."""
+        assert stage.queue is not None
+        member, at = self.members[item_id]
+        async with stage.queue.client() as client:
+            await client.zadd(QUEUE_KEY, {member: at})
 
     async def places(self, stage: Stage) -> Mapping[str, int]:
         """In how many places each item is: waiting in the queue, or executed (as often as it
@@ -42,13 +54,28 @@ async def fill(stage: Stage, count: int) -> Queued:
     assert stage.queue is not None
     now = time.time()
     items = {
-        json.dumps(_item(number, now - count + number)): now - count + number
-        for number in range(count)
+        f"item-{number}": (json.dumps(_item(number, at)), at)
+        for number, at in enumerate(now - count + number for number in range(count))
     }
     async with stage.queue.client() as client:
         await client.delete(QUEUE_KEY)
-        await client.zadd(QUEUE_KEY, items)
-    return Queued(ids=tuple(f"item-{number}" for number in range(count)))
+        await client.zadd(QUEUE_KEY, dict(items.values()))
+    return Queued(members=items)
+
+
+async def moved(stage: Stage) -> list[str]:
+    """The ids in the list that a requeue moves items to, as often as they are there."""
+    assert stage.queue is not None
+    async with stage.queue.client() as client:
+        found: list[bytes] = await client.lrange(AGAIN, 0, -1)  # type: ignore[assignment]
+    return [json.loads(member)["id"] for member in found]
+
+
+async def moved_count(stage: Stage) -> int:
+    """How many items were moved."""
+    assert stage.queue is not None
+    async with stage.queue.client() as client:
+        return int(await client.llen(AGAIN))
 
 
 async def members(stage: Stage) -> list[dict[str, Any]]:

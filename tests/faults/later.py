@@ -103,7 +103,7 @@ class LocalAgent:
     ) -> None:
         """A person says yes or no; raises `OpsError` where that counts no more."""
         person = Caller(principal=by, scopes=SCOPES | {"ops:approve", "ops:admin"}, channel="cli")
-        await self.app.decide(approval_id, person, approved=approved, note="")
+        await self.app.people.decide(approval_id, person, approved=approved, note="")
 
     async def look(self, name: str) -> bool:
         """Look at the target, through the server, whether a workload was restarted."""

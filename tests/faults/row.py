@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +13,28 @@ from typing import Any, Literal, Protocol
 import anyio
 
 from mcp_ops.clock import Clock
+from mcp_ops.lab.postgres import Postgres
 from tests.faults import books
 from tests.faults.agents import HttpAgent, http_agent
 from tests.faults.checker import LETTERS, Effect, Evidence, Letter, Verdict, check
 from tests.faults.history import History
 from tests.faults.servers import Server, server
-from tests.faults.stage import CANARIES, Stage
+from tests.faults.stage import CANARIES, STORE_KEY, Stage
 
 Size = Literal["short", "long"]
+# What a row of a long run begins no further round after: about 30 minutes for all rows.
+BUDGET_S = 70.0
 _LEASE_S = 30.0
 # Files that hold the secrets on purpose: the configuration's references, the targets' own.
-_SECRET_FILES = ("kubeconfig", "queue-url", "cluster", "queue/", "coordinator", "history")
+_SECRET_FILES = (
+    "kubeconfig",
+    "queue-url",
+    "cluster",
+    "queue/",
+    "coordinator",
+    "postgres/",
+    "history",
+)
 
 
 class Looking(Protocol):
@@ -46,11 +57,21 @@ class Run:
     verdicts: list[Verdict] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     random: random.Random = field(init=False)
+    budget_s: float = BUDGET_S
+    begun: float = field(default_factory=time.monotonic)
     _runs: int = 0
     _histories: list[History] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.row}:{self.seed}")
+
+    def rounds(self, *, short: int, most: int) -> Iterator[int]:
+        """Numbers of the rounds of a row: `short` of them; in a long run up to `most`, and none
+        that begins after the time of the row is over."""
+        for number in range(short if self.size == "short" else most):
+            if number >= short and time.monotonic() - self.begun > self.budget_s:
+                return
+            yield number
 
     def place(self) -> Path:
         """A fresh directory for one more run of the fault."""
@@ -81,14 +102,20 @@ class Run:
         least_calls: int = 1,
         least_effects: int = 1,
         clock: Clock | None = None,
+        shared: Postgres | None = None,
     ) -> Verdict:
-        """Join the books of a run whose servers have ended, and remember what is wrong."""
+        """Join the books of a run whose servers have ended, and remember what is wrong.
+
+        The ledger is that of the files in `states`, or of the server in `shared`.
+        """
         entries, operations, chain = [], {}, ""
         for state in states:
             found, problem = await books.ledger(place / state, clock)
             entries += found
             operations.update(books.operations(place / state))
             chain = chain or problem
+        if shared is not None:
+            entries, operations, chain = await books.shared(shared, STORE_KEY, place / "books")
         history.close()
         verdict = check(
             Evidence(
@@ -98,7 +125,10 @@ class Run:
                 effects=effects,
                 chain_problem=chain,
                 items=items or {},
-                texts=list(books.texts(place, secret=_SECRET_FILES)),
+                texts=[
+                    ("the ledger", repr(entries).encode()),
+                    *books.texts(place, secret=_SECRET_FILES),
+                ],
                 canaries=CANARIES,
             )
         )
@@ -174,10 +204,17 @@ class Outcome:
 
 
 async def play(
-    row: Row, *, size: Size, seed: int, directory: Path, say: Callable[[str], None]
+    row: Row,
+    *,
+    size: Size,
+    seed: int,
+    directory: Path,
+    say: Callable[[str], None],
+    budget_s: float = BUDGET_S,
 ) -> Outcome:
     """Run a row; everything that it finds wrong is in the outcome, an accident is raised."""
     run = Run(row=row.number, seed=seed, directory=directory, size=size, say=say)
+    run.budget_s = budget_s
     begun = time.monotonic()
     try:
         with anyio.fail_after(_LONGEST_S[size]):

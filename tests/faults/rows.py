@@ -6,6 +6,10 @@ from tests.faults.f01_disconnect import fault_01
 from tests.faults.f02_cancel import fault_02
 from tests.faults.f03_resend import fault_03
 from tests.faults.f04_kill import fault_04
+from tests.faults.f05_resume import fault_05
+from tests.faults.f06_zombie import fault_06
+from tests.faults.f07_hot import fault_07
+from tests.faults.f08_ledger import fault_08
 from tests.faults.f09_clock import fault_09
 from tests.faults.f10_storm import fault_10
 from tests.faults.f11_lost import fault_11
@@ -27,6 +31,10 @@ ROWS: tuple[Row, ...] = (
     Row(number="F2", fault="a redrive is cancelled at a random instant", run=fault_02),
     Row(number="F3", fault="the client gives up and calls again with a new id", run=fault_03),
     Row(number="F4", fault="`kill -9` at every boundary of a write", run=fault_04),
+    Row(number="F5", fault="`kill -9` in a redrive, at random points", run=fault_05),
+    Row(number="F6", fault="a redrive's process is stopped past its lease, goes on", run=fault_06),
+    Row(number="F7", fault="Redis: restart, away, slow, emptied, full, replica", run=fault_07),
+    Row(number="F8", fault="PostgreSQL: restart, away, full, read-only", run=fault_08),
     Row(number="F9", fault="clocks jump by an hour, replicas disagree", run=fault_09),
     Row(number="F10", fault="429 storm with odd Retry-After, 503, flapping", run=fault_10),
     Row(number="F11", fault="the target executes, then drops the connection", run=fault_11),

@@ -20,6 +20,7 @@ import httpx2
 from mcp_ops.lab.configuration import lab_environment
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
+from mcp_ops.lab.postgres import Postgres, postgres
 from mcp_ops.lab.proxy import Proxy, proxy
 from mcp_ops.lab.redis import Valkey, valkey
 from mcp_ops.lab.standin import StandIn
@@ -34,9 +35,23 @@ QUEUE_PASSWORD = "canary-queue-8a2e6c4f0d"
 AGENT_KEY = "canary-agent-key-5d1b9f3a7c"
 OTHER_KEY = "canary-other-key-2c8e4a6b0f"
 APPROVER_KEY = "canary-approver-key-9e7c5a3d1b"
-CANARIES = (CLUSTER_TOKEN, QUEUE_PASSWORD, AGENT_KEY, OTHER_KEY, APPROVER_KEY)
+STORE_PASSWORD = "canary-store-4d6f8b0a2c"
+STORE_KEY = "canary-store-key-7b3e9d1f5a"
+CANARIES = (
+    *(CLUSTER_TOKEN, QUEUE_PASSWORD, STORE_PASSWORD, STORE_KEY),
+    *(AGENT_KEY, OTHER_KEY, APPROVER_KEY),
+)
 CALL_ID = "mcp-ops.io/call-id"
 SETTLE_S = 0.05
+QUEUE_URL = "FAULTS_QUEUE_URL"
+AGAIN = "orders:again"
+# The commands and keys that docs/shared-store.md asks for.
+_MAY = (
+    "~{mcp-ops}:* +eval +evalsha +time +info +get +set +del +exists +hget +hset +hmget +hdel "
+    "+hvals +hgetall +client|setname"
+)
+# A crash of the server is survived all the same: what is not synced is lost with the machine only.
+_FAST = ("fsync=off", "shared_buffers=16MB", "max_wal_size=128MB")
 
 _HEAD = """\
 [server]
@@ -80,6 +95,8 @@ class Stage:
     proxies: dict[str, Proxy] = field(default_factory=dict)
     stand_ins: dict[str, StandIn] = field(default_factory=dict)
     queue: Valkey | None = None
+    postgres: Postgres | None = None
+    variables: dict[str, str] = field(default_factory=dict)
     cluster: httpx2.AsyncClient | None = None
 
     @property
@@ -92,6 +109,7 @@ class Stage:
             "FAULTS_APPROVER_KEY": APPROVER_KEY,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            **self.variables,
         }
 
     async def workloads(self, *names: str) -> None:
@@ -155,7 +173,7 @@ async def stage(
     policy: str = FREE,
     more: str = "",
 ) -> AsyncIterator[Stage]:
-    """Start the parts, `cluster`, `coordinator` or `queue`, and write the configuration.
+    """Start the parts that `_PARTS` names, and write the configuration.
 
     `limits` and `circuit` go over wide ones; `policy` and `more` are TOML for the end of it.
     """
@@ -196,13 +214,23 @@ allow_operations = ["oci_*", "llm.*"]
 """
 
 
-async def _queue(made: Stage, stack: AsyncExitStack) -> str:
+def _free_port() -> int:
     taken, _ = loopback()
     port = int(taken.getsockname()[1])
     taken.close()
-    made.queue = await stack.enter_async_context(valkey(made.directory / "queue", port))
+    return port
+
+
+async def _valkey(made: Stage, stack: AsyncExitStack, *options: str) -> str:
+    """The server with the queue, the shared hot store, or both; the URL of a proxy before it."""
+    port = _free_port()
+    made.queue = await stack.enter_async_context(valkey(made.directory / "queue", port, *options))
     made.proxies["queue"] = await stack.enter_async_context(proxy(port))
-    url = f"redis://127.0.0.1:{made.proxies['queue'].port}/0"
+    return f"127.0.0.1:{made.proxies['queue'].port}/0"
+
+
+async def _queue(made: Stage, stack: AsyncExitStack) -> str:
+    url = f"redis://{await _valkey(made, stack)}"
     (made.directory / "queue-url").write_text(url, encoding="utf-8")
     return """
 [targets.orders]
@@ -212,6 +240,38 @@ url = "file:queue-url"
 [targets.orders.links]
 endpoint = "coordinator"
 """
+
+
+async def _moves(made: Stage, stack: AsyncExitStack) -> str:
+    """A queue whose items are moved to another one: each process may have a way of its own."""
+    made.variables[QUEUE_URL] = f"redis://{await _valkey(made, stack)}"
+    return f"""
+[targets.orders]
+kind = "redis"
+environment = "dev"
+url = "env:{QUEUE_URL}"
+retry = "requeue"
+requeue_key = "{AGAIN}"
+"""
+
+
+async def _hot(made: Stage, stack: AsyncExitStack) -> str:
+    """The shared hot store, for a user that may do what docs/shared-store.md says."""
+    may = ["--user", "mcp-ops", "on", f">{STORE_PASSWORD}", *_MAY.split()]
+    address = await _valkey(made, stack, *may)
+    made.variables["MCP_OPS_STORE_HOT"] = f"redis://mcp-ops:{STORE_PASSWORD}@{address}"
+    return ""
+
+
+async def _ledger(made: Stage, stack: AsyncExitStack) -> str:
+    """The shared ledger in PostgreSQL, behind a proxy."""
+    port = _free_port()
+    running = postgres(made.directory / "postgres", port, *_FAST, password=STORE_PASSWORD)
+    made.postgres = await stack.enter_async_context(running)
+    made.proxies["ledger"] = between = await stack.enter_async_context(proxy(port))
+    url = made.postgres.url.replace(f":{port}/", f":{between.port}/")
+    made.variables |= {"MCP_OPS_STORE_LEDGER": url, "MCP_OPS_STORE_KEY": STORE_KEY}
+    return ""
 
 
 async def _behind(made: Stage, stack: AsyncExitStack, name: str, stand_in: StandIn) -> str:
@@ -229,7 +289,14 @@ async def _behind(made: Stage, stack: AsyncExitStack, name: str, stand_in: Stand
     return f"http://127.0.0.1:{made.proxies[name].port}"
 
 
-_PARTS = {"cluster": _cluster, "coordinator": _coordinator, "queue": _queue}
+_PARTS = {
+    "cluster": _cluster,
+    "coordinator": _coordinator,
+    "queue": _queue,
+    "moves": _moves,
+    "hot": _hot,
+    "ledger": _ledger,
+}
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:

@@ -38,15 +38,15 @@ def test_the_table_goes_between_the_markers_of_the_page(tmp_path: Path) -> None:
     assert text.endswith("\nafter\n")
     assert "last time" not in text
     assert "| F0 | nothing | 2 | 1,500 | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 42 |" in text
-    assert "1 of 2 rows hold. Commit abc.\n\n- F1: D: twice" in text
+    assert "1 of 2 rows hold. Commit abc. Not in this run: F2, F3, " in text
+    assert "\n\n- F1: D: twice" in text
 
 
-def test_rows_that_do_not_exist_and_partial_tables_are_refused(
+def test_rows_that_do_not_exist_and_tables_of_short_runs_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--row", "F99"]) == 2
     assert "There is no row F99" in capsys.readouterr().out
-    assert main(["--row", "F4", "--write", "--long"]) == 2
     assert main(["--write"]) == 2
 
 

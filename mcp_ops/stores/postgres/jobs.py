@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import Begun, Budget, Entry, EntryKind, Operation, Redemption
+from mcp_ops.questions import Redemption
+from mcp_ops.records import Begun, Budget, Entry, EntryKind, Operation
 from mcp_ops.stores.chain import clean, encode
 from mcp_ops.stores.postgres.batch import (
     OPERATION,

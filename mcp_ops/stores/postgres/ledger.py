@@ -6,6 +6,7 @@ and refusals (`note`) wait in memory, at most half a second or until the next du
 
 from __future__ import annotations
 
+from mcp_ops.questions import Redemption
 from mcp_ops.records import (
     Anchor,
     AuditQuery,
@@ -15,7 +16,6 @@ from mcp_ops.records import (
     Entry,
     Line,
     Operation,
-    Redemption,
     Spent,
     Verification,
 )
@@ -166,9 +166,11 @@ class Ledger:
     async def lock(self, name: str, holder: str, until: float) -> int | None:
         """A lease on a name, with its fencing token; None while another one holds it."""
         found = await self._connections.fetch(
-            "INSERT INTO mcp_ops.leases VALUES (%(name)s, %(holder)s, 1, %(until)s) "
+            "INSERT INTO mcp_ops.leases SELECT %(name)s, %(holder)s, coalesce(max(fence), 0) + 1, "
+            "%(until)s FROM mcp_ops.leases "
             "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, "
-            "fence = leases.fence + CASE WHEN leases.until > mcp_ops.now() THEN 0 ELSE 1 END "
+            "fence = CASE WHEN leases.until > mcp_ops.now() THEN leases.fence "
+            "ELSE excluded.fence END "
             "WHERE leases.holder = excluded.holder OR leases.until <= mcp_ops.now() "
             "RETURNING fence",
             {
