@@ -99,9 +99,10 @@ class Retention:
 
     async def prune(self, before: float, *, why: str = "asked", most: int | None = None) -> int:
         """Remove lines older than `before`, at most so many; answers how many."""
-        (top,) = await self._connections.fetch("SELECT start, seq FROM mcp_ops.head") or (None,)
-        if top is None:
-            raise found_bad(NO_ENDS)
+        (top,) = await self._connections.fetch(
+            "SELECT coalesce(max(start), 0) AS start, coalesce(max(seq), 0) AS seq "
+            "FROM mcp_ops.head"
+        )
         # Each removal adds a line: those of this pass stay, however far `before` is ahead.
         last = top["seq"] if most is None else min(top["seq"], top["start"] + most)
         removed = 0
@@ -131,9 +132,9 @@ class Retention:
     async def _drop_month(self, before: float, last: int) -> int:
         """Drop the oldest month if all its lines may go; answers how many they were."""
         async with self._connections.snapshot() as connection:
-            ends = await look(connection, self._key)
+            ends = await self._ends(connection)
             found = await self._old_month(connection, before)
-            if ends is None or found is None or found["last"] > last:
+            if found is None or found["last"] > last:
                 return 0
             walker, problem = ends.walker, ends.problem
             while not problem and walker.seq < found["last"]:
@@ -154,6 +155,12 @@ class Retention:
             await rows(connection, f"DROP TABLE mcp_ops.entries_{found['month']}")
             await self._move(connection, ends, head[0]["seq"])
         return walker.seq - ends.head.start
+
+    async def _ends(self, connection: Connection) -> Ends:
+        ends = await look(connection, self._key)
+        if ends is None:
+            raise found_bad(NO_ENDS)
+        return ends
 
     async def _old_month(self, connection: Connection, before: float) -> Row | None:
         """The first month with lines if all of them are older than `before` and none is needed."""
@@ -181,9 +188,7 @@ class Retention:
         """Remove the next lines that may go, at most a thousand; answers how many."""
         async with self._connections.transaction() as connection:
             await rows(connection, "SELECT 1 FROM mcp_ops.head FOR UPDATE")
-            ends = await look(connection, self._key)
-            if ends is None:
-                raise found_bad(NO_ENDS)
+            ends = await self._ends(connection)
             old = await _candidates(connection, ends.head.start, before, last)
             problem = ends.problem or walk(ends.walker, old)
             if problem:

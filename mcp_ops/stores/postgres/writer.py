@@ -377,9 +377,10 @@ def _transient(error: StoreUnavailable) -> bool:
     """Whether another try may do: PostgreSQL ended a transaction because of another one, or the
     connection, which may have been an old one."""
     cause = error.__cause__
-    if isinstance(cause, psycopg.errors.TransactionRollback | psycopg.errors.AdminShutdown):
-        return True
-    return isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None
+    if not isinstance(cause, psycopg.OperationalError):
+        return False
+    # By the class of the state: psycopg has no common type for those of one class.
+    return cause.sqlstate is None or cause.sqlstate.startswith("40") or cause.sqlstate == "57P01"
 
 
 def _decide(job: Job, state: State) -> tuple[Any, StoreUnavailable | None]:

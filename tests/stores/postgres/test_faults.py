@@ -109,6 +109,20 @@ async def test_an_intent_of_which_nobody_heard_is_ended_and_its_key_is_free(
     assert fates == {(True, "began"), (False,), (False, "began", "changed")}
 
 
+async def test_a_commit_whose_answer_is_lost_is_looked_up_at_once(
+    store: Postgres, postgresql: Running
+) -> None:
+    with anyio.fail_after(20):
+        async with proxied(store, postgresql) as (kept, between):
+            whole = await bytes_of_a_begin(kept, between)
+            for cut in range(whole - 90, whole, 30):
+                between.cut_to_client_after = cut
+                assert await begin(kept, f"o{cut}")
+                between.cut_to_client_after = None
+                assert await kinds(kept, f"o{cut}") == ["began"]
+            assert between.cuts == 3
+
+
 async def test_a_key_of_which_nobody_heard_is_free_for_the_very_next_call(
     store: Postgres, postgresql: Running
 ) -> None:

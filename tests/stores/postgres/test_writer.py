@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import anyio
@@ -45,7 +45,7 @@ async def writing(store: Postgres, *, url: str = "", close_s: float = 10) -> Asy
 async def written(store: Postgres) -> list[str]:
     async with open_ledger(store.url, CLOCK, key=KEY) as kept:
         assert (await kept.ledger.verify()).ok
-        return [entry.call_id for entry in await kept.ledger.search(AuditQuery())][::-1]
+        return [entry.call_id for entry in await kept.ledger.search(AuditQuery(limit=1_000))][::-1]
 
 
 async def test_lines_kept_elsewhere_are_written_once_however_often_they_are_given(
@@ -271,19 +271,45 @@ async def test_an_unheard_intent_is_ended_however_often_the_way_breaks(
                 between.cut_to_client_after = 1_000_000
                 await writer.do(intent("measured"))
                 whole = 1_000_000 - between.cut_to_client_after
-                for number, more in enumerate(range(0, 2_000, 400)):
+                for number, more in enumerate(range(0, 4_800, 600)):
                     between.fault, between.cut_to_client_after = "refuse", whole - 20
                     with pytest.raises(StoreUnavailable):
                         await writer.do(intent(f"o{number}"))
-                    # The next connection breaks too, after its start and some of the answers.
-                    between.fault, between.cut_to_client_after = "none", 600 + whole + more
-                    while between.cut_to_client_after is not None:
-                        try:
-                            await writer.do(Change(records.entry(CLOCK, "look")))
-                        except StoreUnavailable:
-                            break
-                    between.cut_to_client_after = None
+                    # The next connection breaks too, in the middle, and then nobody can connect.
+                    connections = between.connections
+                    between.fault, between.cut_to_client_after = "none", 1_200 + more
+                    while between.connections == connections:
+                        await anyio.sleep(0.005)
+                    between.fault = "refuse"
+                    with suppress(StoreUnavailable):
+                        await writer.do(Change(records.entry(CLOCK, "look")))
+                    between.fault, between.cut_to_client_after = "none", None
                     await writer.do(Change(records.entry(CLOCK, "look")))
     found = await written(store)
     for each in range(number + 1):
         assert found.count(f"o{each}") == 2
+
+
+async def test_a_transaction_that_had_to_give_way_is_tried_again(
+    store: Postgres, postgresql: Running
+) -> None:
+    async def run(sql: str) -> None:
+        async def work() -> None:
+            async with postgresql.server.admin(DATABASE) as admin:
+                await admin.execute(sql.encode())
+
+        await postgresql.call(work)
+
+    await run(
+        "CREATE SEQUENCE public.lab_once; CREATE FUNCTION public.lab_once() RETURNS trigger "
+        "LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN IF nextval('public.lab_once') = 1 THEN "
+        "RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01'; END IF; RETURN NULL; END $$; "
+        "CREATE TRIGGER lab_once BEFORE INSERT ON mcp_ops.entries FOR EACH STATEMENT "
+        "EXECUTE FUNCTION public.lab_once()"
+    )
+    try:
+        async with writing(store) as writer:
+            await writer.do(Change(records.entry(CLOCK, "c1")))
+    finally:
+        await run("DROP FUNCTION public.lab_once() CASCADE; DROP SEQUENCE public.lab_once")
+    assert await written(store) == ["c1"]
