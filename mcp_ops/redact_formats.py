@@ -111,9 +111,9 @@ MARKED: tuple[Format, ...] = (
     ),
     _format(
         "signature or code in a URL",
-        "sig signature credential code assertion samlresponse ticket state",
+        "sig signature credential code assertion samlresponse ticket",
         r"(?P<keep>(?i:[?&;](?:amp;)?(?:sig|[\w-]{0,20}signature|x-(?:amz|goog)-credential|code"
-        r"|client_assertion|assertion|SAMLResponse|ticket|state)=))(?!\[redacted)"
+        r"|client_assertion|assertion|SAMLResponse|ticket)=))(?!\[redacted)"
         r"[^\s&\"'<>#]{8,4096}+",
         gates="=",
     ),

@@ -34,10 +34,14 @@ def start(
         bool, typer.Option("--serve", help="Serve MCP as well, over SSE and Streamable HTTP.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the MCP server.")] = 8000,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="Keep the server's state as replicas share it: PostgreSQL."),
+    ] = False,
 ) -> None:
     """Start the lab and run until interrupted."""
     if context.invoked_subcommand is None:
-        _run("run_lab", directory.absolute(), serve, port)
+        _run("run_lab", directory.absolute(), serve, port, shared)
 
 
 @group.command("break")

@@ -104,20 +104,29 @@ url = "{coordinator}"
 allow_operations = ["oci_*", "llm.*"]
 """
 
+_SHARED = """
+# What replicas share: hot state in the Valkey, the ledger in a PostgreSQL.
+[store]
+hot = "file:secrets/redis-url"
+ledger = "file:secrets/postgres-url"
+key = "file:secrets/store-key"
+"""
+
 
 def write_configuration(
     place: Place, *, urls: Mapping[str, str], authority: Authority, redirect_uri: str, token: str
 ) -> Path:
     """Write the configuration and what it refers to; its path.
 
-    `urls` are those of the components, `token` is the one that the Kubernetes API accepts.
+    `urls` are those of the components, `token` is the one that the Kubernetes API accepts. With a
+    `postgres` among them the server keeps its own state there and in the Valkey.
     """
     directory, client = place.directory, authority.client
     write_private(directory / "secrets" / "client-secret", client.client_secret)
     write_private(directory / "secrets" / "redis-url", urls["redis"])
     write_private(directory / "kubeconfig", kubeconfig(urls["kubernetes"], token, SHOP))
     text = _TEXT.format(
-        **{name: url for name, url in urls.items() if name != "redis"},
+        **{name: url for name, url in urls.items() if name not in ("redis", "postgres")},
         client_id=client.client_id,
         redirect_uri=redirect_uri,
         scopes="[" + ", ".join(f'"{scope}"' for scope in SCOPE.split()) + "]",
@@ -126,6 +135,10 @@ def write_configuration(
         kubeconfig=json.dumps(str(directory / "kubeconfig")),
         namespace=SHOP,
     )
+    if urls.get("postgres"):
+        write_private(directory / "secrets" / "postgres-url", urls["postgres"])
+        place.secret("store-key")
+        text += _SHARED
     write_private(directory / CONFIG, text)
     return directory / CONFIG
 
@@ -175,4 +188,6 @@ def lab_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment without the variables that would add the operator's real systems."""
     theirs = {name for _, options in TARGET_VARIABLES.values() for name in options}
     ours = {KEY_VARIABLE, CONFIG_VARIABLE, "DATABASE_URL", "MCP_OPS_STATE_DIR", "MCP_OPS_HOST"}
-    return {name: value for name, value in environ.items() if name not in theirs | ours}
+    stores = {name for name in environ if name.startswith("MCP_OPS_STORE_")}
+    hidden = theirs | ours | stores
+    return {name: value for name, value in environ.items() if name not in hidden}

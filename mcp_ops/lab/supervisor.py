@@ -98,11 +98,13 @@ async def running_lab(
     *,
     settle_s: float = _SETTLE_S,
     slow_s: float = SLOW_S,
+    shared: bool = False,
     say: Say = lambda text: None,
 ) -> AsyncIterator[Lab]:
     """Every component of the lab, and a configuration of the server for them, until left.
 
-    `settle_s` is one step of a rollout, `slow_s` what the fault `slow` adds to an answer.
+    `settle_s` is one step of a rollout, `slow_s` what the fault `slow` adds to an answer. With
+    `shared` the server's own state is in the Valkey and in a PostgreSQL, as replicas share it.
     Raises `ConfigurationError` while another lab runs in the directory.
     """
     async with AsyncExitStack() as stack:
@@ -140,9 +142,10 @@ async def running_lab(
             )
         )
         await redis.calm()
+        ledger = await _ledger(stack, place) if shared else ""
         config = write_configuration(
             place,
-            urls={**urls, "redis": redis.url},
+            urls={**urls, "redis": redis.url, "postgres": ledger},
             authority=authority,
             redirect_uri=redirect_uri,
             token=token,
@@ -158,6 +161,23 @@ async def running_lab(
         lab = Lab(place, config, board, redis, {each.name: each.log for each in stand_ins})
         await stack.enter_async_context(_controlled(lab, taken["control"], urls["control"], say))
         yield lab
+
+
+async def _ledger(stack: AsyncExitStack, place: Place) -> str:
+    """Start the PostgreSQL of a shared ledger; its URL."""
+    from mcp_ops.lab.postgres import postgres
+
+    taken = place.reserve("postgres")
+    port = int(taken.getsockname()[1])
+    taken.close()
+    serving = postgres(
+        place.directory / "postgres",
+        port,
+        password=place.secret("postgres-password"),
+        keep_open=(place.lock,),
+    )
+    server = await stack.enter_async_context(serving)
+    return server.url
 
 
 @asynccontextmanager
@@ -202,12 +222,12 @@ def _remembered(path: Path, text: str) -> bool:
     return False
 
 
-def run_lab(directory: Path, serve: bool, port: int) -> int:
+def run_lab(directory: Path, serve: bool, port: int, shared: bool = False) -> int:
     """Run in the foreground until Ctrl-C or SIGTERM; the exit code."""
-    return anyio.run(_run, directory, serve, port)
+    return anyio.run(_run, directory, serve, port, shared)
 
 
-async def _run(directory: Path, serve: bool, port: int) -> int:
+async def _run(directory: Path, serve: bool, port: int, shared: bool) -> int:
     if serve:
         port = chosen_port(port)
     ended: list[int] = []
@@ -217,18 +237,18 @@ async def _run(directory: Path, serve: bool, port: int) -> int:
         inner = anyio.CancelScope()
         await tasks.start(_on_signals, inner, hurry)
         with inner:
-            ended.append(await _until_stopped(directory, serve, port, hurry))
+            ended.append(await _until_stopped(directory, serve, port, shared, hurry))
         _say("Stopped; nothing is left running.")
         tasks.cancel_scope.cancel()
     return ended[0] if ended else 0
 
 
 async def _until_stopped(
-    directory: Path, serve: bool, port: int, hurry: list[Callable[[], None]]
+    directory: Path, serve: bool, port: int, shared: bool, hurry: list[Callable[[], None]]
 ) -> int:
     _say(f"Starting the lab in {directory} ...")
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(running_lab(directory, say=_say))
+        lab = await stack.enter_async_context(running_lab(directory, shared=shared, say=_say))
         server = None
         if serve:
             server = McpServer(config=lab.config, port=port, keep_open=(lab.place.lock,), say=_say)

@@ -22,6 +22,7 @@ from mcp_ops.call import Caller, Question
 from mcp_ops.commands.session import OPERATOR_SCOPES
 from mcp_ops.errors import ConfigurationError, InvalidInput
 from mcp_ops.lab.supervisor import SUBJECT, Lab, running_lab
+from mcp_ops.records import AuditQuery
 from mcp_ops.settings_file import load_settings
 
 SLOW_S = 0.3
@@ -272,6 +273,20 @@ async def test_a_second_start_has_the_ports_and_tokens_of_the_first(tmp_path: Pa
         secret = [p for p in tmp_path.rglob("*") if p.is_file() and "secret" in str(p)]
         assert secret
         assert all(p.stat().st_mode & 0o077 == 0 for p in secret)
+
+
+async def test_a_shared_lab_keeps_the_state_in_valkey_and_postgresql(tmp_path: Path) -> None:
+    async with running_lab(tmp_path, shared=True) as lab:
+        settings = load_settings(lab.config, {}, {})
+        assert settings.store.ledger.get_secret_value().startswith("postgresql://")
+        for name in ("one", "two"):
+            state = {"MCP_OPS_STATE_DIR": str(tmp_path / name)}
+            settings = load_settings(lab.config, state, {})
+            async with open_app(settings, environ={}) as app:
+                it = Bench(lab=lab, app=app)
+                assert (await it.call("get_health"))["overall"] != "unhealthy"
+                found = await app.stores.ledger.search(AuditQuery(tool="get_health"))
+        assert len(found) == 2  # the second server reads what the first recorded
 
 
 async def test_a_port_that_is_taken_is_replaced(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def open_ledger(
             )
             async with AsyncExitStack() as stack:
                 if spool is not None:
-                    await stack.enter_async_context(Spooling.open(writer, ledger, spool, key))
+                    await stack.enter_async_context(Spooling.open(writer, spool, key))
                 await stack.enter_async_context(running(lambda: retention.follow(ledger.lock)))
                 yield kept
     finally:
