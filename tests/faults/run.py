@@ -90,7 +90,7 @@ def _outcome(
     """What came of a row; an accident fails it, and the others are played all the same."""
     try:
         return anyio.run(_play, each, size, asked, folder, say)
-    except Exception as accident:  # noqa: BLE001 - whatever it is, the row does not hold
+    except Exception as accident:
         traceback.print_exc()
         return Outcome(
             row=each.number,
