@@ -2,8 +2,10 @@
 # make run     the lab and the server on http://127.0.0.1:8000
 # make test    every check: format, lint, types, tests, schema snapshots
 # make clients every tool through the MCP Inspector, over every transport in both eras (minutes)
+# make coverage  which branches the tests of guard and stores take; fails under all of them (minutes)
 # make schemas write the snapshots of the tools again
 # make bench   measure, and write docs/performance.md (long)
+# make mutants  how many changes of the guard its tests notice: MODULES=… SAMPLE=… SEED=… (hours)
 # make lock    resolve the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ PORT ?= 8000
 # Tests run side by side, one process a core.
 WORKERS ?= auto
 
-.PHONY: setup run test check clients schemas bench lock clean
+.PHONY: setup run test check clients coverage schemas bench faults mutants lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -46,11 +48,26 @@ check: $(READY)
 clients: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) tests/clients tests/clients/inspector_sweep.py
 
+# Every branch of what decides and of what it keeps; the others are shown.
+COMPLETE := mcp_ops/guard/*,mcp_ops/stores/*,mcp_ops/server.py
+MEASURED := tests/guard tests/stores tests/security tests/tools tests/test_server.py \
+  tests/test_cli_policy.py $(wildcard tests/test_redact*.py)
+
+coverage: $(READY)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(MEASURED)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --include='$(COMPLETE),mcp_ops/redact*.py'
+	$(BIN)/python -m coverage report --include='$(COMPLETE)' --fail-under=100 --format=total
+
 schemas: $(READY)
 	$(BIN)/mcp-ops schemas
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
+
+mutants: $(READY)
+	MODULES="$(MODULES)" SAMPLE="$(SAMPLE)" SEED="$(SEED)" $(BIN)/python -m tests.mutation.run
 
 lock:
 	uv pip compile pyproject.toml --extra all --group dev --generate-hashes --universal \
@@ -59,4 +76,4 @@ lock:
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements-clients.lock
 
 clean:
-	rm -rf $(VENV) .clients .lab .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .clients .lab .mutants .mypy_cache .ruff_cache .pytest_cache

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import anyio
 from pydantic import Field
 
-from mcp_ops.app import open_app
+from mcp_ops.app import App, open_app
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
 from mcp_ops.capabilities.guard import GuardControl
 from mcp_ops.clock import SystemClock
@@ -51,23 +51,28 @@ async def touch(guard: GuardControl, name: Text, write: Write) -> WriteResult:
     return WriteResult(outcome="verified", evidence={"name": name})
 
 
+def serving(app: App) -> OpsServer:
+    """The edge of an open application, with the two tools."""
+    return OpsServer(
+        guard=app.guard,
+        tools={
+            each.name: Published(tool=each, targets=(OWN_TARGET,), schemas=schemas_of(each))
+            for each in (look, touch)
+        },
+        ledger=app.stores.ledger,
+        redactor=Redactor(),
+        clock=SystemClock(),
+        version="1",
+        user="benchmark",
+    )
+
+
 async def main(transport: str, config: Path) -> None:
     """Serve until the client leaves or the process is ended."""
     environ = process_environment()
     settings = load_settings(config, environ, {"server.transport": transport})
     async with open_app(settings, environ=environ) as app:
-        server = OpsServer(
-            guard=app.guard,
-            tools={
-                each.name: Published(tool=each, targets=(OWN_TARGET,), schemas=schemas_of(each))
-                for each in (look, touch)
-            },
-            ledger=app.stores.ledger,
-            redactor=Redactor(),
-            clock=SystemClock(),
-            version="1",
-            user="benchmark",
-        )
+        server = serving(app)
         seal(server.mcp, [b"benchmark" * 4], bind_caller("benchmark"))
         stop = anyio.Event()
         if transport == "stdio":

@@ -150,7 +150,11 @@ async def open_app(
             ),
         )
         health = HealthCheck(
-            targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call
+            targets=targets,
+            failed=stores.failed,
+            clock=clock,
+            sub_call=guard.sub_call,
+            away=stores.away,
         )
         inside = Inside(
             guard=guard, tools=ALL_TOOLS, ledger=stores.ledger, usage=usage, health=health
@@ -172,6 +176,7 @@ async def open_app(
             clock=clock,
             version=VERSION,
             started_at=clock.now(),
+            away=stores.away,
         )
         published = publish([targets.info(name) for name in targets.names()], settings.tools)
         server = OpsServer(

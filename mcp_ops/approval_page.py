@@ -40,7 +40,7 @@ from mcp_ops.errors import (
     Refused,
     StoreUnavailable,
 )
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.settings import KeySettings
 from mcp_ops.transport_edge import APPROVALS_PATH, Keys, is_loopback, origin_host
 
@@ -93,6 +93,11 @@ class _Visit:
     session_id: str
     session: Session | None
 
+    @property
+    def base(self) -> str:
+        """Where the pages of this session are."""
+        return _base(self.session.place if self.session else "")
+
 
 def approval_routes(desk: Desk, credentials: Credentials, clock: Clock) -> list[BaseRoute]:
     """The routes of the page, to stand behind the edge."""
@@ -144,15 +149,15 @@ class ApprovalPage:
         if visit.where:
             return await self._detail(visit, visit.session, visit.where[0], nonce)
         found = await self._desk.recent(_LISTED)
-        body = view.listing(found, self._clock.now())
+        body = view.listing(found, self._clock.now(), visit.base)
         return self._show("Approvals", body, visit, nonce, refresh_s=_REFRESH_S)
 
     async def _detail(
         self, visit: _Visit, session: Session, approval_id: str, nonce: str
     ) -> Response:
         found = await self._desk.get(_checked_id(approval_id))
-        body = view.detail(found, self._clock.now(), session.csrf)
-        back = f'<p><a href="{APPROVALS_PATH}">All questions</a></p>'
+        body = view.detail(found, self._clock.now(), session.csrf, visit.base)
+        back = f'<p><a href="{visit.base}">All questions</a></p>'
         return self._show(f"Question {found.id}", back + body, visit, nonce)
 
     async def _post(self, visit: _Visit, nonce: str) -> Response:
@@ -166,12 +171,12 @@ class ApprovalPage:
             raise _Answer(403, "This form is not of your session.", "Open the page again.")
         if visit.where == ("sign-out",):
             self._sessions.close(visit.session_id)
-            return _forget(_see_other(APPROVALS_PATH))
+            return _forget(_see_other(APPROVALS_PATH), visit.base)
         if len(visit.where) != 2:
             raise _not_here()
         approval_id, verb = visit.where
         await self._decide(visit.session, _checked_id(approval_id), verb, form.get("note", ""))
-        return _see_other(f"{APPROVALS_PATH}/{approval_id}")
+        return _see_other(f"{visit.base}/{approval_id}")
 
     async def _decide(self, session: Session, approval_id: str, verb: str, note: str) -> None:
         caller = _caller(session.signer)
@@ -205,14 +210,18 @@ class ApprovalPage:
         _log.info("%s signed in at the approval page", signer.principal)
         self._sessions.close(visit.session_id)
         after = form.get("after", "")
-        path = f"{APPROVALS_PATH}/{after}" if _ID.fullmatch(after) else APPROVALS_PATH
-        response = _see_other(path)
+        local = is_loopback(visit.request.url.hostname or "")
+        # A browser sends a cookie of 127.0.0.1 to each port of it, also to the server of another
+        # user of this machine: there the path that it is for is a secret, too.
+        place = secrets.token_urlsafe(16) if local else ""
+        base = _base(place)
+        response = _see_other(f"{base}/{after}" if _ID.fullmatch(after) else base)
         response.set_cookie(
             COOKIE,
-            self._sessions.open(signer),
+            self._sessions.open(signer, place=place),
             max_age=int(SESSION_S),
-            path=APPROVALS_PATH,
-            secure=not is_loopback(visit.request.url.hostname or ""),
+            path=base,
+            secure=not local,
             httponly=True,
             samesite="strict",
         )
@@ -221,11 +230,16 @@ class ApprovalPage:
     def _visit(self, request: Request) -> _Visit:
         rest = str(request.path_params.get("rest", ""))
         session_id = _cookie(request)
+        where = tuple(rest.split("/")) if rest else ()
+        place = where[0].removeprefix("~") if where and where[0].startswith("~") else ""
+        session = self._sessions.find(session_id) if session_id else None
+        if session is not None and session.place != place:
+            session = None
         return _Visit(
             request=request,
-            where=tuple(rest.split("/")) if rest else (),
+            where=where[1:] if place else where,
             session_id=session_id,
-            session=self._sessions.find(session_id) if session_id else None,
+            session=session,
         )
 
     def _sign_in_form(self, visit: _Visit, nonce: str, status: int, problem: str = "") -> Response:
@@ -234,7 +248,7 @@ class ApprovalPage:
         return HTMLResponse(view.page("Approvals", body, nonce=nonce), status_code=status)
 
     def _problem(self, visit: _Visit, nonce: str, status: int, message: str, hint: str) -> Response:
-        body = view.notice(message, hint) + f'<p><a href="{APPROVALS_PATH}">All questions</a></p>'
+        body = view.notice(message, hint) + f'<p><a href="{visit.base}">All questions</a></p>'
         return self._show("Approvals", body, visit, nonce, status=status)
 
     def _show(
@@ -248,7 +262,7 @@ class ApprovalPage:
         refresh_s: int = 0,
     ) -> Response:
         session = visit.session
-        top = view.signed_in(session.signer.principal, session.csrf) if session else ""
+        top = view.signed_in(session.signer.principal, session.csrf, visit.base) if session else ""
         text = view.page(title, body, nonce=nonce, session=top, refresh_s=refresh_s)
         return HTMLResponse(text, status_code=status)
 
@@ -324,8 +338,12 @@ def _see_other(path: str) -> RedirectResponse:
     return RedirectResponse(path, status_code=303)
 
 
-def _forget(response: Response) -> Response:
-    response.delete_cookie(COOKIE, path=APPROVALS_PATH, httponly=True, samesite="strict")
+def _base(place: str) -> str:
+    return f"{APPROVALS_PATH}/~{place}" if place else APPROVALS_PATH
+
+
+def _forget(response: Response, base: str) -> Response:
+    response.delete_cookie(COOKIE, path=base, httponly=True, samesite="strict")
     return response
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp_ops.clock import rfc3339
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.redact import quoted, tame, visible
 from mcp_ops.transport_edge import APPROVALS_PATH as PATH
 
@@ -74,10 +74,10 @@ def page(title: str, body: str, *, nonce: str, session: str = "", refresh_s: int
     )
 
 
-def signed_in(principal: str, csrf: str) -> str:
+def signed_in(principal: str, csrf: str, base: str) -> str:
     """Who is signed in, and the way out."""
     return (
-        f'<form method="post" action="{PATH}/sign-out">{_hidden(csrf)}'
+        f'<form method="post" action="{base}/sign-out">{_hidden(csrf)}'
         f"<span>{_text(principal)}</span> <button>Sign out</button></form>"
     )
 
@@ -102,23 +102,23 @@ def notice(problem: str, hint: str = "") -> str:
     return f'<div class="notice" role="alert"><p>{_text(problem)} {_text(hint)}</p></div>'
 
 
-def listing(found: Sequence[Approval], now: float) -> str:
+def listing(found: Sequence[Approval], now: float, base: str) -> str:
     """All questions, pending ones first."""
     if not found:
         return "<p>No question waits for an answer, and none was answered lately.</p>"
-    return f'<ul class="cards">{"".join(_card(each, now) for each in found)}</ul>'
+    return f'<ul class="cards">{"".join(_card(each, now, base) for each in found)}</ul>'
 
 
-def _card(a: Approval, now: float) -> str:
+def _card(a: Approval, now: float, base: str) -> str:
     return (
-        f'<li><p><a href="{PATH}/{_text(a.id)}">{_text(a.tool)} on {_text(_where(a))}</a> '
+        f'<li><p><a href="{base}/{_text(a.id)}">{_text(a.tool)} on {_text(_where(a))}</a> '
         f"{_state(a)}</p>"
         f"<p>asked by {_text(a.principal)}, {_text(_until(a, now))}</p>"
         f"{_untrusted('Reason given by the agent', _text(quoted(a.reason, _LINE), _LINE * 2))}</li>"
     )
 
 
-def detail(a: Approval, now: float, csrf: str) -> str:
+def detail(a: Approval, now: float, csrf: str, base: str) -> str:
     """Everything that an answer is bound to, and the forms to answer."""
     seen = dict(a.seen_shown)
     facts = [
@@ -151,7 +151,7 @@ def detail(a: Approval, now: float, csrf: str) -> str:
             + _untrusted("Exactly these, as far as they are there", _block(items))
             if items
             else "",
-            _forms(a, csrf),
+            _forms(a, csrf, f"{base}/{_text(a.id)}"),
         )
     )
 
@@ -178,21 +178,21 @@ def _seen(seen: Mapping[str, Any]) -> str:
     return (_pre(lines) if plan else "") + (_block(rest) if rest else "")
 
 
-def _forms(a: Approval, csrf: str) -> str:
+def _forms(a: Approval, csrf: str, place: str) -> str:
     if a.state == "pending":
-        return _form(a, "approve", csrf, "Approve", "go", "Reason, for the record", "") + _form(
-            a, "deny", csrf, "Deny", "bad", "Why not? The agent is told.", "required"
-        )
+        return _form(
+            f"{place}/approve", csrf, "Approve", "go", "Reason, for the record", ""
+        ) + _form(f"{place}/deny", csrf, "Deny", "bad", "Why not? The agent is told.", "required")
     if a.state == "approved":
-        return _form(a, "revoke", csrf, "Take back", "bad", "Why? The agent is told.", "required")
+        ask = "Why? The agent is told."
+        return _form(f"{place}/revoke", csrf, "Take back", "bad", ask, "required")
     return ""
 
 
-def _form(
-    a: Approval, verb: str, csrf: str, button: str, look: str, ask: str, required: str
-) -> str:
+def _form(action: str, csrf: str, button: str, look: str, ask: str, required: str) -> str:
+    verb = action.rpartition("/")[2]
     return (
-        f'<form method="post" action="{PATH}/{_text(a.id)}/{verb}"><fieldset>'
+        f'<form method="post" action="{action}"><fieldset>'
         f'<legend>{button}</legend>{_hidden(csrf)}<label for="{verb}-note">{ask}</label>'
         f'<input id="{verb}-note" name="note" maxlength="500" autocomplete="off" {required}>'
         f'<button class="{look}">{button} this call</button></fieldset></form>'

@@ -40,10 +40,12 @@ class Signer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A signed-in person. `csrf` is what each form of theirs has to carry."""
+    """A signed-in person. `csrf` is what each form of theirs has to carry; `place` is the part of
+    the path that only their browser knows, and that the cookie is for."""
 
     signer: Signer
     csrf: str
+    place: str
     until: float
 
     def carries(self, token: str) -> bool:
@@ -115,13 +117,16 @@ class Sessions:
         self._monotonic = monotonic
         self._open: OrderedDict[bytes, Session] = OrderedDict()
 
-    def open(self, signer: Signer) -> str:
+    def open(self, signer: Signer, *, place: str = "") -> str:
         """Begin a session; answers the id that its cookie carries."""
         session_id = secrets.token_urlsafe(32)
         while len(self._open) >= MAX_SESSIONS:
             self._open.popitem(last=False)
         self._open[_digest(session_id)] = Session(
-            signer=signer, csrf=secrets.token_urlsafe(32), until=self._monotonic() + SESSION_S
+            signer=signer,
+            csrf=secrets.token_urlsafe(32),
+            place=place,
+            until=self._monotonic() + SESSION_S,
         )
         return session_id
 

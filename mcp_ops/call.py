@@ -205,7 +205,9 @@ def invalid_arguments(error: ValidationError, tool: Tool) -> InvalidInput:
     """What is wrong with the arguments, by field and rule; never the value."""
     known = set(tool.arguments.model_fields)
     problems: list[dict[str, str]] = []
-    for item in error.errors(include_url=False, include_input=False, include_context=True)[:_MOST_PROBLEMS]:
+    for item in error.errors(include_url=False, include_input=False, include_context=True)[
+        :_MOST_PROBLEMS
+    ]:
         path = [str(part) for part in item["loc"]]
         # An unknown argument's name is the caller's text: it may be a value in the wrong place.
         name = ".".join(path) if path and path[0] in known else "an unknown argument"

@@ -29,7 +29,7 @@ from mcp_ops.approval_page_sessions import (
 )
 from mcp_ops.clock import ManualClock
 from mcp_ops.guard.people import People
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.settings import GuardSettings, KeySettings, ServerSettings
 from mcp_ops.transport_edge import Keys
 from mcp_ops.transport_http import http_app, page_app
@@ -68,6 +68,7 @@ class Browser:
     base: str
     csrf: str = ""
     cookie: str = ""
+    place: str = ""
     origin: str | None = ""
 
     def headers(self, **more: str) -> dict[str, str]:
@@ -75,7 +76,9 @@ class Browser:
         return {**sent, **more}
 
     async def get(self, path: str = "", **more: str) -> httpx2.Response:
-        return await self.http.get(f"{self.base}/approvals{path}", headers=self.headers(**more))
+        return await self.http.get(
+            f"{self.base}/approvals{self.place}{path}", headers=self.headers(**more)
+        )
 
     async def post(
         self, path: str, fields: Mapping[str, str] | None = None, **more: str
@@ -83,7 +86,7 @@ class Browser:
         origin = self.base if self.origin == "" else self.origin
         named = {} if origin is None else {"origin": origin}
         return await self.http.post(
-            f"{self.base}/approvals{path}",
+            f"{self.base}/approvals{self.place}{path}",
             data={"csrf": self.csrf} if fields is None else dict(fields),
             headers=self.headers(**named, **more),
         )
@@ -92,6 +95,7 @@ class Browser:
         response = await self.post("/sign-in", {"secret": secret}, **more)
         if response.status_code == SIGNED_IN:
             self.cookie = re.findall(rf"{COOKIE}=([^;]+)", response.headers["set-cookie"])[0]
+            self.place = re.findall(r"/~[\w-]+", response.headers["location"])[0]
             self.csrf = re.findall(r'name="csrf" value="([^"]+)"', (await self.get()).text)[0]
         return response
 
@@ -168,15 +172,49 @@ async def test_the_session_is_a_cookie_that_scripts_and_other_sites_do_not_get(
     async with open_page(tmp_path) as page:
         page.browser.cookie = "chosen-by-somebody-else"
         cookie = (await page.browser.sign_in()).headers["set-cookie"]
+        assert len(page.browser.place) > 20
         assert "chosen" not in cookie
         assert {part.strip().lower() for part in cookie.split(";")[1:]} == {
             "httponly",
             "samesite=strict",
-            "path=/approvals",
+            f"path=/approvals{page.browser.place}".lower(),
             f"max-age={SESSION_S:.0f}",
         }
         assert ADA not in cookie
         assert "key:ada" in (await page.browser.get()).text
+
+
+async def test_a_server_on_another_port_of_the_machine_does_not_get_the_session(
+    tmp_path: Path,
+) -> None:
+    """Browsers part cookies by host and path, never by port: another user of the machine may have
+    a server on 127.0.0.1, and lead the one who approves there."""
+    heard: list[dict[bytes, bytes]] = []
+
+    async def theirs(scope: Any, _receive: Any, send: Any) -> None:
+        heard.append(dict(scope["headers"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with open_page(tmp_path) as page, serve(theirs) as other:
+        jar = page.browser.http  # it keeps the cookie as a browser does
+        signed = await jar.post(
+            f"{page.browser.base}/approvals/sign-in",
+            data={"secret": ADA},
+            headers={"origin": page.browser.base},
+        )
+        mine = f"{page.browser.base}{signed.headers['location']}"
+        assert "key:ada" in (await jar.get(mine)).text
+        for path in ("/approvals", "/approvals/x", "/approvals/~x/y", "/"):
+            await jar.get(f"{other}{path}")
+            assert b"cookie" not in heard[-1], path
+        # Who finds the cookie all the same has to know the path as well.
+        (value,) = jar.cookies.jar
+        sent = {"cookie": f"{COOKIE}={value.value}"}
+        async with httpx2.AsyncClient() as stranger:
+            for path in ("", "/~", "/~x"):
+                found = await stranger.get(f"{page.browser.base}/approvals{path}", headers=sent)
+                assert "key:ada" not in found.text
 
 
 async def test_off_loopback_the_cookie_is_for_tls_alone(tmp_path: Path) -> None:
@@ -194,9 +232,9 @@ async def test_sign_in_comes_back_to_the_question_and_nowhere_else(tmp_path: Pat
     async with open_page(tmp_path) as page:
         question = await page.ask()
         assert f'value="{question}"' in (await page.browser.get(f"/{question}")).text
-        for after, leads in ((question, f"/approvals/{question}"), ("//evil", "/approvals")):
+        for after, leads in ((question, f"/{question}"), ("//evil", ""), ("~x", "")):
             response = await page.browser.post("/sign-in", {"secret": ADA, "after": after})
-            assert response.headers["location"] == leads
+            assert re.fullmatch(rf"/approvals/~[\w-]+{leads}", response.headers["location"])
 
 
 async def test_guessing_is_slowed_down_also_for_who_guesses_right_then(tmp_path: Path) -> None:
@@ -283,7 +321,7 @@ async def test_a_person_approves_and_the_call_runs_once(tmp_path: Path) -> None:
             assert text in shown
         response = await page.browser.answer(question, "approve", note="looked at it")
         assert response.status_code == 303
-        assert response.headers["location"] == f"/approvals/{question}"
+        assert response.headers["location"] == f"/approvals{page.browser.place}/{question}"
         found = await page.b.stores.approvals.get(question)
         assert found is not None
         assert (found.state, found.decided_by, found.note) == (
@@ -390,7 +428,7 @@ async def test_the_csrf_token_is_of_one_session(tmp_path: Path) -> None:
         assert (await bob.answer(question, "approve")).status_code == 403
         raw = f"csrf={page.browser.csrf}&csrf={page.browser.csrf}"
         response = await page.browser.http.post(
-            f"{page.browser.base}/approvals/{question}/approve",
+            f"{page.browser.base}/approvals{page.browser.place}/{question}/approve",
             content=raw,
             headers=page.browser.headers(
                 origin=page.browser.base,
@@ -411,7 +449,7 @@ async def test_no_link_changes_anything(tmp_path: Path) -> None:
             for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"):
                 response = await page.browser.http.request(
                     method,
-                    f"{page.browser.base}/approvals{path}{query}",
+                    f"{page.browser.base}/approvals{page.browser.place}{path}{query}",
                     headers=page.browser.headers(origin=page.browser.base),
                 )
                 assert response.status_code in (200, 404, 405), (method, path)
@@ -441,6 +479,7 @@ async def test_a_store_that_is_closed_is_said_and_nothing_more(tmp_path: Path) -
             browser = Browser(http, base)
             response = await browser.post("/sign-in", {"secret": ADA})
             browser.cookie = re.findall(rf"{COOKIE}=([^;]+)", response.headers["set-cookie"])[0]
+            browser.place = response.headers["location"].removeprefix("/approvals")
             response = await browser.get()
     assert response.status_code == 503
     assert str(tmp_path) not in response.text

@@ -19,7 +19,7 @@ from mcp_ops.commands.exits import Exit, exit_of_error, exit_of_result
 from mcp_ops.commands.serving import ServeOptions
 from mcp_ops.commands.session import operator
 from mcp_ops.errors import RefusalCode
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -22,7 +22,7 @@ import pytest
 from mcp_ops.cli import main
 from mcp_ops.clock import SystemClock
 from mcp_ops.commands.exits import Exit
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.stores.sqlite.embedded import Stores, open_stores
 from tests.stores import records
 

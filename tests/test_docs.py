@@ -114,7 +114,8 @@ def test_every_command_in_the_documents_is_one(page: str, line: str) -> None:
         assert [word for word in arguments if "=" not in word and word not in targets] == []
         return
     placeholders = [word for word in arguments if word in PLACEHOLDERS]
-    command, path = COMMAND, []
+    command: Any = COMMAND
+    path: list[str] = []
     while hasattr(command, "commands") and arguments and arguments[0] in command.commands:
         path.append(arguments.pop(0))
         command = command.commands[path[-1]]

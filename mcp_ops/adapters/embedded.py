@@ -32,7 +32,7 @@ from mcp_ops.capabilities.deadletters import (
 )
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from mcp_ops.records import FailedOperation, FailedOperations
+from mcp_ops.failed import FailedOperation, FailedOperations
 from mcp_ops.redact import Redactor
 
 Rerun = Callable[[FailedOperation], Awaitable[OperationAnswer]]

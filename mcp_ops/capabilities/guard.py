@@ -137,6 +137,13 @@ class BreakGlassInfo(Model):
     reason: UntrustedLine
 
 
+class StoreAway(Model):
+    """A part of the guard's own store that does not answer: reads go on stricter, writes do not."""
+
+    name: str
+    since: Moment
+
+
 class GuardStatus(Result):
     """Answer of get_guard_status."""
 
@@ -152,6 +159,7 @@ class GuardStatus(Result):
     break_glass: list[BreakGlassInfo] = []
     pending_approvals: int = 0
     shadow_refusals: int = 0
+    away: list[StoreAway] = []
 
 
 class GuardModeSet(WriteResult):

@@ -22,7 +22,7 @@ from mcp_ops.commands.session import (
     with_app,
 )
 from mcp_ops.errors import NotFound, OpsError, RefusalCode, Refused
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.redact import quoted, tame, visible
 
 TYPED_CHARACTERS = 4

@@ -19,7 +19,8 @@ from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.clock import rfc3339
 from mcp_ops.commands.output import ask_line, fail, interactive, warn
 from mcp_ops.errors import OpsError, RefusalCode, Refused, the_error
-from mcp_ops.records import Approval, Approvals, Ledger
+from mcp_ops.questions import Approval, Approvals
+from mcp_ops.records import Ledger
 from mcp_ops.redact import quoted, tame
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment

@@ -33,7 +33,8 @@ from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.record import Frame, open_frame
 from mcp_ops.guard.seen import Seen, Sight, look, pinned
 from mcp_ops.guard.targets import Targets
-from mcp_ops.records import Approval, Approvals, Ledger, Redemption
+from mcp_ops.questions import Approval, Approvals, Redemption
+from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor
 
 DENIED_FOR_S = 600.0

@@ -8,7 +8,7 @@ from typing import Any
 from mcp_ops.call import Call, Question
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.policy import Decision
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.redact import quoted
 
 _SHOWN = 1_500  # characters of the arguments in a question

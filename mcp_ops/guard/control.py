@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
 
@@ -20,9 +22,17 @@ from mcp_ops.capabilities.guard import (
     LimitInfo,
     OperationStatus,
     ServerHealth,
+    StoreAway,
 )
 from mcp_ops.clock import Clock, rfc3339
-from mcp_ops.errors import Conflict, InvalidInput, NotFound, RefusalCode, Refused
+from mcp_ops.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    RefusalCode,
+    Refused,
+    StoreUnavailable,
+)
 from mcp_ops.guard import shown
 from mcp_ops.guard.act import allowed_by_a_person
 from mcp_ops.guard.break_glass import openings
@@ -40,9 +50,13 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.records import Approvals, AuditQuery, Entry, EntryKind, Ledger, Operation
+from mcp_ops.questions import Approvals
+from mcp_ops.records import AuditQuery, Entry, EntryKind, Ledger, Operation
 
 _PLACE = re.compile(r"[0-9]{1,18}")  # of a line of the ledger; more digits fit in no store
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +71,7 @@ class Parts:
     clock: Clock
     version: str
     started_at: float
+    away: Callable[[], Mapping[str, float]] = dict
 
 
 class Control:
@@ -104,7 +119,8 @@ class Control:
             if rate is not None and factor:  # a target that admits nothing has its mode above
                 rates.append(dataclasses.replace(rate, per_minute=rate.per_minute * factor))
         budgets = (writes_budget(principal, limits), destroys_budget(principal, limits))
-        pending = [a for a in await self._p.approvals.recent(100) if a.state == "pending"]
+        recent = await self._kept(self._p.approvals.recent(100), [])
+        pending = [a for a in recent if a.state == "pending"]
         return GuardStatus(
             target=OWN_TARGET,
             profile=guard.policy.profile_for(self._caller.channel),
@@ -126,7 +142,7 @@ class Control:
                     limit=state.limit,
                     frees_at=rfc3339(state.frees_at) if state.frees_at else None,
                 )
-                for state in await self._p.ledger.budgets(budgets)
+                for state in await self._kept(self._p.ledger.budgets(budgets), ())
             ],
             circuits=[c for c in await self.circuits() if c.state is not CircuitPhase.CLOSED],
             bulkheads=await self._partitions.shown(),
@@ -134,11 +150,21 @@ class Control:
             elevations=[shown.elevation_info(grant) for grant in await guard.hot.grants()],
             break_glass=[
                 shown.break_glass_info(entry)
-                for entry in await openings(self._p.ledger, self._p.clock.now())
+                for entry in await self._kept(openings(self._p.ledger, self._p.clock.now()), [])
             ],
             pending_approvals=len(pending),
             shadow_refusals=guard.shadow_refusals,
+            away=[StoreAway(name=n, since=rfc3339(at)) for n, at in self._p.away().items()],
         )
+
+    async def _kept(self, answer: Awaitable[T], empty: T) -> T:
+        """What the ledger says, or nothing while it is known to be away: the rest is still told."""
+        try:
+            return await answer
+        except StoreUnavailable:
+            if not self._p.away():
+                raise
+            return empty
 
     async def mode_of(self, target: str) -> Mode:
         """The strictest mode in force for a target, or for all."""
@@ -287,10 +313,7 @@ class Control:
                 hint="Who asked for it or an operator runs: mcp-ops call cancel_operation",
             )
         if not dry_run:
-            asked = await self._p.ledger.cancel(operation_id, by=self._caller.principal)
-            running = self._p.operations.get(operation_id)
-            if asked is not None and running is not None:
-                running.cancelled = True
+            asked = await self._p.operations.cancel(operation_id, by=self._caller.principal)
             operation = asked or await self._p.ledger.get_operation(operation_id) or operation
         status = self._operation(operation)
         if status.state != "running":
@@ -309,14 +332,10 @@ class Control:
 
     def _operation(self, operation: Operation) -> OperationStatus:
         running = self._p.operations.get(operation.id)
-        state = operation.state
-        lost = running is None and operation.lease_until < self._p.clock.now()
-        if state == "running" and lost:
-            state = "unknown"
         return OperationStatus(
             id=operation.id,
             kind="operation",
-            state="pending" if state == "waiting" else state,
+            state="pending" if operation.state == "waiting" else operation.state,
             tool=operation.tool,
             target=operation.target or OWN_TARGET,
             outcome=operation.outcome or None,

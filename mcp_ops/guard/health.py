@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -10,11 +10,11 @@ import anyio
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.deadletters import DeadLetterQueue
 from mcp_ops.capabilities.guard import ComponentHealth, Status, Threshold
-from mcp_ops.clock import Clock
-from mcp_ops.errors import OpsError, Refused
+from mcp_ops.clock import Clock, rfc3339
+from mcp_ops.errors import OpsError, Refused, StoreUnavailable
+from mcp_ops.failed import FailedOperations
 from mcp_ops.guard.targets import Targets
 from mcp_ops.ports import OWN_TARGET, CircuitPhase, CircuitState
-from mcp_ops.records import FailedOperations
 
 PING_S = 5.0
 # Name, warning above, critical above: the operations runbook's table of key metrics.
@@ -44,12 +44,14 @@ class HealthCheck:
         clock: Clock,
         sub_call: SubCall,
         ping_s: float = PING_S,
+        away: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._targets = targets
         self._failed = failed
         self._clock = clock
         self._sub_call = sub_call
         self._ping_s = ping_s
+        self._away = away
 
     async def components(self) -> list[ComponentHealth]:
         """The state of each target, in the configuration's order."""
@@ -62,7 +64,19 @@ class HealthCheck:
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(check, name)
-        return [found[name] for name in names]
+        return [*(found[name] for name in names), *self._stores()]
+
+    def _stores(self) -> list[ComponentHealth]:
+        """The parts of the guard's own store that do not answer."""
+        return [
+            ComponentHealth(
+                name=name,
+                kind="store",
+                status="unhealthy",
+                problem=f"away since {rfc3339(since)}: reads go on restricted, writes are refused",
+            )
+            for name, since in self._away().items()
+        ]
 
     async def _component(self, name: str) -> ComponentHealth:
         kind = self._targets.info(name).kind
@@ -90,7 +104,12 @@ class HealthCheck:
 
     async def dead_letters(self) -> int:
         """How many wait, over the embedded queue and all queues that answer."""
-        total = await self._failed.count()
+        try:
+            total = await self._failed.count()
+        except StoreUnavailable:
+            if not self._away():
+                raise
+            total = 0
         for name in self._targets.names():
             if name == OWN_TARGET or DeadLetterQueue not in self._targets.info(name).capabilities:
                 continue

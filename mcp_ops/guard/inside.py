@@ -18,6 +18,7 @@ from mcp_ops.capabilities.deadletters import OperationAnswer
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl, ServerHealth
 from mcp_ops.capabilities.usage import GuardModeChange, UsageReading
 from mcp_ops.errors import Failed, OpsError
+from mcp_ops.failed import FailedOperation
 from mcp_ops.guard.act import Passage, current
 from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.health import HealthCheck
@@ -25,7 +26,7 @@ from mcp_ops.guard.order import Guard
 from mcp_ops.guard.policy import covers
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.usage import UsageWatch
-from mcp_ops.records import FailedOperation, Ledger
+from mcp_ops.records import Ledger
 from mcp_ops.tool import Tool
 
 PROBE_AGE_S = 10.0

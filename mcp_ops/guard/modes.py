@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from mcp_ops.call import Call
+from mcp_ops.call import Call, Caller
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.tokens import SecretStore, TokenIssuer
 from mcp_ops.capabilities.usage import ApiUsageSource
 from mcp_ops.errors import RefusalCode
 from mcp_ops.guard.targets import TargetInfo
-from mcp_ops.ports import ALL_TARGETS, OWN_TARGET, PRINCIPAL_SCOPE, Mode, ModeEntry
+from mcp_ops.ports import (
+    ALL_TARGETS,
+    OWN_TARGET,
+    PRINCIPAL_SCOPE,
+    Mode,
+    ModeEntry,
+    ModeSource,
+)
 from mcp_ops.settings import UsageSettings
 
 # Strictest last, as an agent's right to tighten and the text of a refusal see them.
@@ -88,6 +96,20 @@ def slowest(entries: Iterable[ModeEntry], target: str, principal: str = "") -> f
     return min((RATE_FACTORS[entry.mode] for entry in mine), default=1.0)
 
 
+def shortened(call: Call, modes: Iterable[ModeEntry]) -> Call:
+    """In a restrictive mode a list has at most 20 items, whatever else is in force beside it."""
+    asked = getattr(call.arguments, "limit", 0)
+    restricted = any(entry.mode is Mode.RESTRICTIVE for entry in modes)
+    if restricted and call.tool.bulk and asked > RESTRICTED_ITEMS:
+        return with_limit(call, RESTRICTED_ITEMS)
+    return call
+
+
+def with_limit(call: Call, limit: int) -> Call:
+    """The same call, for fewer items."""
+    return replace(call, arguments=call.arguments.model_copy(update={"limit": limit}))
+
+
 def mode_for_usage(used_percent: float, current: Mode, settings: UsageSettings) -> Mode:
     """The mode that a reading asks for, with hysteresis: between `normal` and `restrict` a target
     stays as it is, except that it leaves critical below the critical threshold."""
@@ -119,16 +141,23 @@ def at_least_as_strict(mode: Mode, other: Mode) -> bool:
 
 def _asks_looser(call: Call, entries: Iterable[ModeEntry]) -> bool:
     asked = Mode(call.arguments.mode)  # type: ignore[attr-defined]
-    return loosens(asked, call.about or ALL_TARGETS, entries)
+    return loosens(asked, call.about or ALL_TARGETS, entries, source=source_of(call.caller))
 
 
-def loosens(asked: Mode, scope: str, entries: Iterable[ModeEntry]) -> bool:
-    """Whether an agent's mode for a scope would let pass what an entry of it refuses now."""
+def source_of(caller: Caller) -> ModeSource:
+    """As whose a caller's modes count."""
+    return "operator" if "ops:admin" in caller.scopes else "agent"
+
+
+def loosens(
+    asked: Mode, scope: str, entries: Iterable[ModeEntry], *, source: ModeSource = "agent"
+) -> bool:
+    """Whether a mode of `source` for a scope would let pass what an entry of it refuses now."""
     for entry in entries:
         if not within(entry.scope, scope, asked) or at_least_as_strict(asked, entry.mode):
             continue
         # An entry of another source stays beside the new one, unless the new one is its loosening.
-        if entry.source == "agent" or at_least_as_strict(entry.mode, asked):
+        if entry.source == source or at_least_as_strict(entry.mode, asked):
             return True
     return False
 

@@ -77,6 +77,7 @@ class Operations:
         self._by_id: dict[str, Running] = {}
         self.stopping = False
         self.owner = new_id()
+        self.keep_pause_s = _KEEP_PAUSE_S
 
     def steps(self, call: Call, running: Running) -> StoredSteps:
         """What a write of many steps survives its process by."""
@@ -237,11 +238,13 @@ class StoredSteps:
         """A store that is away for a moment is waited for, as long as nobody can take over."""
         for _ in range(_KEEP_ATTEMPTS):
             try:
-                return await self._operations.keep(running)
-            except StoreUnavailable:
-                await anyio.sleep(_KEEP_PAUSE_S)
+                await self._operations.keep(running)
+            except StoreUnavailable as error:
+                _log.warning("%s waits for the store: %s", running.id, error.message)
+                await anyio.sleep(self._operations.keep_pause_s)
+            else:
+                return
         await self._operations.keep(running)
-        return None
 
     async def lease(self, name: str) -> int:
         """Be the only one that works on something. Raises `Conflict` while another write is."""

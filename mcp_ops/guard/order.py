@@ -21,6 +21,7 @@ from mcp_ops.call import Call, new_id
 from mcp_ops.capabilities.base import Effect, Result
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, RefusalCode
+from mcp_ops.failed import FailedOperations
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, current
 from mcp_ops.guard.approval import Approver, Consent
@@ -29,9 +30,10 @@ from mcp_ops.guard.freeze import Freezes
 from mcp_ops.guard.gate import Gate
 from mcp_ops.guard.modes import (
     CHECKS_OF_STATE,
-    RESTRICTED_ITEMS,
     applying,
     effective,
+    shortened,
+    with_limit,
 )
 from mcp_ops.guard.operations import Operations, Running
 from mcp_ops.guard.plan import Plan, Planner
@@ -48,15 +50,9 @@ from mcp_ops.ports import (
     CircuitPolicy,
     HotStore,
     Mode,
-    ModeEntry,
 )
-from mcp_ops.records import (
-    Approvals,
-    Budget,
-    FailedOperations,
-    Ledger,
-    Operation,
-)
+from mcp_ops.questions import Approvals
+from mcp_ops.records import Budget, Ledger, Operation
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import GuardSettings, PolicyRule
 
@@ -199,7 +195,7 @@ class Guard:
 
     async def _ask(self, plan: Plan, frame: Frame, admission: Admission) -> dict[str, Any]:
         principal = plan.call.caller.principal
-        call = _within(plan.call, applying(admission.modes, plan.request.target, principal))
+        call = shortened(plan.call, applying(admission.modes, plan.request.target, principal))
         ends = self.clock.monotonic() + self._read_s(call)
         retry = partial(self._reads.retry, plan.request.target)
         asked_again = 0
@@ -218,7 +214,7 @@ class Guard:
                 )
             except settle.TooLarge as page:
                 asked_again += 1
-                call = _with_limit(call, page.fitting if asked_again < _PAGES else 1)
+                call = with_limit(call, page.fitting if asked_again < _PAGES else 1)
 
     async def _write(
         self, plan: Plan, consent: Consent, frame: Frame, running: Running
@@ -390,16 +386,3 @@ class Guard:
 
 _PAGES = 3  # a page that is too large is asked for again so often; then item by item
 _RANK = {Effect.READ: 0, Effect.WRITE: 1, Effect.DESTROY: 2}
-
-
-def _within(call: Call, modes: tuple[ModeEntry, ...]) -> Call:
-    """In a restrictive mode a list has at most 20 items, whatever else is in force beside it."""
-    asked = getattr(call.arguments, "limit", 0)
-    restricted = any(entry.mode is Mode.RESTRICTIVE for entry in modes)
-    if restricted and call.tool.bulk and asked > RESTRICTED_ITEMS:
-        return _with_limit(call, RESTRICTED_ITEMS)
-    return call
-
-
-def _with_limit(call: Call, limit: int) -> Call:
-    return replace(call, arguments=call.arguments.model_copy(update={"limit": limit}))

@@ -8,7 +8,8 @@ from mcp_ops.call import FINGERPRINT, Caller, Channel, new_id
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Conflict, NotFound, RefusalCode, Refused
 from mcp_ops.guard.policy import Policy
-from mcp_ops.records import Approval, Approvals, Entry, EntryKind, Ledger
+from mcp_ops.questions import Approval, Approvals
+from mcp_ops.records import Entry, EntryKind, Ledger
 from mcp_ops.redact import Redactor
 
 _SEE = "See mcp-ops approvals list."

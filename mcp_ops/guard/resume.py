@@ -18,14 +18,15 @@ import orjson
 from mcp_ops.call import Call, Caller, parse
 from mcp_ops.errors import InvalidInput, OpsError
 from mcp_ops.guard.act import current
-from mcp_ops.guard.operations import LEASE_S, Operations
-from mcp_ops.records import Ledger, Operation
+from mcp_ops.guard.operations import LEASE_S, Operations, pinned_by
+from mcp_ops.records import Entry, EntryKind, Ledger, Operation
 from mcp_ops.tool import Tool
 
 if TYPE_CHECKING:
     from mcp_ops.guard.order import Guard
 
 EVERY_S = 5.0
+GIVE_UP_S = 86_400.0
 _log = logging.getLogger("mcp_ops.guard")
 
 
@@ -96,7 +97,10 @@ class Resumer:
             call, approval, pinned = self._call(operation)
         except (InvalidInput, KeyError, ValueError, TypeError, AttributeError):
             # The tool or the target is not here, or another version wrote it: another process may
-            # know them.
+            # know them, within a day.
+            if self._now() - operation.started_at > GIVE_UP_S:
+                await self._give_up(operation)
+                return
             await self._ledger.renew(
                 operation.id,
                 fence=operation.fence,
@@ -106,6 +110,24 @@ class Resumer:
             )
             return
         await self._guard.resume(call, operation, approval=approval, pinned=pinned)
+
+    async def _give_up(self, operation: Operation) -> None:
+        """End what nobody could go on with: how far it came stands in its progress."""
+        line = Entry(
+            kind=EntryKind.ENDED,
+            call_id=operation.id,
+            at=self._now(),
+            tool=operation.tool,
+            target=operation.target,
+            principal=operation.principal,
+            digest=operation.digest,
+            verdict="unknown",
+            outcome="unknown",
+            evidence={"lost": "no process could go on with it", "progress": operation.progress},
+        )
+        ended = replace(operation, state="unknown", outcome="unknown")
+        await self._ledger.end(line, ended, keep=True)
+        await self._ledger.put_fact(pinned_by(operation.id), "")
 
     def _call(self, operation: Operation) -> tuple[Call, str, tuple[str, ...] | None]:
         tool = self._tools[operation.tool]

@@ -25,13 +25,15 @@ _log = logging.getLogger("mcp_ops.guard")
 
 
 class Runaway:
-    """Counts refusals of changes by principal, tool and object, in this process."""
+    """Counts refusals of changes by principal, tool and object, in this process; of at most
+    `most_keys` of these, the newest."""
 
     def __init__(self, *, hot: HotStore, ledger: Ledger, clock: Clock, most: int) -> None:
         self._hot = hot
         self._ledger = ledger
         self._clock = clock
         self._most = most
+        self.most_keys = _MOST_KEYS
         self._seen: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
 
     @asynccontextmanager
@@ -54,7 +56,7 @@ class Runaway:
         now = self._clock.monotonic()
         times = self._seen.setdefault(key, deque(maxlen=self._most))
         self._seen.move_to_end(key)
-        if len(self._seen) > _MOST_KEYS:
+        if len(self._seen) > self.most_keys:
             self._seen.popitem(last=False)
         while times and times[0] <= now - WINDOW_S:
             times.popleft()

@@ -25,7 +25,7 @@ from mcp_ops.errors import (
     Refused,
     StoreUnavailable,
 )
-from mcp_ops.records import Approval
+from mcp_ops.questions import Approval
 from mcp_ops.redact import Redactor
 
 MAX_ITEMS = 1_000

@@ -84,14 +84,21 @@ def _cut(data: dict[str, Any], limit: int) -> dict[str, Any]:
 
 
 def _without_open_objects(data: dict[str, Any], limit: int) -> dict[str, Any]:
-    """Very many small values: the largest open object (evidence, answer) goes as a whole."""
+    """Very many small values: the largest open object (evidence, answer) goes as a whole, that of
+    the answer itself before those of its items."""
     while _size(data) > limit:
-        open_ones = [key for key, value in data.items() if isinstance(value, dict)]
-        largest = max(open_ones, key=lambda key: _size(data[key]), default="")
-        if not largest or data[largest] == _CUT:
+        found = _objects(data) or [
+            each for item in data.get("items", ()) for each in _objects(item)
+        ]
+        if not found:
             break
-        data[largest] = dict(_CUT)
+        holder, key = max(found, key=lambda each: _size(each[0][each[1]]))
+        holder[key] = dict(_CUT)
     return data
+
+
+def _objects(data: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    return [(data, key) for key, each in data.items() if isinstance(each, dict) and each != _CUT]
 
 
 def _longest(node: Any) -> tuple[Any, Any, int]:

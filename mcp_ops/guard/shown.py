@@ -17,7 +17,8 @@ from mcp_ops.clock import rfc3339
 from mcp_ops.errors import RefusalCode
 from mcp_ops.guard.freeze import Freeze
 from mcp_ops.ports import OWN_TARGET, CircuitState, Grant, ModeEntry
-from mcp_ops.records import Approval, Entry, EntryKind
+from mcp_ops.questions import Approval
+from mcp_ops.records import Entry, EntryKind
 
 
 def mode_info(entry: ModeEntry) -> ModeInfo:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mcp_ops.call import Caller
 from mcp_ops.errors import RefusalCode, Refused
-from mcp_ops.guard.modes import at_least_as_strict, loosens, within
+from mcp_ops.guard.modes import at_least_as_strict, loosens, source_of, within
 from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, HotStore, Mode, ModeEntry, ModeSource
 
 
@@ -31,11 +31,12 @@ async def switch(
     A loosening lifts what is stricter in its scope, except the environment's floor. With `minutes`
     it is lifted for that long, and what an operator or an agent had set returns.
     """
-    operator = "ops:admin" in caller.scopes
-    source: ModeSource = "operator" if operator else "agent"
+    # The second scope is what a command line without a terminal lacks: an agent may have one.
+    free = caller.scopes >= {"ops:admin", "ops:approve"}
+    source = source_of(caller)
     entries = await hot.modes()
-    looser = loosens(mode, scope, entries)
-    if not operator and looser and not allowed:
+    looser = loosens(mode, scope, entries, source=source)
+    if not free and looser and not allowed:
         raise Refused(
             RefusalCode.APPROVAL_REQUIRED,
             "The mode was changed at this moment; what was asked is looser than it is now.",
@@ -52,7 +53,7 @@ async def switch(
         expires_at=ends,
         lifts=looser and ends is not None,
     )
-    if not operator and not looser:
+    if not free and not looser:
         entry = _no_looser_later(entry, entries)
     for each in entries:
         if within(each.scope, scope, mode) and each.mode is not mode:
@@ -87,7 +88,7 @@ def _mine(held: ModeEntry, entry: ModeEntry) -> bool:
 
 
 def _no_looser_later(entry: ModeEntry, entries: tuple[ModeEntry, ...]) -> ModeEntry:
-    """An agent's own change, so that the mode is looser at no later moment than without it.
+    """A change that nobody allowed, so that the mode is looser at no later moment than without it.
 
     It holds at least as long as the one whose place it takes: a short lockdown must not end a long
     restriction. Over one that lifts a stricter mode for a while it holds no longer than that one:

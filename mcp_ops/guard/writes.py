@@ -20,21 +20,15 @@ from mcp_ops.errors import (
     StoreUnavailable,
     Upstream,
 )
+from mcp_ops.failed import FailedOperation, FailedOperations
 from mcp_ops.guard import resume
 from mcp_ops.guard.approval import used_up
 from mcp_ops.guard.checks import spent
 from mcp_ops.guard.operations import LEASE_S, Operations, Running, pinned_by
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.guard.settle import clean
-from mcp_ops.records import (
-    Budget,
-    Entry,
-    FailedOperation,
-    FailedOperations,
-    Ledger,
-    Operation,
-    Redemption,
-)
+from mcp_ops.questions import Redemption
+from mcp_ops.records import Budget, Entry, Ledger, Operation
 from mcp_ops.redact import Redactor
 from mcp_ops.tool import Interrupted
 

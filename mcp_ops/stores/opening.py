@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import anyio
 
 from mcp_ops.clock import Clock
 from mcp_ops.errors import ConfigurationError, StoreUnavailable
+from mcp_ops.failed import FailedOperations
 from mcp_ops.ports import HotStore, ModeEntry
-from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.questions import Approvals
+from mcp_ops.records import Ledger
 from mcp_ops.stores.sqlite import embedded
 
 SQLITE = "sqlite"
@@ -31,12 +34,13 @@ _log = logging.getLogger("mcp_ops.stores")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """What the guard needs, open."""
+    """What the guard needs, open. `away` names what is shared and does not answer, since when."""
 
     hot: HotStore
     ledger: Ledger
     approvals: Approvals
     failed: FailedOperations
+    away: Callable[[], dict[str, float]] = dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,20 @@ async def open_stores(
         hot = local
         if place.hot != SQLITE:
             hot = await _or_alone(stack, _redis(place, clock, kept.ledger, floor), place, clock)
-        yield Stores(hot=hot.hot, ledger=kept.ledger, approvals=kept.approvals, failed=kept.failed)
+        yield Stores(
+            hot=hot.hot,
+            ledger=kept.ledger,
+            approvals=kept.approvals,
+            failed=kept.failed,
+            away=partial(_away, hot, kept),
+        )
+
+
+def _away(hot: Any, kept: Any) -> dict[str, float]:
+    since = {"hot store": getattr(hot.hot, "away_since", None)}
+    if (asked := getattr(kept, "away_since", None)) is not None:
+        since["ledger"] = asked()
+    return {name: at for name, at in since.items() if at is not None}
 
 
 async def _or_alone(
@@ -103,11 +120,10 @@ async def _or_alone(
 async def _postgres(place: Place, clock: Clock) -> AsyncIterator[Any]:
     _needs("psycopg", "store.ledger", "postgres")
     from mcp_ops.stores.postgres.opening import open_ledger
-    from mcp_ops.stores.spool import Spool
 
     key = hashlib.sha256(b"ledger" + place.key.encode()).digest()
     place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spool = Spool(place.directory / "spool.jsonl", key)
+    spool = place.directory
     async with open_ledger(place.ledger, clock, key=key, spool=spool, **place.keeping) as kept:
         await _merge_alone(place.directory / ALONE, clock, kept.ledger)
         yield kept

@@ -11,7 +11,7 @@ from mcp_ops.adapters.embedded import EmbeddedQueue
 from mcp_ops.capabilities.deadletters import DeadLetterFilter, OperationAnswer
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from mcp_ops.records import FailedOperation
+from mcp_ops.failed import FailedOperation
 from mcp_ops.redact import Redactor
 from tests.adapters.redis_lab import START, wiring
 

@@ -197,6 +197,7 @@ async def bench(
     clock: ManualClock | None = None,
     worlds: Mapping[str, World] | None = None,
     extra_tools: Mapping[str, Tool] | None = None,
+    place: Place | None = None,
     approver_keys: frozenset[str] | None = None,
     hot: str = "",
 ) -> AsyncIterator[Bench]:
@@ -206,9 +207,11 @@ async def bench(
     floor = _floor(settings, clock)
     async with AsyncExitStack() as stack:
         opened: Any = open_stores(path / "s.db", clock, floor=floor)
-        if hot:
-            opened = opening.open_stores(Place(directory=path, hot=hot), clock, floor=floor)
+        if hot or place:
+            place = place or Place(directory=path, hot=hot)
+            opened = opening.open_stores(place, clock, floor=floor)
         stores: Stores = await stack.enter_async_context(opened)
+        away = getattr(stores, "away", dict)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         usage = UsageWatch(
@@ -241,7 +244,7 @@ async def bench(
             approver_keys=approver_keys,
         )
         health = HealthCheck(
-            targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call
+            targets=targets, failed=stores.failed, clock=clock, sub_call=guard.sub_call, away=away
         )
         tools = {**ALL_TOOLS, **SHELF_TOOLS, **(extra_tools or {})}
         inside = Inside(guard=guard, tools=tools, ledger=stores.ledger, usage=usage, health=health)
@@ -257,6 +260,7 @@ async def bench(
             clock=clock,
             version="0",
             started_at=clock.now(),
+            away=away,
         )
         built.update(parts=parts, inside=inside)
         resumer = Resumer(

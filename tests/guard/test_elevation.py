@@ -75,7 +75,7 @@ async def test_of_several_elevations_one_is_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", [{"principal": "key:*"}, {"tool": "drop_*"}, {"target": "depot"}])
 async def test_an_elevation_holds_for_what_it_names_alone(
-    tmp_path: Path, field: dict[str, str]
+    tmp_path: Path, field: dict[str, Any]
 ) -> None:
     async with bench(tmp_path, settings=STRICT) as b:
         await elevate(b, **field)

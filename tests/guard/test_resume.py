@@ -10,7 +10,7 @@ import anyio
 from mcp_ops.guard.operations import LEASE_S
 from mcp_ops.ports import Mode
 from mcp_ops.settings import GuardSettings
-from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+from tests.guard.bench import OPEN_LIMITS, OPERATOR, WHY, Bench, bench
 from tests.guard.shelf import World
 
 QUICK = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"write_wait_s": 0.05}))
@@ -142,18 +142,8 @@ async def test_what_this_process_does_not_know_is_left_to_another(tmp_path: Path
             assert found is not None
             assert (found.state, found.checkpoint) == ("running", "1")
             assert found.lease_until > second.clock.now()
-
-
-async def test_a_step_waits_for_a_store_that_is_away_for_a_moment(tmp_path: Path) -> None:
-    async with bench(tmp_path, settings=QUICK) as b:
-        operation = await begin(b)
-        database = b.stores.ledger._database
-        await database.write(lambda c: c.execute("PRAGMA query_only = ON"))
-        b.held.released.set()  # type: ignore[attr-defined]
-        with anyio.fail_after(5):
-            while b.world.effects != ["put 0", "put 1"]:
-                await anyio.lowlevel.checkpoint()
-        database._connection.execute("PRAGMA query_only = OFF")
-        status = await ended(b, operation)
-        assert (status["state"], status["outcome"]) == ("done", "verified")
-        assert AGENT.principal in {e.principal for e in await b.entries(call_id=operation)}
+            second.clock.advance(86_401)
+            assert await second.resumer.take() == 1
+            status = await second.ok("get_operation", operation_id=operation)
+            assert (status["state"], status["outcome"]) == ("unknown", "unknown")
+            assert await second.resumer.take() == 0

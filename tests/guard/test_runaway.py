@@ -108,3 +108,19 @@ async def test_the_refusal_stays_what_it_is_when_the_stop_cannot_be_stored(
         await database.write(lambda c: c.execute("PRAGMA query_only = ON"))
         assert await drop(b, "last") == "budget_exhausted"
         database._connection.execute("PRAGMA query_only = OFF")
+
+
+async def test_what_many_other_objects_were_refused_since_is_not_counted_any_more(
+    tmp_path: Path,
+) -> None:
+    """What is counted is bounded: the objects that were refused the longest ago are forgotten."""
+    limits = OPEN_LIMITS.model_copy(update={"destroys_per_hour": 1, "runaway_refusals": 3})
+    async with bench(tmp_path, settings=GuardSettings(limits=limits), rules=FREE) as b:
+        b.guard._runaway.most_keys = 20
+        assert await drop(b, "k") == "ok"
+        refused = {await drop(b, f"a{number}", name="b") for number in range(2)}
+        refused |= {await drop(b, f"n{number}", name=f"n{number}") for number in range(20)}
+        refused |= {await drop(b, f"b{number}", name="b") for number in range(2)}
+        assert refused == {"budget_exhausted"}
+        assert await drop(b, "c", name="b") == "budget_exhausted"
+        assert await drop(b, "d", name="b") == "read_only"

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_ops.capabilities.base import NextStep, Result, Undo, WriteResult
+from mcp_ops.capabilities.base import NextStep, Page, Result, Undo, WriteResult
 from mcp_ops.guard.settle import TooLarge, settle
 from mcp_ops.redact import Redactor
 from tests.guard.shelf import Item, ItemPage
@@ -61,6 +61,8 @@ def test_a_page_that_cannot_be_asked_for_again_is_cut_and_says_so() -> None:
         {"deep": {"deeper": [{"text": "y" * 9_000}, {"list": [[1, 2, 3]] * 5_000}]}},
         {f"key-{n}": "short" for n in range(5_000)},
         {f"key-{n}": n for n in range(5_000)},
+        # So many texts that what says that each was cut is itself too much.
+        {f"k{n}": "x" * 60 for n in range(190)},
     ],
 )
 def test_evidence_of_any_shape_fits(evidence: dict[str, Any]) -> None:
@@ -73,6 +75,36 @@ def test_evidence_of_any_shape_fits(evidence: dict[str, Any]) -> None:
 def test_what_cannot_be_cut_is_left_as_it_is() -> None:
     steps = [NextStep(tool="t" * 700, why="w") for _ in range(3)]
     assert settled(Result(next_steps=steps))["target"] == "shelf"
+
+
+class Described(Item):
+    details: dict[str, Any]
+
+
+class DescribedPage(Page[Described]):
+    note: str = ""
+
+
+@pytest.mark.parametrize("items", [1, 2])
+def test_an_item_of_very_many_small_values_loses_them(items: int) -> None:
+    details = {f"key-{n}": n for n in range(5_000)}
+    page = DescribedPage(
+        items=[Described(name=f"{n}", details=details) for n in range(items)], searched="s"
+    )
+    found = settled(page)
+    assert found["items"][0] == {"name": "0", "text": "", "details": {"cut": "too large"}}
+
+
+def test_a_frame_that_does_not_fit_by_itself_is_left_whole() -> None:
+    found = settle(
+        Result(),
+        target="shelf",
+        at=1_800_000_000.0,
+        redactor=Redactor(),
+        limit_bytes=650,
+        ask_again=False,
+    )
+    assert found["target"] == "shelf"
 
 
 def test_numbers_and_text_that_json_cannot_carry_are_made_harmless() -> None:

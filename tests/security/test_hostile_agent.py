@@ -1,4 +1,4 @@
-"""What an agent tried in a hostile review: loosening by tightening, hiding, and loops for nothing."""
+"""What an agent tried: loosening by tightening, hiding what was done, loops that cost nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ async def in_force(b: Bench) -> Mode:
 
 
 @pytest.mark.parametrize("lifted_to", ["normal", "restrictive"])
-@pytest.mark.parametrize("meanwhile", [("same", 0), ("same", 60), ("critical", 0), ("critical", 60)])
+@pytest.mark.parametrize(
+    "meanwhile", [("same", 0), ("same", 60), ("critical", 0), ("critical", 60)]
+)
 @pytest.mark.parametrize("by", ["a person's yes", "an operator"])
 async def test_what_was_lifted_for_a_while_returns_whatever_an_agent_sets_meanwhile(
     tmp_path: Path, lifted_to: str, meanwhile: tuple[str, int], by: str
@@ -66,6 +68,39 @@ async def test_what_was_lifted_for_a_while_returns_whatever_an_agent_sets_meanwh
             assert await in_force(b) is Mode(mode)
         b.clock.advance(601)
         assert await in_force(b) is Mode.LOCKDOWN
+
+
+@pytest.mark.parametrize("meanwhile", ["normal", "restrictive", "critical"])
+async def test_a_command_line_without_a_terminal_does_not_end_what_returns(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    """An agent may have a shell: what it starts there is an operator's, and has no terminal."""
+    async with bench(tmp_path) as b:
+        shell = replace(OPERATOR, scopes=OPERATOR.scopes - {"ops:approve"})
+        await b.control(OPERATOR).set_mode("shelf", Mode.LOCKDOWN, minutes=0, reason=WHY)
+        await b.control(OPERATOR).set_mode("shelf", Mode.NORMAL, minutes=10, reason=WHY)
+        arguments = {"mode": meanwhile, "target": "shelf", "minutes": 0, "reason": WHY}
+        await b.ok("set_guard_mode", shell, **arguments)
+        b.clock.advance(601)
+        assert await in_force(b) is Mode.LOCKDOWN
+        assert await b.code("set_guard_mode", shell, **arguments) == "approval_required"
+
+
+@pytest.mark.parametrize(
+    ("held", "asked"), [(Mode.CRITICAL, "read_only"), (Mode.READ_ONLY, "critical")]
+)
+async def test_a_command_line_without_a_terminal_does_not_swap_an_operators_mode(
+    tmp_path: Path, held: Mode, asked: str
+) -> None:
+    """Neither is stricter than the other: each refuses what the other lets pass."""
+    async with bench(tmp_path) as b:
+        shell = replace(OPERATOR, scopes=OPERATOR.scopes - {"ops:approve"})
+        await b.control(OPERATOR).set_mode("shelf", held, minutes=0, reason=WHY)
+        arguments = {"mode": asked, "target": "shelf", "minutes": 0, "reason": WHY}
+        assert await b.code("set_guard_mode", shell, **arguments) == "approval_required"
+        with pytest.raises(Refused):
+            await b.control(shell).set_mode("shelf", Mode(asked), minutes=0, reason=WHY)
+        assert await in_force(b) is held
 
 
 async def test_an_agents_own_short_mode_is_not_what_a_longer_one_ends_with(tmp_path: Path) -> None:
@@ -123,9 +158,7 @@ async def test_a_call_that_only_ever_looks_is_held_to_its_principals_rate(tmp_pa
     """A destroy of what is not there ends before anyone is asked, after a look at the target."""
     settings = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"principal_per_minute": 10}))
 
-    async with bench(
-        tmp_path, settings=settings, infos=(shelf_target(),), extra_tools=SWEEPS
-    ) as b:
+    async with bench(tmp_path, settings=settings, infos=(shelf_target(),), extra_tools=SWEEPS) as b:
         b.world.plans += [NotFound("not there") for _ in range(100)]
         codes = [await b.code("sweep_all", reason=WHY) for _ in range(100)]
         assert codes[:10] == ["not_found"] * 10

@@ -19,6 +19,6 @@ async def test_a_tools_name_that_a_client_made_up_is_marked_in_the_audit(tmp_pat
         with pytest.raises(UnknownTool):
             await b.server.call_tool(PLANTED, {}, AGENT)
         found = await b.ok("search_audit")
-    assert PLANTED in [item["tool"] for item in found["items"]]
+    assert f"?{PLANTED}" in [item["tool"] for item in found["items"]]
     line = schemas_of(ALL_TOOLS["search_audit"]).output["properties"]["items"]["items"]
     assert line["properties"]["tool"]["x-untrusted"] is True

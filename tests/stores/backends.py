@@ -18,8 +18,10 @@ import anyio
 from anyio.abc import Process
 
 from mcp_ops.clock import Clock, ManualClock
+from mcp_ops.failed import FailedOperations
 from mcp_ops.ports import HotStore, ModeEntry
-from mcp_ops.records import Approvals, FailedOperations, Ledger
+from mcp_ops.questions import Approvals
+from mcp_ops.records import Ledger
 from mcp_ops.stores.postgres.opening import open_ledger
 from mcp_ops.stores.redis.opening import open_hot
 from mcp_ops.stores.sqlite.embedded import open_stores

@@ -5,16 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mcp_ops.clock import Clock
+from mcp_ops.failed import FailedOperation
 from mcp_ops.ports import AdmitRequest, Mode, ModeEntry, Rate
-from mcp_ops.records import (
-    Approval,
-    Budget,
-    Entry,
-    EntryKind,
-    FailedOperation,
-    Operation,
-    Redemption,
-)
+from mcp_ops.questions import Approval, Redemption
+from mcp_ops.records import Budget, Entry, EntryKind, Operation
 
 ALL_MODES = frozenset(Mode)
 

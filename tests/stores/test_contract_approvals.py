@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mcp_ops.clock import ManualClock
-from mcp_ops.records import Approval, Approvals, Vote
+from mcp_ops.questions import Approval, Approvals, Vote
 from tests.stores import records
 from tests.stores.backends import Backend
 

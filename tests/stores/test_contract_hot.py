@@ -84,7 +84,7 @@ async def test_modes_are_replaced_cleared_and_expire(backend: Backend, clock: Ma
         forever = records.mode(clock, source="agent")
         await hot.set_mode(forever)
         await hot.set_mode(records.mode(clock, mode=Mode.LOCKDOWN, source="usage"))
-        short = records.mode(clock, mode=Mode.LOCKDOWN, expires_at=clock.now() + 60)
+        short = records.mode(clock, mode=Mode.LOCKDOWN, expires_at=clock.now() + 60, lifts=True)
         await hot.set_mode(short)
         await hot.clear_modes("shop", frozenset({"usage", "environment"}))
         assert set(await hot.modes()) == {forever, short}

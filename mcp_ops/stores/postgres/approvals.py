@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from mcp_ops.records import Approval, ApprovalState, Vote
+from mcp_ops.questions import Approval, ApprovalState, Vote
 from mcp_ops.stores.chain import clean
 from mcp_ops.stores.postgres.connections import Connection, Connections, Row, rows
 from mcp_ops.stores.postgres.time import StoreTime

@@ -206,10 +206,10 @@ def content(body: bytes) -> bytes:
     """What a line says, whoever wrote it: the same for a line that comes a second time."""
     try:
         said = json.loads(body)
-        said.pop("writer", None)
-    except (ValueError, AttributeError):  # damaged: `verify` says so
+    except ValueError:  # damaged: `verify` says so
         return body
-    return json.dumps(said, sort_keys=True).encode("utf-8")
+    plain = {**said, "writer": ""} if isinstance(said, dict) else said
+    return json.dumps(plain, sort_keys=True).encode("utf-8")
 
 
 def cleaned(operation: Operation) -> Operation:

@@ -28,6 +28,7 @@ Values = Sequence[Any] | Mapping[str, Any]
 
 CONNECT_S = 2.0
 ANSWER_S = 5.0
+_LOOKUP_S = 0.5
 _CLOSE_S = 1.0
 _MOST = 4
 # Bounds of the server's side. A process of ours that stops in the middle of a write holds up the
@@ -48,6 +49,9 @@ class Connections:
 
     def __init__(self, url: str, *, most: int = _MOST) -> None:
         self._conninfo = _conninfo(url)
+        # Of several hosts each gets its time; the names have to be looked up in it, too.
+        hosts = str(conninfo_to_dict(self._conninfo).get("host") or "").count(",") + 1
+        self._connect_s = hosts * CONNECT_S + _LOOKUP_S
         self._free = anyio.Semaphore(most)
         self._idle: list[Connection] = []
 
@@ -85,6 +89,17 @@ class Connections:
                 async with connection.transaction():
                     yield connection
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A connection with one view of everything, however long it is looked at."""
+        async with self.one() as connection:
+            await rows(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                yield connection
+            finally:
+                with anyio.move_on_after(ANSWER_S, shield=True):
+                    await rows(connection, "ROLLBACK")
+
     async def close(self) -> None:
         """Close what is idle; nobody uses the rest any more."""
         while self._idle:
@@ -100,14 +115,12 @@ class Connections:
 
     async def _connect(self) -> Connection:
         try:
-            with anyio.fail_after(CONNECT_S):
+            with anyio.fail_after(self._connect_s):
                 return await AsyncConnection.connect(
                     self._conninfo, autocommit=True, row_factory=dict_row
                 )
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             raise unavailable(connect_reason(error)) from error
-        except (TimeoutError, OSError) as error:
-            raise unavailable("it cannot be reached") from error
 
     async def _give_back(self, connection: Connection) -> None:
         if connection.info.transaction_status is TransactionStatus.IDLE:
@@ -135,8 +148,6 @@ async def together(
 
 def _ended(connection: Connection) -> bool:
     """Whether the server hung up meanwhile: it has something to say, unasked."""
-    if connection.closed:
-        return True
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()

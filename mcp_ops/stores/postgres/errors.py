@@ -65,10 +65,8 @@ def reason(error: BaseException) -> str:
     return "PostgreSQL reports an error" if state else "the connection to it was lost"
 
 
-def connect_reason(error: psycopg.Error) -> str:
+def connect_reason(error: Exception) -> str:
     """Why there is no connection, as far as that can be told."""
-    if error.sqlstate:
-        return reason(error)
     text = str(error)
     _, fatal, said = text.partition("FATAL:")
     if fatal:
@@ -81,7 +79,5 @@ def translated() -> Iterator[None]:
     """Errors of psycopg and of waiting as `StoreUnavailable`; nothing of the address in them."""
     try:
         yield
-    except (psycopg.Error, TimeoutError) as error:
+    except (psycopg.Error, OSError) as error:  # a `TimeoutError` is an `OSError`
         raise unavailable(reason(error)) from error
-    except OSError as error:
-        raise unavailable("the connection to it was lost") from error

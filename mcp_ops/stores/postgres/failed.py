@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mcp_ops.records import FailedOperation
+from mcp_ops.failed import FailedOperation
 from mcp_ops.stores.chain import clean
 from mcp_ops.stores.postgres.connections import Connection, Connections, Row, rows
 from mcp_ops.stores.postgres.time import StoreTime

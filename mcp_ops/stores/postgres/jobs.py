@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import Begun, Budget, Entry, EntryKind, Operation, Redemption
+from mcp_ops.questions import Redemption
+from mcp_ops.records import Begun, Budget, Entry, EntryKind, Operation
 from mcp_ops.stores.chain import clean, encode
 from mcp_ops.stores.postgres.batch import (
     OPERATION,
@@ -109,8 +110,8 @@ class End:
         found = state.operations.get(operation.id)
         if found is None:
             return True
-        if found.fence > operation.fence:
-            return False
+        if found.fence > operation.fence or found.state == "done":
+            return False  # taken over; or ended already, and the answer to that was lost
         state.operations[operation.id] = after = replace(
             found,
             state=operation.state,

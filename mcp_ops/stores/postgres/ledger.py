@@ -6,7 +6,9 @@ and refusals (`note`) wait in memory, at most half a second or until the next du
 
 from __future__ import annotations
 
+from mcp_ops.questions import Redemption
 from mcp_ops.records import (
+    Anchor,
     AuditQuery,
     Begun,
     Budget,
@@ -14,7 +16,6 @@ from mcp_ops.records import (
     Entry,
     Line,
     Operation,
-    Redemption,
     Spent,
     Verification,
 )
@@ -22,6 +23,7 @@ from mcp_ops.stores.chain import clean, decode
 from mcp_ops.stores.postgres import jobs
 from mcp_ops.stores.postgres.batch import OPERATION, Keeping, look, lost, to_operation
 from mcp_ops.stores.postgres.connections import Connections, Values
+from mcp_ops.stores.postgres.retention import Retention
 from mcp_ops.stores.postgres.sealing import Sealing
 from mcp_ops.stores.postgres.time import StoreTime
 from mcp_ops.stores.postgres.writer import Writer
@@ -57,6 +59,7 @@ class Ledger:
         connections: Connections,
         writer: Writer,
         sealing: Sealing,
+        retention: Retention,
         *,
         keeping: Keeping,
         time: StoreTime,
@@ -64,6 +67,7 @@ class Ledger:
         self._connections = connections
         self._writer = writer
         self._sealing = sealing
+        self._retention = retention
         self._keeping = keeping
         self._time = time
 
@@ -162,9 +166,11 @@ class Ledger:
     async def lock(self, name: str, holder: str, until: float) -> int | None:
         """A lease on a name, with its fencing token; None while another one holds it."""
         found = await self._connections.fetch(
-            "INSERT INTO mcp_ops.leases VALUES (%(name)s, %(holder)s, 1, %(until)s) "
+            "INSERT INTO mcp_ops.leases SELECT %(name)s, %(holder)s, coalesce(max(fence), 0) + 1, "
+            "%(until)s FROM mcp_ops.leases "
             "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, "
-            "fence = leases.fence + CASE WHEN leases.until > mcp_ops.now() THEN 0 ELSE 1 END "
+            "fence = CASE WHEN leases.until > mcp_ops.now() THEN leases.fence "
+            "ELSE excluded.fence END "
             "WHERE leases.holder = excluded.holder OR leases.until <= mcp_ops.now() "
             "RETURNING fence",
             {
@@ -243,10 +249,17 @@ class Ledger:
         `StoreUnavailable`, also when the lines are not as they were sealed.
         """
         await self.flush()
-        removed, line = await self._sealing.prune(before)
-        if line is not None:
-            await self.change(line)
-        return removed
+        return await self._retention.prune(before)
+
+    async def anchors(self) -> list[Anchor]:
+        """Where the order of all lines stands now, noted lines among them."""
+        await self.flush()
+        return await self._sealing.anchors()
+
+    async def contradiction(self, anchor: Anchor) -> str:
+        """What of the present ledger contradicts an earlier anchor; empty for nothing."""
+        await self.flush()
+        return await self._sealing.contradiction(anchor)
 
     async def _one(self, sql: str, values: Values) -> Operation | None:
         found = await self._connections.fetch(sql, values)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
 from mcp_ops.clock import Clock
-from mcp_ops.errors import ConfigurationError
+from mcp_ops.stores.background import running
+
+DAY_S = 86_400.0
 
 if TYPE_CHECKING:
     from mcp_ops.stores.postgres.approvals import Approvals
@@ -25,6 +28,7 @@ class LedgerStores:
     ledger: Ledger
     approvals: Approvals
     failed: FailedOperations
+    away_since: Callable[[], float | None] = lambda: None
 
 
 @asynccontextmanager
@@ -38,6 +42,9 @@ async def open_ledger(
     denied_s: float = 600,
     failed_items: int = 10_000,
     failed_s: float = 604_800,
+    ledger_s: float = 90 * DAY_S,
+    ledger_bytes: int = 1024 * 1024 * 1024,
+    spool: Path | None = None,
 ) -> AsyncIterator[LedgerStores]:
     """Open the ledger in the database at `url`; its tables are in the schema `mcp_ops`.
 
@@ -46,20 +53,19 @@ async def open_ledger(
 
     Seconds: `replay_s` an ended write answers its repeats, `operations_s` it can be looked up,
     `denied_s` a denied question is not asked again, `failed_s` a failed operation waits (at most
-    `failed_items` of them). Raises `StoreUnavailable`, or `ConfigurationError` for an address that
-    cannot be read or a missing library; what waits is written on the way out.
+    `failed_items` of them), `ledger_s` a line of the ledger is kept; the oldest go earlier when
+    the lines take more than `ledger_bytes`. What waits is written on the way out. While PostgreSQL
+    is away, lines on reads and refusals wait in the folder `spool`; without one, in memory. Raises
+    `StoreUnavailable`, or `ConfigurationError` for an address that cannot be read.
     """
-    try:
-        from mcp_ops.stores.postgres import approvals, batch, connections, failed, schema
-        from mcp_ops.stores.postgres.ledger import Ledger
-        from mcp_ops.stores.postgres.sealing import Sealing
-        from mcp_ops.stores.postgres.time import StoreTime
-        from mcp_ops.stores.postgres.writer import Writer
-    except ImportError as error:
-        raise ConfigurationError(
-            "store.ledger names a PostgreSQL, and the library for it is not installed.",
-            hint="Install it: pip install 'mcp-ops[postgres]'.",
-        ) from error
+    from mcp_ops.stores.postgres import approvals, batch, connections, failed, schema
+    from mcp_ops.stores.postgres.ledger import Ledger
+    from mcp_ops.stores.postgres.retention import Bounds, Retention
+    from mcp_ops.stores.postgres.sealing import Sealing
+    from mcp_ops.stores.postgres.spooling import Spooling
+    from mcp_ops.stores.postgres.time import StoreTime
+    from mcp_ops.stores.postgres.writer import Writer
+
     # The writer has connections of its own: it never waits behind those who read.
     writing, reading = connections.Connections(url, most=2), connections.Connections(url)
     time = StoreTime(clock)
@@ -67,16 +73,24 @@ async def open_ledger(
     try:
         await schema.migrate(writing)
         async with Writer.open(writing, key, keeping=keeping, time=time) as writer:
+            bounds = Bounds(keep_s=ledger_s, most_bytes=ledger_bytes)
+            retention = Retention(reading, writer, key, bounds=bounds, time=time)
             sealing = Sealing(reading, key)
-            ledger = Ledger(reading, writer, sealing, keeping=keeping, time=time)
+            ledger = Ledger(reading, writer, sealing, retention, keeping=keeping, time=time)
             await writer.recover()
-            yield LedgerStores(
+            kept = LedgerStores(
                 ledger=ledger,
                 approvals=approvals.Approvals(reading, time, denied_s=denied_s),
                 failed=failed.FailedOperations(
                     reading, time, max_items=failed_items, retention_s=failed_s
                 ),
+                away_since=lambda: writer.away_since,
             )
+            async with AsyncExitStack() as stack:
+                if spool is not None:
+                    await stack.enter_async_context(Spooling.open(writer, ledger, spool, key))
+                await stack.enter_async_context(running(lambda: retention.follow(ledger.lock)))
+                yield kept
     finally:
         with anyio.CancelScope(shield=True):
             await reading.close()

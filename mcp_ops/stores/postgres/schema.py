@@ -116,7 +116,9 @@ async def migrate(connections: Connections, scripts: Sequence[str] = MIGRATIONS)
                 hint="Install that version again, or give this one a database of its own.",
             )
         if version == 0:
-            await rows(connection, "CREATE SCHEMA IF NOT EXISTS mcp_ops")
+            found = await rows(connection, "SELECT to_regnamespace('mcp_ops') AS made")
+            if found[0]["made"] is None:  # IF NOT EXISTS would need the right all the same
+                await rows(connection, "CREATE SCHEMA mcp_ops")
             await rows(connection, "CREATE TABLE mcp_ops.schema_version (version int NOT NULL)")
             await rows(connection, "INSERT INTO mcp_ops.schema_version VALUES (0)")
         for script in scripts[version:]:
@@ -134,9 +136,13 @@ async def make_partitions(connections: Connections) -> frozenset[str]:
     async with connections.transaction() as connection:
         await rows(connection, "SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         for month in sorted(wanted - await _partitions(connection)):
+            # Attached, not made as a partition: that would wait for everyone who reads, and they
+            # behind it.
+            table = f"mcp_ops.entries_{month}"
+            await rows(connection, f"CREATE TABLE {table} (LIKE mcp_ops.entries INCLUDING ALL)")
             await rows(
                 connection,
-                f"CREATE TABLE mcp_ops.entries_{month} PARTITION OF mcp_ops.entries "
+                f"ALTER TABLE mcp_ops.entries ATTACH PARTITION {table} "
                 f"FOR VALUES FROM ('{_first(month)}') TO ('{_first(following(month))}')",
             )
     return wanted
@@ -145,18 +151,24 @@ async def make_partitions(connections: Connections) -> frozenset[str]:
 async def drop_partitions(connections: Connections) -> int:
     """Drop the partitions of past months that retention has emptied; answers how many."""
     async with connections.one() as connection:
-        (clock,) = await rows(connection, "SELECT mcp_ops.now() AS now")
-        past = sorted(m for m in await _partitions(connection) if m < month_of(clock["now"]))
+        past = await past_months(connection)
     dropped = 0
     for month in past:
         async with connections.transaction() as connection:
             name = f"mcp_ops.entries_{month}"
+            await rows(connection, "SET LOCAL lock_timeout = 300")  # all others wait behind this
             await rows(connection, f"LOCK TABLE {name} IN SHARE MODE")
             if await rows(connection, f"SELECT 1 FROM {name} LIMIT 1"):  # noqa: S608 - a month
                 break
             await rows(connection, f"DROP TABLE {name}")
             dropped += 1
     return dropped
+
+
+async def past_months(connection: Connection) -> list[str]:
+    """The past months that have a partition, oldest first."""
+    (clock,) = await rows(connection, "SELECT mcp_ops.now() AS now")
+    return sorted(m for m in await _partitions(connection) if m < month_of(clock["now"]))
 
 
 def month_of(at: float) -> str:

@@ -1,33 +1,26 @@
-"""The ledger's seals in PostgreSQL: check all lines, hand them out, remove the oldest."""
+"""The ledger's seals in PostgreSQL: check all lines, hold them against anchors, hand them out."""
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
-
-import anyio
 
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import Entry, EntryKind, Line, Verification
-from mcp_ops.stores.chain import decode
-from mcp_ops.stores.postgres import schema
-from mcp_ops.stores.postgres.connections import ANSWER_S, Connection, Connections, Row, rows
-from mcp_ops.stores.postgres.lines import (
-    Chain,
-    Head,
-    Walker,
-    found_bad,
-    move_head,
-    writer_key,
-)
+from mcp_ops.records import Anchor, Line, Verification
+from mcp_ops.stores.chain import End, decode, sealed
+from mcp_ops.stores.postgres.connections import Connection, Connections, Row, rows
+from mcp_ops.stores.postgres.lines import Chain, Head, Walker
 
-_WALK = 1_000
+WALK = 1_000
 _MOST_LINES = 1_000
-_ENDS = "the ends of the ledger are missing"
+# Anchors are of the order of all writers.
+ALL = "all"
+NO_ENDS = "the ends of the ledger are missing"
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class Ends:
     """One look at the ends of everything."""
 
     walker: Walker
@@ -45,13 +38,8 @@ class Sealing:
 
     async def verify(self) -> Verification:
         """Walk all lines as they are at this moment, in pieces: memory stays bounded."""
-        async with self._connections.one() as connection:
-            await rows(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            try:
-                return await self._verify(connection)
-            finally:
-                with anyio.move_on_after(ANSWER_S, shield=True):
-                    await rows(connection, "ROLLBACK")
+        async with self._connections.snapshot() as connection:
+            return await self._verify(connection)
 
     async def lines(self, *, after: int, limit: int, since: float | None) -> list[Line]:
         """Lines with a number above `after`, oldest first, at most a thousand."""
@@ -70,44 +58,65 @@ class Sealing:
             for row in found
         ]
 
-    async def prune(self, before: float) -> tuple[int, Entry | None]:
-        """Remove lines older than `before`, a thousand in one go; answers how many, and the line
-        that says so. Months that are empty then are dropped."""
-        (top,) = await self._connections.fetch("SELECT seq, mcp_ops.now() AS now FROM mcp_ops.head")
-        removed, reached = 0, 0
-        while True:
-            async with self._connections.transaction() as connection:
-                count, reached = await self._remove(connection, before, top["seq"])
-            removed += count
-            if count < _WALK:
-                break
-        if not removed:
-            return 0, None
-        await schema.drop_partitions(self._connections)
-        line = Entry(
-            kind=EntryKind.CHANGED,
-            call_id=f"prune-{reached}",
-            at=top["now"],
-            tool="prune_ledger",
-            principal="system:retention",
-            evidence={
-                "removed": removed,
-                "up_to": reached,
-                "older_than": rfc3339(min(before, top["now"])),
-            },
+    async def anchors(self) -> list[Anchor]:
+        """Where the order of all lines stands now; nothing when its ends are missing."""
+        found = await self._connections.fetch(
+            "SELECT head.seq, hash, mcp_ops.now() AS now FROM mcp_ops.head "
+            "LEFT JOIN mcp_ops.entries USING (seq)"
         )
-        return removed, line
+        return [
+            self._anchor(row["seq"], bytes(row["hash"] or b""), round(row["now"], 3))
+            for row in found
+        ]
+
+    async def contradiction(self, anchor: Anchor) -> str:
+        """What of the present ledger contradicts an earlier anchor; empty for nothing."""
+        try:
+            known = bytes.fromhex(anchor.hash)
+        except ValueError:
+            known = b""
+        when = f"the anchor of {rfc3339(anchor.at)}"
+        made = self._anchor(anchor.seq, known, anchor.at)
+        if anchor.writer != ALL or not hmac.compare_digest(
+            made.mac, anchor.mac.encode("ascii", "replace").decode()
+        ):
+            return f"{when} was changed, or was not made with this ledger's key"
+        return await self._against(anchor, known, when)
+
+    async def _against(self, anchor: Anchor, known: bytes, when: str) -> str:
+        found = await self._connections.fetch(
+            "SELECT head.*, hash FROM mcp_ops.head LEFT JOIN mcp_ops.entries ON entries.seq = %s",
+            (anchor.seq,),
+        )
+        head = Head(found[0]["start"], found[0]["seq"]) if found else None
+        if head is None or not hmac.compare_digest(head.seal(self._key), bytes(found[0]["seal"])):
+            return "the ledger has lost its start or its end"
+        if anchor.seq > head.seq:
+            return (
+                f"{when} knows line {anchor.seq}, and the ledger ends with line {head.seq}: "
+                "it was cut, or put back to an earlier copy"
+            )
+        if anchor.seq <= head.start or known in (b"", bytes(found[0]["hash"] or b"")):
+            return ""
+        return (
+            f"line {anchor.seq} is not the one that {when} knows: the ledger was put back to an "
+            "earlier copy, or written anew"
+        )
+
+    def _anchor(self, seq: int, digest: bytes, at: float) -> Anchor:
+        mac = sealed(self._key, "anchor", ALL, End(seq, digest), at)
+        return Anchor(writer=ALL, seq=seq, hash=digest.hex(), at=at, mac=mac.hex())
 
     async def _verify(self, connection: Connection) -> Verification:
-        state = await self._state(connection)
+        state = await look(connection, self._key)
         if state is None:
-            return Verification(ok=False, entries=0, problem=_ENDS)
+            return Verification(ok=False, entries=0, problem=NO_ENDS)
         walker, problem = state.walker, state.problem
         while not problem and walker.seq < state.head.seq:
-            found = await _next(connection, walker.seq, state.head.seq)
+            found = await lines_after(connection, walker.seq, state.head.seq)
             if not found:
                 break
-            problem = _walk(walker, found)
+            problem = walk(walker, found)
         problem = problem or walker.finish(state.highest)
         return Verification(
             ok=not problem,
@@ -116,72 +125,19 @@ class Sealing:
             first_bad_seq=walker.seq + 1 if problem else None,
         )
 
-    async def _state(self, connection: Connection) -> _State | None:
-        found = await rows(connection, "SELECT * FROM mcp_ops.head")
-        writers = await rows(connection, "SELECT * FROM mcp_ops.writers")
-        highest = await rows(
-            connection, "SELECT seq FROM mcp_ops.entries ORDER BY seq DESC LIMIT 1"
-        )
-        if not found:
-            return None
-        head = Head(found[0]["start"], found[0]["seq"])
-        walker = Walker(self._key, head, [Chain.of(row) for row in writers])
-        seals = {row["writer"]: bytes(row["start_seal"]) for row in writers}
-        problem = walker.begin(bytes(found[0]["seal"]), seals)
-        return _State(walker, head, highest[0]["seq"] if highest else head.start, problem)
 
-    async def _remove(self, connection: Connection, before: float, last: int) -> tuple[int, int]:
-        await rows(connection, "SELECT 1 FROM mcp_ops.head FOR UPDATE")
-        state = await self._state(connection)
-        if state is None:
-            raise found_bad(_ENDS)
-        start = state.head.start
-        old = await self._candidates(connection, start, before, last)
-        problem = state.problem or _walk(state.walker, old)
-        if problem:
-            raise found_bad(problem)
-        if old:
-            await self._move(connection, state)
-        return len(old), state.walker.seq
-
-    async def _candidates(
-        self, connection: Connection, start: int, before: float, last: int
-    ) -> list[Row]:
-        """The next lines that may go, up to the first of an operation that is not over."""
-        held = await rows(
-            connection,
-            "SELECT min(seq) AS seq FROM mcp_ops.entries JOIN mcp_ops.operations USING (call_id) "
-            "WHERE ended_at IS NULL",
-        )
-        found = await _next(connection, start, last)
-        stop = next(
-            (
-                n
-                for n, row in enumerate(found)
-                if row["at"] >= before or row["seq"] == held[0]["seq"]
-            ),
-            len(found),
-        )
-        return found[:stop]
-
-    async def _move(self, connection: Connection, state: _State) -> None:
-        walker = state.walker
-        await rows(connection, "DELETE FROM mcp_ops.entries WHERE seq <= %s", (walker.seq,))
-        for writer, walk in walker.walks.items():
-            start = walker.chains[writer].moved(walk.end).start
-            await rows(
-                connection,
-                "UPDATE mcp_ops.writers SET start_number = %s, start_hash = %s, start_mac = %s, "
-                "pruned = %s, start_seal = %s WHERE writer = %s",
-                (
-                    *(start.end.seq, start.end.hash, start.end.mac, start.pruned),
-                    *(start.seal(writer_key(self._key, writer)), writer),
-                ),
-            )
-        # A writer of which nothing is left is forgotten; if it lives it begins a new chain.
-        await rows(connection, "DELETE FROM mcp_ops.writers WHERE start_number = number")
-        sql, values = move_head(self._key, Head(walker.seq, state.head.seq))
-        await rows(connection, sql, values)
+async def look(connection: Connection, key: bytes) -> Ends | None:
+    """Look at the ends of everything; None when they are missing."""
+    found = await rows(connection, "SELECT * FROM mcp_ops.head")
+    writers = await rows(connection, "SELECT * FROM mcp_ops.writers")
+    highest = await rows(connection, "SELECT seq FROM mcp_ops.entries ORDER BY seq DESC LIMIT 1")
+    if not found:
+        return None
+    head = Head(found[0]["start"], found[0]["seq"])
+    walker = Walker(key, head, [Chain.of(row) for row in writers])
+    seals = {row["writer"]: bytes(row["start_seal"]) for row in writers}
+    problem = walker.begin(bytes(found[0]["seal"]), seals)
+    return Ends(walker, head, highest[0]["seq"] if highest else head.start, problem)
 
 
 async def ends_of(connections: Connections, key: bytes) -> None:
@@ -203,13 +159,15 @@ async def ends_of(connections: Connections, key: bytes) -> None:
             )
 
 
-async def _next(connection: Connection, after: int, last: int) -> list[Row]:
+async def lines_after(connection: Connection, after: int, last: int) -> list[Row]:
+    """The next lines in the order of all writers, at most a thousand, none behind `last`."""
     return await rows(
         connection,
         "SELECT * FROM mcp_ops.entries WHERE seq > %s AND seq <= %s ORDER BY seq LIMIT %s",
-        (after, last, _WALK),
+        (after, last, WALK),
     )
 
 
-def _walk(walker: Walker, found: list[Row]) -> str:
+def walk(walker: Walker, found: list[Row]) -> str:
+    """Step over these lines; answers what is wrong with the first bad one, or nothing."""
     return next((problem for row in found if (problem := walker.step(row))), "")

@@ -44,6 +44,10 @@ class StoreTime:
         """One time as the store keeps it."""
         return at - self._ahead()
 
+    def to_caller_at(self, at: float) -> float:
+        """One time as this process's clock counts."""
+        return at + self._ahead()
+
     def _ahead(self) -> float:
         """What this process's clock is ahead of the store's."""
         ahead = self._clock.now() - self.now()

@@ -1,9 +1,11 @@
 """The writer of one open store: what is asked for at the same time shares a commit.
 
-A commit whose answer got lost is looked up: the number of the writer's last line says whether it
-happened, so that nothing is lost and nothing written twice. Where that cannot be found out in time
-the callers get `StoreUnavailable`, and the next batch looks first: noted lines are then kept or
-dropped, and intents that were committed after all are ended, because nobody ran them.
+A connection that was lost is replaced once. A commit whose answer got lost is looked up: the number
+of the writer's last line says whether it happened, so that nothing is lost and nothing written
+twice. The head that a batch has locked before its commit is sent makes that safe: nobody can look
+before the server has ended that transaction. Where it cannot be found out in time the callers get
+`StoreUnavailable`, and the next batch looks first: noted lines are then kept or dropped, and
+intents that were committed after all are ended before anything else, because nobody ran them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -37,39 +39,16 @@ from mcp_ops.stores.postgres.errors import unavailable
 from mcp_ops.stores.postgres.jobs import Begin, End, GiveUpLost, Nothing
 from mcp_ops.stores.postgres.sealing import ends_of
 from mcp_ops.stores.postgres.time import StoreTime
+from mcp_ops.stores.postgres.waiting import Batch, Sent, Waiting, answer, refuse
 
 FLUSH_S = 0.5
 MOST_NOTED = 10_000
 _FLUSH_AT = 1_000
 _LARGEST_BATCH = 512
-_CLOSE_S = 10.0
+CLOSE_S = 10.0
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 # What PostgreSQL says of the values of one job, not of its own state.
 _OF_ONE_JOB = (psycopg.DataError, psycopg.IntegrityError)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A job with the lines that were noted before it; nobody waits for one without future."""
-
-    job: Job
-    earlier: tuple[Entry, ...]
-    future: asyncio.Future[Any] | None = None
-    result: Any = None
-    error: StoreUnavailable | None = None
-
-
-_Batch = list[_Waiting]
-_Results = list[tuple[Any, StoreUnavailable | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A batch whose commit was sent: if it was carried out, the chain ends with line `number`."""
-
-    batch: _Batch
-    results: _Results
-    number: int
 
 
 class Writer:
@@ -89,12 +68,15 @@ class Writer:
         self._writer = ""
         self._months: frozenset[str] = frozenset()
         self._month_due = False
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._noted: deque[Entry] = deque()
         self._floods = Floods()
-        self._doubt: _Sent | None = None
+        self._doubt: Sent | None = None
+        self._unheard: Batch = []
+        self._connected = False
         self._wake = asyncio.Event()
         self._closing = False
+        self._given_up = False
         self.away_since: float | None = None
 
     @classmethod
@@ -107,22 +89,27 @@ class Writer:
         keeping: Keeping,
         time: StoreTime,
         flush_s: float = FLUSH_S,
+        close_s: float = CLOSE_S,
     ) -> AsyncIterator[Writer]:
-        """Open it; on the way out what waits is written. Raises `StoreUnavailable`."""
+        """Open it; on the way out what waits is written, within `close_s` seconds.
+
+        Raises `StoreUnavailable`, on the way out too.
+        """
         writer = cls(connections, key, keeping, time)
         writer._months = await schema.make_partitions(connections)
         await ends_of(connections, key)
-        task = asyncio.create_task(writer._write_all(flush_s))
+        task = asyncio.create_task(writer._write_to_the_end(flush_s))
         try:
             yield writer
         finally:
             with anyio.CancelScope(shield=True):
                 writer._closing = True
                 writer._wake.set()
-                await asyncio.wait({task}, timeout=_CLOSE_S)
-                if task.cancel():
-                    await asyncio.wait({task})
-        if task.cancelled():
+                await asyncio.wait({task}, timeout=close_s)
+                writer._given_up = not task.done()
+                task.cancel()
+                await asyncio.wait({task})
+        if writer._given_up:
             raise unavailable("the last lines could not be written in time")
         task.result()  # raises `StoreUnavailable` when noted lines could not be written
 
@@ -134,7 +121,7 @@ class Writer:
         if self._closing:
             raise unavailable("it is closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(job, self.take_noted(), future))
+        self._queue.append(Waiting(job, self.take_noted(), future))
         self._wake.set()
         return await future
 
@@ -180,17 +167,29 @@ class Writer:
                 with anyio.move_on_after(flush_s):  # noted lines wait for company
                     await self._wake.wait()
             failed = await self._write_queue()
-            if failed and self._noted:
+            if failed and self._unfinished:
                 with anyio.move_on_after(flush_s):
                     await self._wake.wait()
                 self._wake.set()  # the lines are kept; the next try comes after the interval
         if (failed := await self._write_queue()) is not None:
             raise failed
 
+    async def _write_to_the_end(self, flush_s: float) -> None:
+        """Nobody waits for a writer that is not there any more, whatever ended it."""
+        try:
+            await self._write_all(flush_s)
+        finally:
+            self._closing = True
+            refuse(self._queue)
+
+    @property
+    def _unfinished(self) -> bool:
+        return bool(self._queue or self._noted or self._doubt or self._unheard)
+
     async def _write_queue(self) -> StoreUnavailable | None:
         """Write what waits now; answers why the last batch was not written."""
         failed: StoreUnavailable | None = None
-        while not failed and (self._queue or self._noted or (self._doubt and self._closing)):
+        while not (failed or self._given_up) and self._unfinished:
             batch = self._next_batch()
             try:
                 await self._commit(batch)
@@ -198,12 +197,14 @@ class Writer:
                 failed = error
                 for waiting in batch:
                     waiting.error = error
-                if self._doubt is None or self._doubt.batch is not batch:
-                    self._keep_noted(batch)
+                self._keep_unless_doubtful(batch)
                 self._failed(error)
+            except BaseException:
+                refuse(batch)
+                raise
             else:
                 self.away_since = None
-            _answer(batch)
+            answer(batch)
         if self._month_due and not failed:
             self._month_due = False
             with suppress(StoreUnavailable):  # there is a month's time to try again
@@ -214,19 +215,20 @@ class Writer:
         if self.away_since is None and not isinstance(error.__cause__, _OF_ONE_JOB):
             self.away_since = self._time.now()
 
-    def _next_batch(self) -> _Batch:
+    def _next_batch(self) -> Batch:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
         if not self._queue:
-            batch.append(_Waiting(Nothing(), self.take_noted()))
+            batch.append(Waiting(Nothing(), self.take_noted()))
         return batch
 
-    async def _commit(self, batch: _Batch) -> None:
+    async def _commit(self, batch: Batch) -> None:
         """Write a batch; one whose answer got lost is looked up, and tried once more."""
         try:
             await self._attempt(batch)
         except StoreUnavailable as error:
-            doubtful = self._doubt is not None and self._doubt.batch is batch
-            if doubtful or _transient(error):
+            if self._given_up:  # psycopg may say that a cancelled connection was lost
+                raise
+            if self._is_doubtful(batch) or (self._connected and _transient(error)):
                 await self._attempt(batch)
             elif len(batch) > 1 and isinstance(error.__cause__, _OF_ONE_JOB):
                 for waiting in batch:
@@ -234,25 +236,28 @@ class Writer:
             else:
                 raise
 
-    async def _alone(self, waiting: _Waiting) -> None:
+    async def _alone(self, waiting: Waiting) -> None:
         """Write one job of a batch of which some contradicts the database."""
         try:
-            await self._attempt([waiting])
+            await self._attempt(batch := [waiting])
         except StoreUnavailable as error:
             waiting.error = error
+            self._keep_unless_doubtful(batch)
 
-    async def _attempt(self, batch: _Batch) -> None:
+    async def _attempt(self, batch: Batch) -> None:
+        self._connected = False
         async with self._connections.one() as connection:
+            self._connected = True
             with anyio.fail_after(ANSWER_S):
                 try:
                     await self._transact(connection, batch)
                 finally:
                     if connection.info.transaction_status in _OPEN:
                         await rows(connection, "ROLLBACK")
-                        if self._doubt is not None and self._doubt.batch is batch:
+                        if self._is_doubtful(batch):
                             self._doubt = None
 
-    async def _transact(self, connection: Connection, batch: _Batch) -> None:
+    async def _transact(self, connection: Connection, batch: Batch) -> None:
         wanted = Wanted()
         for waiting in batch:
             waiting.job.want(wanted)
@@ -272,9 +277,12 @@ class Writer:
         head, now, chain = self._ends(*found[1:4])
         if self._settle(chain, batch):
             return
-        if schema.month_of(now) not in self._months:
+        if self._unheard or schema.month_of(now) not in self._months:
             await rows(connection, "ROLLBACK")
-            self._months = await schema.make_partitions(self._connections)
+            batch[:0] = self._unheard
+            self._unheard = []
+            if schema.month_of(now) not in self._months:
+                self._months = await schema.make_partitions(self._connections)
             await self._transact(connection, batch)
             return
         self._month_due = schema.following(schema.month_of(now)) not in self._months
@@ -283,10 +291,10 @@ class Writer:
         for waiting in batch:
             state.lines.extend(waiting.earlier)
             results.append(_decide(waiting.job, state))
-        sent = _Sent(batch, results, self._prepare(state, head, chain))
+        sent = Sent(batch, results, self._prepare(state, head, chain))
         if state.statements and not quiet:
             state.statements.extend(forget(self._keeping))
-        self._doubt = sent
+        self._doubt = sent if sent.number else None
         await together(connection, [*state.statements, ("COMMIT", ())])
         self._done(sent)
 
@@ -314,32 +322,42 @@ class Writer:
         chain = lines.Chain.of(writers[0]) if writers else None
         return lines.Head(head[0]["start"], head[0]["seq"]), now, chain
 
-    def _settle(self, chain: lines.Chain | None, batch: _Batch) -> bool:
+    def _settle(self, chain: lines.Chain | None, batch: Batch) -> bool:
         """Find out what became of a commit whose answer got lost; true if it was this batch's."""
         doubt, self._doubt = self._doubt, None
         if doubt is None:
             return False
-        if doubt.number and (chain is None or chain.end.seq < doubt.number):
+        if chain is None or chain.end.seq < doubt.number:
             if doubt.batch is not batch:
-                self._keep_noted(doubt.batch)
+                self._keep(doubt.batch)
             return False
-        if doubt.batch is batch and doubt.number:
+        if doubt.batch is batch:
             self._done(doubt)
             return True
         self._end_unheard(doubt)
         return False
 
-    def _keep_noted(self, batch: _Batch) -> None:
-        """Lines that were not written wait for the next batch."""
+    def _is_doubtful(self, batch: Batch) -> bool:
+        """Whether this batch's commit was sent, and nobody knows what became of it."""
+        return self._doubt is not None and self._doubt.batch is batch
+
+    def _keep_unless_doubtful(self, batch: Batch) -> None:
+        if not self._is_doubtful(batch):
+            self._keep(batch)
+
+    def _keep(self, batch: Batch) -> None:
+        """What was not written, and nobody was told of, waits for the next batch."""
         for waiting in reversed(batch):
             self._noted.extendleft(reversed(waiting.earlier))
+            if isinstance(waiting.job, End) and waiting.future is None:
+                self._unheard.insert(0, Waiting(waiting.job, ()))
 
-    def _done(self, sent: _Sent) -> None:
+    def _done(self, sent: Sent) -> None:
         self._doubt = None
         for waiting, (result, error) in zip(sent.batch, sent.results, strict=True):
             waiting.result, waiting.error = result, error
 
-    def _end_unheard(self, doubt: _Sent) -> None:
+    def _end_unheard(self, doubt: Sent) -> None:
         """End intents whose callers were told that nothing was written: they ran nothing."""
         for waiting, (result, _) in zip(doubt.batch, doubt.results, strict=True):
             job = waiting.job
@@ -352,12 +370,17 @@ class Writer:
                 evidence={"late_begin": "the store answered too late; nothing ran"},
             )
             ended = replace(job.operation, state="done", outcome="failed")
-            self._queue.append(_Waiting(End(entry=line, operation=ended, keep=False), ()))
+            self._unheard.append(Waiting(End(entry=line, operation=ended, keep=False), ()))
 
 
 def _transient(error: StoreUnavailable) -> bool:
-    """Whether PostgreSQL ended a transaction because of another one."""
-    return isinstance(error.__cause__, psycopg.errors.TransactionRollback)
+    """Whether another try may do: PostgreSQL ended a transaction because of another one, or the
+    connection, which may have been an old one."""
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.OperationalError):
+        return False
+    # By the class of the state: psycopg has no common type for those of one class.
+    return cause.sqlstate is None or cause.sqlstate.startswith("40") or cause.sqlstate == "57P01"
 
 
 def _decide(job: Job, state: State) -> tuple[Any, StoreUnavailable | None]:
@@ -365,13 +388,3 @@ def _decide(job: Job, state: State) -> tuple[Any, StoreUnavailable | None]:
         return job.decide(state), None
     except StoreUnavailable as error:
         return None, error
-
-
-def _answer(batch: _Batch) -> None:
-    for waiting in batch:
-        if waiting.future is None or waiting.future.done():
-            continue  # its caller was cancelled; the job was done all the same
-        if waiting.error is not None:
-            waiting.future.set_exception(waiting.error)
-        else:
-            waiting.future.set_result(waiting.result)

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, replace
 from typing import Any
 
-from mcp_ops.records import Approval, ApprovalState, Redemption, Vote
+from mcp_ops.questions import Approval, ApprovalState, Redemption, Vote
 from mcp_ops.stores.sqlite.database import Database
 
 _NAMES = (

@@ -10,7 +10,7 @@ import json
 import sqlite3
 from typing import Any
 
-from mcp_ops.records import FailedOperation
+from mcp_ops.failed import FailedOperation
 from mcp_ops.stores.sqlite.database import Database
 
 _FIELDS = (

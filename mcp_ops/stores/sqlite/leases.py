@@ -18,7 +18,10 @@ def lock(
     if row is not None and row["until"] > now and row["holder"] != holder:
         return None
     kept = row is not None and row["until"] > now
-    fence = int(row["fence"]) + (not kept) if row is not None else 1
+    if kept:
+        fence = int(row["fence"])
+    else:  # one row of numbers for all names: two names may stand for one queue
+        fence = 1 + (connection.execute("SELECT max(fence) FROM leases").fetchone()[0] or 0)
     connection.execute("REPLACE INTO leases VALUES (?, ?, ?, ?)", (name, holder, fence, until))
     return fence
 

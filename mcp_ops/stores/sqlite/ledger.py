@@ -20,6 +20,7 @@ from typing import TypeVar
 import anyio
 
 from mcp_ops.errors import StoreUnavailable
+from mcp_ops.questions import Redemption
 from mcp_ops.records import (
     Anchor,
     AuditQuery,
@@ -29,7 +30,6 @@ from mcp_ops.records import (
     Entry,
     Line,
     Operation,
-    Redemption,
     Spent,
     Verification,
 )

@@ -49,15 +49,16 @@ TAMPERINGS = {
     ),
     "splice from another writer": (
         (
-            "UPDATE mcp_ops.entries AS to_line SET body = other.body, hash = sha256(to_line.prev_hash "
-            "|| other.body) FROM mcp_ops.entries AS other WHERE to_line.seq = 5 AND other.seq = 2"
+            "UPDATE mcp_ops.entries AS to_line SET body = other.body, "
+            "hash = sha256(to_line.prev_hash || other.body) "
+            "FROM mcp_ops.entries AS other WHERE to_line.seq = 5 AND other.seq = 2"
         ),
         *(5, "was not sealed with this ledger's key"),
     ),
     "given to another writer": (
         (
-            "UPDATE mcp_ops.entries SET writer = (SELECT writer FROM mcp_ops.entries WHERE seq = 1), "
-            "number = 4 WHERE seq = 4"
+            "UPDATE mcp_ops.entries SET writer = "
+            "(SELECT writer FROM mcp_ops.entries WHERE seq = 1), number = 4 WHERE seq = 4"
         ),
         *(4, "does not follow"),
     ),
@@ -96,9 +97,9 @@ TAMPERINGS = {
     ),
     "added": (
         (
-            "INSERT INTO mcp_ops.entries SELECT seq + 1, written, writer, number + 1, kind, at, tool, "
-            "principal, target, verdict, trace_id, call_id, upstream_calls, body, hash, hash, tag, "
-            f"place FROM mcp_ops.entries WHERE seq = {LINES}"
+            "INSERT INTO mcp_ops.entries SELECT seq + 1, written, writer, number + 1, kind, at, "
+            "tool, principal, target, verdict, trace_id, call_id, upstream_calls, body, hash, "
+            f"hash, tag, place FROM mcp_ops.entries WHERE seq = {LINES}"
         ),
         *(LINES + 1, f"line {LINES + 1} was added"),
     ),

@@ -120,3 +120,10 @@ def test_the_table_is_bounded_and_forgets_the_least_indebted() -> None:
         assert len(table._buckets) <= 10
     assert table.look(busy, 1.0, 5.0).allowed
     table.give_back(busy, table.look(busy, 1.0, 5.0), mark, 5.0)
+
+
+def test_a_rate_that_a_mode_stopped_has_nothing_left_and_no_time_to_come_back() -> None:
+    stopped = Rate(key="k", name="calls", per_minute=60.0, burst=5, scaled=True)
+    state = RateTable().look(stopped, 0.0, 1.0)
+    assert (state.allowed, state.remaining, state.limit_per_minute) == (False, 0, 0.0)
+    assert state.retry_after_s == math.inf

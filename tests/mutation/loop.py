@@ -1,0 +1,368 @@
+"""The runner inside pytest: all tests are collected once, then each mutant runs in a fork.
+
+The fork changes the tree of one module, compiles it and gives the functions that were imported
+their new code; it runs the tests that reach the changed line, those that found other mutants
+first, until one fails. What only runs at import (constants, defaults of fields) can't be changed
+that way: those mutants run in a fresh interpreter (anew.py).
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import coverage
+import pytest
+
+from tests.mutation.equivalents import equivalents
+from tests.mutation.mutate import Mutant, mutants_of
+
+ROOT = Path(__file__).parents[2]
+STATE = ROOT / ".mutants"
+# A fork that tests nothing any more: a mutant can loop for ever.
+PATIENCE_S = 45.0
+# How much test time one mutant gets at most. What outlives it counts as survived.
+TESTS_S = 8.0
+
+
+@dataclass
+class Result:
+    """What became of the mutants of one module."""
+
+    module: str
+    all: int
+    run: int = 0
+    killed: int = 0
+    timeout: int = 0
+    equivalent: int = 0
+    survivors: list[str] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        """Percent of the mutants that differ from the original and were noticed."""
+        differing = self.run - self.equivalent
+        return 100.0 * (self.killed + self.timeout) / differing if differing else 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a run is about. `sample` is how many mutants of a module run; None is all of them."""
+
+    modules: tuple[str, ...]
+    sample: int | None
+    seed: int
+    jobs: int
+
+
+@dataclass
+class _Reach:
+    """Which tests reach which line of which module, and how long they take."""
+
+    lines: dict[str, dict[str, set[str]]]
+    seconds: dict[str, float]
+
+    def tests_of(self, module: str, mutant: Mutant | None) -> set[str]:
+        lines = self.lines.get(module, {})
+        if mutant is None or not mutant.in_body:
+            return set().union(*lines.values()) if lines else set()
+        wanted = range(mutant.line, mutant.last_line + 1)
+        return set().union(*(lines.get(str(line), set()) for line in wanted))
+
+
+class Loop:
+    """The pytest plugin."""
+
+    def __init__(self, asked: Asked, *, done: Callable[[Result], None]) -> None:
+        self.asked = asked
+        self.done = done
+        self.results: list[Result] = []
+        self.failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Take the place of pytest's own loop."""
+        items = {item.nodeid: item for item in session.items}
+        reach = self._reach(items)
+        for module in self.asked.modules:
+            result = self._module(module, items, reach)
+            self.results.append(result)
+            print(shown(result), flush=True)
+            self.done(result)
+        return True
+
+    def _module(self, module: str, items: dict[str, pytest.Item], reach: _Reach) -> Result:
+        path = ROOT / module
+        every = mutants_of(ast.parse(path.read_text(encoding="utf-8")))
+        chosen = list(range(len(every)))
+        if self.asked.sample is not None and self.asked.sample < len(chosen):
+            dice = random.Random(f"{self.asked.seed}|{module}")
+            chosen = sorted(dice.sample(chosen, self.asked.sample))
+        known = equivalents()
+        result = Result(module, all=len(every), run=len(chosen))
+        functions = _functions_of(path)
+        finders: Counter[str] = Counter()
+        control = self._job(path, None, items, reach, finders, functions)
+        for _, verdict, finder in _forked([(every[0], control)], 1):
+            if verdict != "survived":
+                raise RuntimeError(f"without any change of {module}, too: {verdict} {finder}")
+        waiting: list[tuple[Mutant, Callable[[Path], None]]] = []
+        for index in chosen:
+            if any(each.is_of(module, every[index]) for each in known):
+                result.equivalent += 1
+                continue
+            waiting.append((every[index], self._job(path, index, items, reach, finders, functions)))
+        for mutant, verdict, finder in _forked(waiting, self.asked.jobs):
+            finders[finder] += 1 if finder else 0
+            if verdict == "survived":
+                result.survivors.append(mutant.shown)
+                print("    survived:", module, mutant.shown, flush=True)
+            result.killed += verdict == "killed"
+            result.timeout += verdict == "timeout"
+        result.survivors.sort(key=lambda line: int(line.split()[0]))
+        return result
+
+    def _job(
+        self,
+        path: Path,
+        index: int | None,
+        items: dict[str, pytest.Item],
+        reach: _Reach,
+        finders: Counter[str],
+        functions: list[FunctionType],
+    ) -> Callable[[Path], None]:
+        """What the fork of one mutant does: it writes the test that failed, if one did.
+
+        Without an index nothing is changed: new code takes the old one's place all the same, and
+        all tests that reach the module must pass.
+        """
+
+        def job(answer: Path) -> None:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            mutant = None if index is None else mutants_of(tree)[index]
+            tests = reach.tests_of(str(path.relative_to(ROOT)), mutant) & items.keys()
+            order = sorted(
+                tests,
+                key=lambda test: (
+                    -finders[test],
+                    f"test_{path.stem}" not in test,
+                    reach.seconds.get(test, 0),
+                ),
+            )
+            order = list(_affordable(order, reach.seconds))
+            if mutant is not None:
+                mutant.apply()
+            here = mutant is None or mutant.in_body
+            here = here and _swapped(functions, compile(tree, str(path), "exec"))
+            if index is not None and not here:
+                _anew(path, index, order, answer)
+            for item in [items[test] for test in order]:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+                if self.failed:
+                    answer.write_text(self.failed[0], encoding="utf-8")
+                    return
+
+        return job
+
+    def _reach(self, items: dict[str, pytest.Item]) -> _Reach:
+        """Measured in a fork, and kept for the test files that did not change."""
+        kept = STATE / "reach.json"
+        base = _digest(sorted((ROOT / "mcp_ops").rglob("*.py")))
+        by_file: dict[str, list[str]] = {}
+        for test in items:
+            by_file.setdefault(test.split("::")[0], []).append(test)
+        old = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        now = {name: base + _digest([ROOT / name]) for name in by_file}
+        current = {
+            name: each for name, each in old.items() if now.get(name, each["of"]) == each["of"]
+        }
+        missing = [name for name in by_file if name not in current]
+        if missing:
+            print(f"measuring what the tests of {len(missing)} files reach", flush=True)
+            todo = [items[test] for name in missing for test in by_file[name]]
+            measured = _in_fork(lambda: _measured(todo, self.failed))
+            for test in measured["failed"]:
+                print("left out, it fails without any change:", test, flush=True)
+            for name in missing:
+                current[name] = {"of": now[name], "tests": {}}
+            for test, (seconds, lines) in measured["tests"].items():
+                current[test.split("::")[0]]["tests"][test] = [seconds, lines]
+            kept.write_text(json.dumps(current), encoding="utf-8")
+        return _reach_of(current)
+
+
+def shown(result: Result) -> str:
+    """One line on one module."""
+    return (
+        f"{result.module}: {result.run} of {result.all} mutants, {result.killed} killed, "
+        f"{result.timeout} timeout, {len(result.survivors)} survived, "
+        f"{result.equivalent} equivalent, {result.score:.1f} %"
+    )
+
+
+def _reach_of(kept: dict[str, Any]) -> _Reach:
+    reach = _Reach({}, {})
+    for each in kept.values():
+        for test, (seconds, modules) in each["tests"].items():
+            reach.seconds[test] = seconds
+            for module, lines in modules.items():
+                of_module = reach.lines.setdefault(module, {})
+                for line in lines:
+                    of_module.setdefault(str(line), set()).add(test)
+    return reach
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _measured(items: list[pytest.Item], failed: list[str]) -> dict[str, Any]:
+    measuring = coverage.Coverage(data_file=None, include=[f"{ROOT}/mcp_ops/*"], config_file=False)
+    seconds: dict[str, float] = {}
+    measuring.start()
+    for item in items:
+        measuring.switch_context(item.nodeid)
+        began = time.monotonic()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        seconds[item.nodeid] = time.monotonic() - began
+    measuring.stop()
+    data = measuring.get_data()
+    tests: dict[str, Any] = {
+        test: [took, {}] for test, took in seconds.items() if test not in failed
+    }
+    for file in data.measured_files():
+        module = str(Path(file).relative_to(ROOT))
+        for line, contexts in data.contexts_by_lineno(file).items():
+            for test in contexts:
+                if test in tests:
+                    tests[test][1].setdefault(module, []).append(line)
+    return {"tests": tests, "failed": failed}
+
+
+def _in_fork(work: Callable[[], Any]) -> Any:
+    answer = STATE / "measured.json"
+    pid = os.fork()
+    if pid == 0:
+        _quiet()
+        answer.write_text(json.dumps(work()), encoding="utf-8")
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise RuntimeError("the tests could not be measured")
+    return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def _functions_of(path: Path) -> list[FunctionType]:
+    name = str(path)
+    found = [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, FunctionType) and each.__code__.co_filename == name
+    ]
+    if not found:
+        raise RuntimeError(f"nothing of {path.name} was imported: its mutants would not run")
+    return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _swapped(functions: list[FunctionType], module: CodeType) -> bool:
+    """Give every function its new code; False where that can't be done."""
+    new: dict[tuple[str, int], CodeType] = {}
+    for code in _codes(module):
+        new.setdefault((code.co_qualname, code.co_firstlineno), code)
+    for function in functions:
+        old = function.__code__
+        code = new.get((old.co_qualname, old.co_firstlineno), old)
+        if len(code.co_freevars) != len(old.co_freevars):
+            return False
+        function.__code__ = code
+    return True
+
+
+def _affordable(order: list[str], seconds: dict[str, float]) -> Iterator[str]:
+    total = 0.0
+    for test in order:
+        total += seconds.get(test, 0)
+        if total > TESTS_S:
+            return
+        yield test
+
+
+def _anew(path: Path, index: int, order: list[str], answer: Path) -> None:
+    """Go on as a fresh interpreter, which imports the mutant. Does not return."""
+    tests = answer.with_suffix(".tests")
+    tests.write_text("\n".join(order), encoding="utf-8")
+    words = ["-m", "tests.mutation.anew", str(path), str(index), str(tests), str(answer)]
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+def _quiet() -> None:
+    """A group of its own, and nothing on the terminal."""
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+
+
+def _forked(
+    waiting: list[tuple[Mutant, Callable[[Path], None]]], jobs: int
+) -> Iterator[tuple[Mutant, str, str]]:
+    """Each mutant's verdict and the test that noticed it, as they come."""
+    running: dict[int, tuple[Mutant, Path, float]] = {}
+    queue = list(reversed(waiting))
+    while queue or running:
+        while queue and len(running) < jobs:
+            mutant, job = queue.pop()
+            answer = STATE / f"answer-{len(queue)}"
+            answer.unlink(missing_ok=True)
+            running[_start(job, answer)] = (mutant, answer, time.monotonic())
+        time.sleep(0.005)
+        for pid, (mutant, answer, began) in list(running.items()):
+            late = time.monotonic() - began > PATIENCE_S
+            if late:
+                os.killpg(pid, signal.SIGKILL)
+            ended, _ = os.waitpid(pid, 0 if late else os.WNOHANG)
+            if ended:
+                del running[pid]
+                finder = answer.read_text(encoding="utf-8") if answer.exists() else ""
+                verdict = "timeout" if late else "killed" if answer.exists() else "survived"
+                yield mutant, verdict, finder
+
+
+def _start(job: Callable[[Path], None], answer: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _quiet()
+        signal.alarm(int(PATIENCE_S) + 15)  # it ends even where the run was killed before it
+        job(answer)
+    except BaseException as error:  # what stops the fork itself was noticed, too
+        answer.write_text(f"fork: {error!r}"[:200], encoding="utf-8")
+    finally:
+        os._exit(0)
