@@ -5,6 +5,7 @@
 # make coverage  which branches the tests of guard and stores take; fails under all of them (minutes)
 # make schemas write the snapshots of the tools again
 # make bench   measure, and write docs/performance.md (long)
+# make faults  injected faults, all rows in their long size, and write docs/reliability.md (half an hour)
 # make mutants  how many changes of the guard its tests notice: MODULES=… SAMPLE=… SEED=… (hours)
 # make lock    resolve the dependencies anew (needs uv)
 
@@ -65,6 +66,9 @@ schemas: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults.run --long --write
 
 mutants: $(READY)
 	MODULES="$(MODULES)" SAMPLE="$(SAMPLE)" SEED="$(SEED)" $(BIN)/python -m tests.mutation.run

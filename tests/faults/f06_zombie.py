@@ -52,9 +52,10 @@ async def _once(run: Run, *, items: int, wait: bool) -> None:
                     tasks.start_soon(redrive)
                     await reach(up, run.random.randint(1, items // 2))
                     again = await _stopped(history, up, holder, between)
-                    await _overtaken(run, history, up, queued, between, holder, again, wait=wait)
+                    await _overtaken(
+                        run, history, up, queued, between, holder, agent, again, wait=wait
+                    )
                 answer = await retry(agent, items)
-                history.recovered("stopped")
         where = await places(up, queued)
         waiting = {item["id"] for item in await members(up)}
         run.expect(again in waiting, f"{again}: the late move of the first process was not refused")
@@ -94,6 +95,7 @@ async def _overtaken(
     queued: Queued,
     between: Wire,
     holder: Server,
+    agent: HttpAgent,
     again: str,
     *,
     wait: bool,
@@ -107,6 +109,8 @@ async def _overtaken(
             await between.answered.wait()
             holder.process.send_signal(signal.SIGCONT)
             history.mended("stopped")
+        await agent.must("get_guard_status")
+        history.recovered("stopped")
         await reach(up, len(queued.ids))
         await run.settle(up.directory)
 

@@ -16,16 +16,18 @@ _SLOW_S = 2.0
 
 async def fault_07(run: Run, size: Size) -> None:
     """Writes fail closed, reads go on; what people had set is in force afterwards."""
-    await _once(run, lasts_s=0)
-    if size == "long":
+    if size == "short":
+        away, flushed = FAULTS[1], FAULTS[3]
+        await _once(run, (away, flushed), lasts_s=0)
+    else:
         for _ in run.rounds(short=1, most=15):
-            await _once(run, lasts_s=5)
+            await _once(run, FAULTS, lasts_s=5)
 
 
-async def _once(run: Run, *, lasts_s: float) -> None:
+async def _once(run: Run, chosen: tuple[Away, ...], *, lasts_s: float) -> None:
     place = run.place()
     history = run.history(place)
-    faults = list(FAULTS)
+    faults = list(chosen)
     run.random.shuffle(faults)
     async with stage(place, "cluster", "hot") as up:
         await up.workloads("other")

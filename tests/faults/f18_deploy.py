@@ -23,7 +23,7 @@ require = "confirm"
 async def fault_18(run: Run, size: Size) -> None:
     """Drained in time; a call that is sent again at the sibling gets the recorded outcome."""
     for _ in run.rounds(short=1, most=20):
-        await _once(run, in_flight={"short": 12, "long": 50}[size])
+        await _once(run, in_flight={"short": 6, "long": 50}[size])
 
 
 async def _once(run: Run, *, in_flight: int) -> None:

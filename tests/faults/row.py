@@ -179,6 +179,8 @@ class Row:
     number: str
     fault: str
     run: Callable[[Run, Size], Awaitable[None]]
+    # What it says is about time: it needs the machine for itself, and is left out of `make test`.
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

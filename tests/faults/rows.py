@@ -38,8 +38,15 @@ ROWS: tuple[Row, ...] = (
     Row(number="F9", fault="clocks jump by an hour, replicas disagree", run=fault_09),
     Row(number="F10", fault="429 storm with odd Retry-After, 503, flapping", run=fault_10),
     Row(number="F11", fault="the target executes, then drops the connection", run=fault_11),
-    Row(number="F13", fault="slow, endless, huge and mislabelled answers", run=fault_13),
-    Row(number="F14", fault="slow and idle clients, 1,000 streams, 5 MiB bodies", run=fault_14),
+    Row(
+        number="F13", fault="slow, endless, huge and mislabelled answers", run=fault_13, alone=True
+    ),
+    Row(
+        number="F14",
+        fault="slow and idle clients, 1,000 streams, 5 MiB bodies",
+        run=fault_14,
+        alone=True,
+    ),
     Row(number="F15", fault="hostile text from targets", run=fault_15),
     Row(number="F16", fault="hostile requests", run=fault_16),
     Row(number="F17", fault="ledger disk full, read-only, torn write", run=fault_17),
@@ -47,7 +54,12 @@ ROWS: tuple[Row, ...] = (
     Row(number="F21", fault="circuit opens again after a reset; isolated", run=fault_21),
     Row(number="F22", fault="approval races", run=fault_22),
     Row(number="F23", fault="tool list stale, tool renamed, scope removed", run=fault_23),
-    Row(number="F24", fault="event loop and threads busy, all places taken", run=fault_24),
+    Row(
+        number="F24",
+        fault="event loop and threads busy, all places taken",
+        run=fault_24,
+        alone=True,
+    ),
     Row(number="F25", fault="a runaway agent", run=fault_25),
 )
 
