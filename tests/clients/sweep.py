@@ -72,8 +72,11 @@ class Sweep:
         await self._deadletters(lab)
         await self._deployments(lab)
         assert (await self.do("check_api_usage", target="crm"))["limits"]
-        audit = await self.do("search_audit", limit=100)
-        called = {item["tool"] for item in audit["items"]}
+        called: set[str] = set()
+        page: dict[str, Any] = {"next_cursor": ""}
+        while page["next_cursor"] or not called:
+            page = await self.do("search_audit", limit=100, cursor=page["next_cursor"])
+            called |= {item["tool"] for item in page["items"]}
         assert called >= set(self.answers) - {"search_audit"}
 
     async def _guard(self) -> None:
