@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -211,8 +212,10 @@ class Postgres:
         """Make the data directory, the role and the database if there are none."""
         import fcntl
 
-        data = self.directory / "data"
-        fresh = not (data / "PG_VERSION").exists()
+        data, made = self.directory / "data", self.directory / "made"
+        fresh = not made.exists()
+        if fresh and data.exists():
+            shutil.rmtree(data)  # it was killed before it was complete
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _root():
             os.chown(data, _NOBODY, _NOBODY)
@@ -221,6 +224,7 @@ class Postgres:
         os.close(opened)
         if fresh:
             await self._init()
+            made.touch(mode=0o600)
 
     async def _init(self) -> None:
         import fcntl

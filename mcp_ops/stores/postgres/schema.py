@@ -195,8 +195,14 @@ def _first(month: str) -> str:
 
 
 async def _version(connection: Connection) -> int:
-    found = await rows(connection, "SELECT to_regclass('mcp_ops.schema_version') AS made")
-    if found[0]["made"] is None:
+    # Not to_regclass: a session that looked before another one made the table still remembers
+    # that there is none.
+    made = await rows(
+        connection,
+        "SELECT 1 FROM pg_catalog.pg_tables "
+        "WHERE schemaname = 'mcp_ops' AND tablename = 'schema_version'",
+    )
+    if not made:
         return 0
     found = await rows(connection, "SELECT version FROM mcp_ops.schema_version")
     return int(found[0]["version"])
