@@ -128,7 +128,7 @@ class OpsServer:
             redactor=self._redactor,
             clock=self._clock,
         )
-        frame.heard(raw)
+        frame.heard(raw, self._guard.targets.names())
         try:
             call = self._parse(name, raw, caller, frame)
             return _success(self._aimed(await self._guard.run(call, frame)))

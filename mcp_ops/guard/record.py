@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ class Frame:
         "_raw",
         "_redactor",
         "_started",
+        "_targets",
         "_tool",
         "approval",
         "call_id",
@@ -63,6 +64,7 @@ class Frame:
         self._caller = caller
         self._call: Call | None = None
         self._raw: Mapping[str, Any] = {}
+        self._targets: Collection[str] = ()
         self.policy = ""  # the rule that decided, once one did
         self.approval = ""  # the question that was answered, or that the call ended in
         self.call_id = call_id
@@ -71,9 +73,10 @@ class Frame:
         self.had_effect = False
         self.detached = False  # a write's own task closes it, whatever becomes of the request
 
-    def heard(self, raw: Mapping[str, Any]) -> None:
-        """Keep what the client sent, for the record of a call that cannot be parsed."""
-        self._raw = raw
+    def heard(self, raw: Mapping[str, Any], targets: Collection[str]) -> None:
+        """Keep what the client sent, for the record of a call that cannot be parsed. What is none
+        of the targets is not named there: it may be a value in the wrong place."""
+        self._raw, self._targets = raw, targets
 
     def know(self, call: Call) -> None:
         """Add what parsing found out."""
@@ -203,10 +206,9 @@ class Frame:
         if not self._raw:
             return {}
         target = self._raw.get("target")
+        known = isinstance(target, str) and target in self._targets
         return {
-            "target": tame(self._redactor.text(target[:1_000]), 64)
-            if isinstance(target, str)
-            else "",
+            "target": target if known else "?" if target else "",
             "digest": f"raw:{self._redactor.fingerprint(_body(self._raw))}",
         }
 

@@ -225,7 +225,8 @@ class Writes:
         if not running.began:
             frame.close(verdict_of(error), code=error.code)
             raise error
-        if error.executed == "no" and (frame.had_effect or running.fence > 1):
+        ours = isinstance(error, Refused | StoreUnavailable)  # a target's no is the tool's to judge
+        if error.executed == "no" and ((ours and frame.had_effect) or running.fence > 1):
             # What stopped it executed nothing; the steps before it, maybe of a lost process, did.
             return await self._end_unknown(call, frame, running, error.code, error.message)
         if error.executed == "unknown" and isinstance(error, Upstream):

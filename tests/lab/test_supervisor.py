@@ -94,7 +94,7 @@ async def test_a_new_lab_is_healthy_and_both_tokens_are_good(tmp_path: Path) -> 
             assert token["subject"] == SUBJECT
             assert "problem" not in token
         assert (await it.call("get_deadletter_stats", target="orders"))["total"] == 6
-        assert len(it.app.tools) == 25
+        assert len(it.app.tools) == 27
 
 
 async def test_quota_faults_replace_each_other_and_mend(tmp_path: Path) -> None:
