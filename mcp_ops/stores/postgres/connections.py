@@ -7,6 +7,7 @@ with the database.
 
 from __future__ import annotations
 
+import logging
 import select
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +26,9 @@ from mcp_ops.stores.postgres.errors import connect_reason, translated, unavailab
 Connection = AsyncConnection[DictRow]
 Row = dict[str, Any]
 Values = Sequence[Any] | Mapping[str, Any]
+
+# A cancelled query closes its connection; that is no news for an operator.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 CONNECT_S = 2.0
 ANSWER_S = 5.0
