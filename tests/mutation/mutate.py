@@ -132,12 +132,18 @@ _SKIPPED_FIELDS = {
 }
 
 
+# Only mypy, or the process's log, knows these by their names.
+_NAMES_ONLY = ("TypeVar(", "logging.getLogger(")
+
+
 def _skipped(node: ast.AST) -> bool:
     if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
         return node.value.id in ("Literal", "Annotated", "Callable")
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return True
+    if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith(_NAMES_ONLY):
         return True
     return isinstance(node, ast.Expr) and (
         isinstance(node.value, ast.Constant) or ast.unparse(node).startswith("_log.")

@@ -12,6 +12,8 @@ from tests.mutation.page import BEGIN, END, write_rows
 
 SOURCE = '''
 LIMIT = 3
+T = TypeVar("T")
+_log = logging.getLogger("a.name")
 def f(a: int, b: "str") -> "int":
     """A docstring."""
     if a < LIMIT and b:
