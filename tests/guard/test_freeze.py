@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,33 @@ async def test_a_weekly_window_over_midnight_holds_from_its_day_to_the_next_morn
         assert (found.since, found.until) == (at(f"{FRIDAY}T17:00"), at("2027-01-16T09:00"))
 
 
+@pytest.mark.parametrize(
+    ("day", "date"),
+    [
+        ("mon", "2027-01-18"),
+        ("tue", "2027-01-19"),
+        ("wed", "2027-01-20"),
+        ("thu", "2027-01-21"),
+        ("fri", "2027-01-22"),
+        ("sat", "2027-01-23"),
+        ("sun", "2027-01-24"),
+    ],
+)
+async def test_a_weekly_window_holds_on_its_day(day: str, date: str) -> None:
+    found = await one(weekly([day], "09:00", "10:00"), at("2027-01-18T00:00"))
+    assert (found.since, found.until) == (at(f"{date}T09:00"), at(f"{date}T10:00"))
+
+
 async def test_windows_that_touch_end_together() -> None:
     weekend = weekly(["fri", "sat", "sun"], "17:00", "17:00")
     found = await one(weekend, at(f"{FRIDAY}T20:00"))
     assert (found.active, found.until) == (True, at("2027-01-18T17:00"))
+
+
+async def test_a_freeze_without_an_end_is_shown_for_the_ten_days_after_this_one() -> None:
+    always = weekly(["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "00:00", "24:00")
+    found = await one(always, at(f"{FRIDAY}T20:00"))
+    assert (found.active, found.until) == (True, at("2027-01-26T00:00"))
 
 
 async def test_a_window_may_end_at_midnight() -> None:
@@ -95,6 +119,24 @@ async def test_the_next_freeze_is_shown_ahead() -> None:
     found = await one(weekly(["fri"], "17:00", "18:00"), at("2027-01-13T12:00"))
     assert (found.active, found.since) == (False, at(f"{FRIDAY}T17:00"))
     assert found.when == "fri 17:00-18:00 Europe/Berlin"
+
+
+async def test_a_freeze_is_shown_up_to_ten_days_ahead() -> None:
+    raw = {"start": "2027-01-25T12:00:00+01:00", "end": "2027-01-25T13:00:00+01:00"}
+    window = FreezeWindow.model_validate({**raw, "reason": "the move"})
+    start = at("2027-01-25T12:00")
+    found = await one(window, start - 864_000)
+    assert (found.active, found.since, found.until) == (False, start, start + 3_600)
+    assert found.reason == "the move"
+    assert found.when == "2027-01-25T12:00:00+01:00 to 2027-01-25T13:00:00+01:00"
+    found = await one(window, start - 864_001)
+    assert (found.active, found.since, found.until) == (False, None, None)
+
+
+async def test_without_a_moment_it_is_the_clocks() -> None:
+    freezes = Freezes([weekly(["fri"], "17:00", "18:00")], ManualClock(at(f"{FRIDAY}T17:30")))
+    (found,) = await freezes.at()
+    assert found.active
 
 
 async def test_a_frozen_write_is_told_since_when_until_when_and_who_can_lift_it(
@@ -163,6 +205,11 @@ def test_half_a_window_is_none(raw: dict[str, Any]) -> None:
     [
         ({"start": "nonsense", "end": "never"}, 0.0, True),
         ({"start": "2020-01-01", "end": "nonsense"}, 0.0, True),
+        # What the settings insist on is the whole day, in UTC, where it is left out.
+        ({"days": ("thu",)}, 0.0, True),
+        ({"days": ("thu",)}, 86_399.0, True),
+        ({"days": ("thu",)}, 86_400.0, False),
+        ({"days": ("thu",)}, -1.0, False),
         ({"days": ("fri",), "begins": "nonsense", "timezone": "UTC"}, 0.0, True),
         ({"days": ("thu",), "begins": "00:00", "to": "00:30", "timezone": "gone"}, 0.0, True),
         # Times without an offset are UTC.
@@ -177,8 +224,13 @@ async def test_a_window_that_got_past_the_settings_unreadable_holds(
     assert (await one(odd, moment)).active is holds
 
 
-def test_a_calendar_without_its_library_is_a_mistake_at_start() -> None:
+def test_a_calendar_without_its_library_is_a_mistake_at_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     installed("icalendar")
+    monkeypatch.setitem(sys.modules, "icalendar", None)  # as where it is not installed
+    with pytest.raises(ConfigurationError):
+        Freezes([FreezeWindow(calendar="file:/a.ics")], ManualClock())
     with pytest.raises(ConfigurationError) as caught:
         installed("nocalendar")
     assert "mcp-ops[calendar]" in caught.value.hint

@@ -36,6 +36,7 @@ def moved(*lines: str) -> str:
     return "\n".join(["BEGIN:VEVENT", "UID:1", *lines, "END:VEVENT", ""])
 
 
+NOT_ONE = "it is not a calendar that can be understood"
 EVERY_FRIDAY = (
     "DTSTART;TZID=Europe/Berlin:20260102T170000",
     "DTEND;TZID=Europe/Berlin:20260102T200000",
@@ -252,6 +253,77 @@ async def test_a_calendar_is_read_again_when_it_changed_once_a_minute_and_over_t
     assert not await holds()
     clock.advance(6 * 86_400)
     assert await holds()
+
+
+async def test_each_moment_asked_about_has_its_own_freezes(tmp_path: Path) -> None:
+    series = (*EVERY_FRIDAY, "RRULE:FREQ=WEEKLY")
+    freezes = Freezes([calendar(tmp_path, *series)], ManualClock(at(f"{FRIDAY}T12:00")))
+    for days in (0, 35, -35, 7, 0):  # no time passes in between
+        (found,) = await freezes.at(at(f"{FRIDAY}T18:00") + days * 86_400)
+        assert found.active
+        assert found.since == at(f"{FRIDAY}T17:00") + days * 86_400
+
+
+async def test_a_calendar_that_is_back_as_it_was_opens_again(tmp_path: Path) -> None:
+    window = calendar(tmp_path, *EVERY_FRIDAY)
+    clock = ManualClock(at(f"{FRIDAY}T12:00"))
+    freezes = Freezes([window], clock)
+    (tmp_path / "freeze.ics").rename(tmp_path / "away.ics")
+    assert [found.active for found in await freezes.at()] == [True]
+    (tmp_path / "away.ics").rename(tmp_path / "freeze.ics")
+    clock.advance(60)
+    assert [found.active for found in await freezes.at()] == [False]
+    (tmp_path / "freeze.ics").rename(tmp_path / "away.ics")
+    clock.advance(60)
+    assert [found.active for found in await freezes.at()] == [True]
+    (tmp_path / "away.ics").rename(tmp_path / "freeze.ics")
+    clock.advance(60)
+    assert [found.active for found in await freezes.at()] == [False]
+
+
+async def test_the_log_says_once_that_a_calendar_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    window = calendar(tmp_path, *EVERY_FRIDAY)
+    clock = ManualClock(at(f"{FRIDAY}T12:00"))
+    freezes = Freezes([window], clock)
+    await freezes.at()
+    assert caplog.messages == []
+    os.remove(tmp_path / "freeze.ics")
+    for _ in range(3):
+        clock.advance(60)
+        await freezes.at()
+    gone = "a freeze calendar cannot be read and closes: no such file or directory"
+    assert caplog.messages == [gone]
+    calendar(tmp_path, *EVERY_FRIDAY)
+    clock.advance(60)
+    await freezes.at()
+    assert caplog.messages == [gone]
+    (tmp_path / "freeze.ics").write_text("hello", encoding="utf-8")
+    clock.advance(60)
+    await freezes.at()
+    assert caplog.messages[1:] == [gone.replace("no such file or directory", NOT_ONE)]
+
+
+async def test_a_reason_of_the_window_goes_before_the_name_of_the_event(tmp_path: Path) -> None:
+    event = ("DTSTART:20270115T160000Z", "DTEND:20270115T170000Z")
+    moment = at(f"{FRIDAY}T17:30")
+    assert (await one(calendar(tmp_path, *event), moment)).reason == "a calendar says so"
+    named = (*event, "SUMMARY:" + "x" * 300)
+    assert (await one(calendar(tmp_path, *named, reason="busy"), moment)).reason == "busy"
+    long = (await one(calendar(tmp_path, *named), moment)).reason
+    assert long == '"' + "x" * 199 + "…[102 characters cut]"
+    gone = FreezeWindow(calendar=f"file:{tmp_path}/gone.ics", reason="busy")
+    closed = await one(gone, moment)
+    assert closed.reason == "busy"
+    assert closed.problem == "calendar gone.ics cannot be read: no such file or directory"
+    closed = await one(FreezeWindow(calendar=f"file:{tmp_path}/gone.ics"), moment)
+    assert closed.reason == closed.problem
+
+
+async def test_an_event_of_no_length_freezes_nothing(tmp_path: Path) -> None:
+    found = await one(calendar(tmp_path, "DTSTART:20270115T160000Z"), at(f"{FRIDAY}T17:00"))
+    assert (found.active, found.since) == (False, None)
 
 
 async def test_one_unreadable_calendar_of_several_closes_its_own_targets(tmp_path: Path) -> None:
