@@ -213,13 +213,18 @@ def test_a_further_period_ends_at_the_later_reading_of_its_end(tmp_path: Path) -
 # ---- bounds, and what is not understood
 
 
-def test_a_file_of_the_largest_size_with_the_most_events_is_read(tmp_path: Path) -> None:
+def test_a_file_of_the_largest_size_with_the_most_events_is_read_and_none_with_more(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "some.ics"
     one = moved("DTSTART:20270101T160000Z")
     text = EVENT.format("DTSTART:20270115T160000Z", one * (MOST_EVENTS - 1)).encode()
     file.write_bytes(text + b"\n" * (LARGEST_FILE - len(text)))
     (found,) = spans_of(file, None, at(f"{FRIDAY}T00:00"), at(f"{FRIDAY}T23:59"))
     assert found.start == at(f"{FRIDAY}T17:00")
+    file.write_text(EVENT.format("DTSTART:20270115T160000Z", one * MOST_EVENTS), encoding="utf-8")
+    with pytest.raises(Unreadable, match="it has more than 2000 events"):
+        spans_of(file, None, 0, 1)
 
 
 def test_a_file_that_is_gone_says_what_the_system_says(tmp_path: Path) -> None:

@@ -191,10 +191,6 @@ async def test_a_calendar_with_an_event_that_is_not_understood_is_closed(
         ),
         (b"BEGIN:VTODO\nEND:VTODO\n", "no whole calendar"),
         (b"x" * 1_048_577, "larger than 1 MiB"),
-        (
-            EVENT.format("DTSTART:20270115T160000Z", moved("DTSTART:20270115T160000Z") * 2_000),
-            "more than 2000 events",
-        ),
     ],
 )
 async def test_a_calendar_that_cannot_be_read_is_closed(

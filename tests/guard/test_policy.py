@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,51 @@ def test_a_rule_says_who_approves_how_many_and_for_how_long() -> None:
     found = decision(Policy((rule,), "solo"), "put_item")
     assert (found.approvers, found.needed) == (("key:lead-*",), 2)
     assert (found.expires_s, found.execute_s, found.rule) == (60, 30, "policy[1]")
+
+
+RULE = {"tool": "put_*", "effect": "write", "target": "sh*", "environment": "prod"}
+
+
+@pytest.mark.parametrize(
+    ("other", "matches"),
+    [
+        ({}, True),
+        ({"tool": "drop_*"}, False),
+        ({"effect": "destroy"}, False),
+        ({"target": "depot"}, False),
+        ({"environment": "dev"}, False),
+        ({"principal": "key:*"}, False),
+        ({"tool": "*", "effect": "", "target": "*", "environment": "", "principal": "*"}, True),
+    ],
+)
+def test_a_rule_matches_when_all_its_fields_do(other: dict[str, str], matches: bool) -> None:
+    rule = PolicyRule.model_validate({**RULE, "require": "deny", **other})
+    assert (decision(Policy((rule,), "solo"), "put_item").require == "deny") is matches
+
+
+def test_a_rule_on_a_target_holds_for_what_is_done_about_it() -> None:
+    rule = PolicyRule(target="depot", require="deny")
+    policy = Policy((rule,), "solo")
+    tool, targets = ALL_TOOLS["isolate_target"], ("shelf", "depot")
+    for target, rule_of in (("shelf", "solo[2]"), ("depot", "policy[1]"), ("shelf", "solo[2]")):
+        call = supposed(tool, {"target": target}, AGENT, targets)
+        assert policy.decide(call, SHELF).rule == rule_of
+    put = supposed(SHELF_TOOLS["put_item"], {"name": "a"}, AGENT, ("depot",))
+    assert policy.decide(put, SHELF).rule == "policy[1]"
+
+
+def test_without_a_target_the_rules_for_production_hold() -> None:
+    rule = PolicyRule(environment="prod", require="deny")
+    call = supposed(ALL_TOOLS["search_audit"], {}, AGENT, ("shelf",))
+    assert Policy((rule,), "solo").decide(call, None).require == "deny"
+    assert Policy((rule,), "solo").decide(call, shelf_target(environment="dev")).require == "none"
+
+
+def test_a_policy_is_known_by_twelve_digits_that_change_with_it() -> None:
+    versions = {Policy(rules, "solo").version for rules in ((), (PolicyRule(require="none"),))}
+    versions |= {Policy((), "team").version, Policy((), "team").version}
+    assert len(versions) == 3
+    assert all(re.fullmatch("[0-9a-f]{12}", version) for version in versions)
 
 
 @pytest.mark.parametrize(
