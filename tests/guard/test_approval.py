@@ -183,7 +183,9 @@ async def test_an_expired_question_is_asked_anew(tmp_path: Path) -> None:
         assert (await b.question("put_item", modern(), **X)).id == first.id
         b.clock.advance(901)
         late = modern(answered=(first.id, "accept"))
-        assert await b.code("put_item", late, **X) == "approval_required"
+        refusal = await b.error("put_item", late, **X)
+        assert refusal["code"] == "approval_required"
+        assert refusal["message"] == "The question was answered before, or has expired."
         assert (await b.question("put_item", modern(), **X)).id != first.id
 
 

@@ -98,8 +98,13 @@ async def test_a_question_for_two_waits_for_two_different_people(tmp_path: Path)
         assert (await b.ok("drop_item", **X))["outcome"] == "verified"
         (began,) = [e for e in await b.entries() if e.kind == "began"]
         assert began.approval == f"approve {question} by operator:ada, operator:bob"
-        changed = [(e.outcome, e.principal) for e in await b.entries() if e.kind == "changed"]
-        assert changed == [("vote", "operator:ada"), ("approved", "operator:bob")]
+        first, second = [e for e in await b.entries() if e.kind == "changed"]
+        assert (first.outcome, first.principal) == ("vote", "operator:ada")
+        assert (second.outcome, second.principal) == ("approved", "operator:bob")
+        assert (first.evidence, second.evidence) == (
+            {"yes": 1, "needed": 2},
+            {"yes": 2, "needed": 2},
+        )
 
 
 async def test_strict_asks_two_for_a_destroy(tmp_path: Path) -> None:

@@ -106,6 +106,15 @@ async def test_an_agent_makes_a_partition_smaller_at_once_and_for_a_while(tmp_pa
         assert [e.tool for e in await b.entries() if e.kind == "changed"] == ["set_bulkhead_limit"]
 
 
+async def test_a_group_goes_back_to_its_configured_size_as_a_whole(tmp_path: Path) -> None:
+    infos = tuple(shelf_target(name, concurrent=5, partition="db") for name in ("shelf", "depot"))
+    async with bench(tmp_path, infos=infos) as b:
+        await resize(b, 2, minutes=30)
+        assert {each.target for each in await b.stores.hot.partitions()} == {"shelf", "depot"}
+        await b.control().set_bulkhead_limit("shelf", 5, minutes=30, reason=WHY, dry_run=False)
+        assert await b.stores.hot.partitions() == ()
+
+
 async def test_an_agent_makes_it_smaller_in_every_mode(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.set_mode(Mode.LOCKDOWN, scope="*")

@@ -107,6 +107,21 @@ def test_a_series_that_began_in_a_short_night_is_as_long_on_the_wall_as_in_it(
     assert found == span(at("2027-01-17T01:00"), at("2027-01-17T04:00"))
 
 
+@pytest.mark.parametrize(
+    ("begins", "ends", "hours"), [("023000", "040000", 2.5), ("010000", "023000", 2.5)]
+)
+def test_a_series_that_began_in_a_long_night_lasts_as_long_as_it_may_have(
+    tmp_path: Path, begins: str, ends: str, hours: float
+) -> None:
+    lines = (
+        f"DTSTART;TZID=Europe/Berlin:20261025T{begins}",
+        f"DTEND;TZID=Europe/Berlin:20261025T{ends}",
+        "RRULE:FREQ=WEEKLY",
+    )
+    (found,) = spans(tmp_path, "2027-01-17T12:00", *lines)
+    assert found.end - found.start == hours * 3_600
+
+
 def test_an_end_in_another_zone_is_the_moment_it_names(tmp_path: Path) -> None:
     start = "DTSTART;TZID=America/New_York:20270115T100000"
     found = spans(tmp_path, f"{FRIDAY}T12:00", start, "DTEND;TZID=Europe/Berlin:20270115T163000")

@@ -174,6 +174,8 @@ async def test_questions_are_listed_and_counted(tmp_path: Path) -> None:
         (item,) = (await b.ok("list_approvals"))["items"]
         assert (item["tool"], item["state"], item["reason"]) == ("drop_item", "pending", WHY)
         assert (await b.ok("get_guard_status"))["pending_approvals"] == 1
+        await b.approve(item["id"])
+        assert (await b.ok("get_guard_status"))["pending_approvals"] == 0
 
 
 async def test_a_denied_question_shows_when_it_was_decided(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mcp_ops.errors import OpsError
 from mcp_ops.guard.elevation import Elevations
 from mcp_ops.ports import Grant, Mode
 from mcp_ops.settings import FreezeWindow, GuardSettings, PolicyRule, ProtectedObject
-from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench, modern
 
 STRICT = GuardSettings(profile="strict", limits=OPEN_LIMITS)
 DROP: dict[str, Any] = {"name": "a", "reason": WHY}
@@ -80,6 +80,15 @@ async def test_an_elevation_holds_for_what_it_names_alone(
     async with bench(tmp_path, settings=STRICT) as b:
         await elevate(b, **field)
         assert await b.code("put_item", **DROP) == "approval_required"
+
+
+async def test_an_elevation_to_none_needs_no_yes_where_the_rule_wants_the_clients(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as b:
+        await b.question("put_item", modern(), **DROP)
+        await elevate(b)
+        await b.ok("put_item", modern(), **DROP)
 
 
 async def test_an_elevation_never_asks_for_more_than_the_rule(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mcp_ops.catalog import ALL_TOOLS
+from mcp_ops.guard.explain import supposed
+from mcp_ops.guard.limits import budgets_of
 from mcp_ops.ports import Mode
 from mcp_ops.settings import GuardSettings, PolicyRule
-from tests.guard.bench import AGENT, OPEN, WHY, bench, shelf_target
-from tests.guard.shelf import World
+from tests.guard.bench import AGENT, OPEN, OPEN_LIMITS, WHY, bench, modern, shelf_target
+from tests.guard.shelf import SHELF_TOOLS, World
 
 
 def limits(**values: object) -> GuardSettings:
@@ -58,6 +61,33 @@ async def test_an_object_takes_three_writes_in_half_an_hour(tmp_path: Path) -> N
         assert await b.code("put_item", name="a", reason=WHY, idempotency_key="k5") == "ok"
 
 
+def object_budget(of: str, target: str, **arguments: object) -> tuple[str, str]:
+    """The key and the name of the budget that a write on an object is charged to."""
+    tool = {**ALL_TOOLS, **SHELF_TOOLS}[of]
+    call = supposed(tool, {"target": target, **arguments}, AGENT, ("shelf", "depot"))
+    budget, *_ = budgets_of(call, OPEN_LIMITS, tightening=False)
+    return budget.key, budget.name
+
+
+def test_all_tools_share_the_budget_of_an_object_but_the_steps_of_a_recovery() -> None:
+    put, name = object_budget("put_item", "shelf", name="a")
+    assert name == "writes on a"
+    assert object_budget("put_one", "shelf", name="a") == (put, name)
+    assert object_budget("put_item", "depot", name="a")[0] != put
+    assert object_budget("put_item", "shelf", name="b")[0] != put
+    mend, name = object_budget("mend_shelf", "shelf")
+    assert (mend.endswith("|mend_shelf"), name) == (True, "writes on shelf")
+    assert not put.endswith("|put_item")
+
+
+def test_what_is_done_about_a_target_is_charged_to_that_target() -> None:
+    shelf, name = object_budget("set_guard_mode", "shelf", mode="normal")
+    assert name == "writes on shelf"
+    assert shelf.startswith("object|shelf|")
+    every, _ = object_budget("set_guard_mode", "all", mode="normal")
+    assert every.startswith("object|mcp-ops|")
+
+
 async def test_destroys_have_a_budget_beside_that_of_writes(tmp_path: Path) -> None:
     rules = (PolicyRule(require="none"),)
     settings = limits(destroys_per_hour=2, writes_per_hour=3, principal_per_minute=1000)
@@ -69,6 +99,14 @@ async def test_destroys_have_a_budget_beside_that_of_writes(tmp_path: Path) -> N
         assert await b.code("put_item", name="y", reason=WHY) == "ok"
         refusal = await b.error("put_item", name="z", reason=WHY)
         assert refusal["details"]["budget"] == "writes of this principal"
+
+
+async def test_nobody_is_asked_about_what_no_budget_has_room_for(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=limits(writes_per_object=1)) as b:
+        await b.put()
+        asking = {"name": "a", "reason": WHY, "idempotency_key": "two"}
+        assert await b.code("put_item", modern(), **asking) == "budget_exhausted"
+        assert await b.stores.approvals.recent(5) == []
 
 
 async def test_a_runaway_agent_reaches_the_cap_and_no_further(tmp_path: Path) -> None:

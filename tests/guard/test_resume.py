@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
+from mcp_ops.call import Caller
+from mcp_ops.capabilities.base import Effect
 from mcp_ops.guard.operations import LEASE_S
+from mcp_ops.guard.resume import Resumer
 from mcp_ops.ports import Mode
 from mcp_ops.settings import GuardSettings
-from tests.guard.bench import OPEN_LIMITS, OPERATOR, WHY, Bench, bench
-from tests.guard.shelf import World
+from mcp_ops.tool import Tool, Write, tool
+from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+from tests.guard.shelf import ItemPut, Shelf, World, fill_shelf
 
 QUICK = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"write_wait_s": 0.05}))
 
 
-async def begin(b: Bench, **more: Any) -> str:
+async def begin(b: Bench, caller: Caller = AGENT, **more: Any) -> str:
     """Start to fill the shelf; the operation's id, once the second item is held at the shelf."""
 
     async def at_once() -> None:
@@ -24,7 +31,7 @@ async def begin(b: Bench, **more: Any) -> str:
 
     b.world.plans.append(at_once)
     hold = b.world.hold()
-    handle = await b.ok("fill_shelf", reason=WHY, **more)
+    handle = await b.ok("fill_shelf", caller, reason=WHY, **more)
     assert handle["outcome"] == "in_progress"
     with anyio.fail_after(5):
         await hold.arrived.wait()
@@ -130,20 +137,94 @@ async def test_a_write_is_asked_to_stop_in_whatever_process_it_runs(tmp_path: Pa
         assert await first.operations.cancel(operation, by="x") is None
 
 
-async def test_what_this_process_does_not_know_is_left_to_another(tmp_path: Path) -> None:
+def resumer(b: Bench, *, keys: Mapping[str, frozenset[str]], **tools: Tool) -> Resumer:
+    """The resumer of a process with other tools and keys."""
+    return Resumer(
+        guard=b.guard,
+        tools=tools,
+        ledger=b.stores.ledger,
+        operations=b.operations,
+        now=b.clock.now,
+        keys=keys,
+    )
+
+
+async def test_what_this_process_does_not_know_is_left_to_another_for_a_day(
+    tmp_path: Path,
+) -> None:
     world = World()
     async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
-        operation = await begin(first)
+        operation = await begin(first, idempotency_key="once")
         first.clock.advance(LEASE_S + 1)
         async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
-            second.resumer._tools = {}
-            assert await second.resumer.take() == 1
+            ignorant = resumer(second, keys={})
+            assert await ignorant.take() == 1
             found = await second.stores.ledger.get_operation(operation)
             assert found is not None
             assert (found.state, found.checkpoint) == ("running", "1")
-            assert found.lease_until > second.clock.now()
-            second.clock.advance(86_401)
-            assert await second.resumer.take() == 1
+            assert found.lease_until == second.clock.now() + 2 * LEASE_S
+            assert await ignorant.take() == 0  # it does not try again all the time
+            second.clock.advance(found.started_at + 86_400 - second.clock.now())
+            assert await ignorant.take() == 1
+            found = await second.stores.ledger.get_operation(operation)
+            assert found is not None
+            assert found.state == "running"
+            second.clock.advance(2 * LEASE_S + 1)
+            assert await ignorant.take() == 1
             status = await second.ok("get_operation", operation_id=operation)
             assert (status["state"], status["outcome"]) == ("unknown", "unknown")
-            assert await second.resumer.take() == 0
+            assert await ignorant.take() == 0
+            line = (await second.entries(call_id=operation))[-1]
+            assert (line.kind, line.verdict, line.outcome) == ("ended", "unknown", "unknown")
+            assert line.evidence == {
+                "lost": "no process could go on with it",
+                "progress": found.progress,
+            }
+            assert await second.stores.ledger.facts() == {}
+            # The key stays used up: nobody knows what was done.
+            again = await second.ok("fill_shelf", reason=WHY, idempotency_key="once")
+            assert (again["outcome"], again["replayed"]) == ("unknown", True)
+
+
+AGENTS_KEY = frozenset({"ops:read", "ops:write"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "state", "effects"),
+    [
+        ({}, "running", 1),
+        ({"key:agent": AGENTS_KEY}, "done", 3),
+        ({"key:agent": AGENTS_KEY, "key:other": AGENTS_KEY}, "done", 3),
+        ({"key:agent": frozenset({"ops:read"})}, "unknown", 1),
+        ({"key:other": AGENTS_KEY}, "unknown", 1),
+    ],
+)
+async def test_a_resumed_write_has_no_scope_that_its_key_has_lost(
+    tmp_path: Path, keys: Mapping[str, frozenset[str]], state: str, effects: int
+) -> None:
+    world = World()
+    keyed = replace(AGENT, principal="key:agent")
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first, keyed)
+        first.clock.advance(LEASE_S + 1)
+        async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
+            assert await resumer(second, keys=keys, fill_shelf=fill_shelf).take() == 1
+            with anyio.fail_after(20):
+                while (found := await second.stores.ledger.get_operation(operation)) is not None:
+                    if found.state == state:
+                        break
+                    await anyio.lowlevel.checkpoint()
+            assert len(world.effects) == effects
+
+
+async def test_a_plan_of_a_resumable_write_keeps_nothing(tmp_path: Path) -> None:
+    @tool(effect=Effect.WRITE, resumable=True)
+    async def sort_shelf(shelf: Shelf, write: Write) -> ItemPut:
+        """Sort the shelf, or say in which order."""
+        order = await write.steps.pin("by size")
+        return ItemPut(outcome="planned" if write.dry_run else "verified", plan=[order])
+
+    async with bench(tmp_path, extra_tools={"sort_shelf": sort_shelf}) as b:
+        planned = await b.ok("sort_shelf", target="shelf", reason=WHY, dry_run=True)
+        assert planned["plan"] == ["by size"]
+        assert await b.stores.ledger.facts() == {}

@@ -45,8 +45,27 @@ async def test_a_person_ends_it_and_the_ledger_says_what_happened(tmp_path: Path
         assert line.principal == "server:mcp-ops"
         assert line.reason == "drop_item was refused 5 times in 10 minutes"
         assert line.evidence == {"mode": "read_only", "principal": AGENT.principal}
+        assert (line.target, line.object) == ("shelf", "a")
+        (last,) = [e for e in await b.entries(call_id=line.parent) if e.kind == "ended"]
+        assert (last.tool, last.code) == ("drop_item", "budget_exhausted")
         await b.control(OPERATOR).clear_modes(f"principal:{AGENT.principal}", reason="looked")
         assert await b.code("put_item", name="b", reason=WHY) == "ok"
+
+
+async def test_a_loop_about_one_target_is_not_mixed_with_that_about_another(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
+
+        async def reset(target: str, times: int) -> list[str]:
+            keyed = [{"idempotency_key": f"{target}-{number}"} for number in range(times)]
+            about = {"target": target, "reason": WHY}
+            return [await b.code("reset_circuit", **about, **key) for key in keyed]
+
+        assert await reset("shelf", 7) == ["ok"] * 3 + ["budget_exhausted"] * 4
+        assert await reset("depot", 9) == ["ok"] * 3 + ["budget_exhausted"] * 5 + ["read_only"]
+        (line,) = [e for e in await b.entries(tool="set_guard_mode") if e.kind == "changed"]
+        assert line.target == "depot"
 
 
 async def test_an_agent_does_not_lift_it_by_itself(tmp_path: Path) -> None:
