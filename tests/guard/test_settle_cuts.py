@@ -123,6 +123,7 @@ def test_only_a_page_says_that_it_is_truncated() -> None:
 
 def test_a_page_that_can_be_asked_for_again_says_how_many_items_would_fit() -> None:
     page = ItemPage(items=[Item(name=f"{n}", text="x" * 50) for n in range(100)], searched="s")
+    assert len(settled(page, whole(page), ask_again=True)["items"]) == 100
     limit = 3_000
     with pytest.raises(TooLarge) as caught:
         settled(page, limit, ask_again=True)
