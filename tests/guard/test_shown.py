@@ -184,7 +184,9 @@ def test_who_waits_for_a_question_sees_how_far_it_is(
     found = said(shown.approval_status(replace(ASKED, **changes)))
     assert found == {
         # What every answer has, and is filled in later.
-        **{"answer": {}, "next_steps": [], "observed_at": ""},
+        "answer": {},
+        "next_steps": [],
+        "observed_at": "",
         "id": "q1",
         "kind": "approval",
         "state": "pending",

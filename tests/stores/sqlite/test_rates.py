@@ -127,3 +127,55 @@ def test_a_rate_that_a_mode_stopped_has_nothing_left_and_no_time_to_come_back() 
     state = RateTable().look(stopped, 0.0, 1.0)
     assert (state.allowed, state.remaining, state.limit_per_minute) == (False, 0, 0.0)
     assert state.retry_after_s == math.inf
+
+
+def charged(table: RateTable, key: str, now: float, *, cost: int = 1, burst: int = 1) -> float:
+    """Take from a limit of one a second; answers the mark for giving it back."""
+    rate = Rate(key=key, name="calls", per_minute=60.0, burst=burst, cost=cost)
+    return table.take(rate, table.look(rate, 1.0, now), now)
+
+
+def test_a_limit_of_less_than_one_a_minute_admits_one_when_it_is_due() -> None:
+    table = RateTable()
+    rare = Rate(key="k", name="calls", per_minute=0.5, burst=1)
+    table.take(rare, table.look(rare, 1.0, 0.0), 0.0)
+    state = table.look(rare, 1.0, 119.5)
+    assert (state.allowed, state.remaining, state.limit_per_minute) == (False, 0, 0.5)
+    assert state.retry_after_s == pytest.approx(0.5)
+    state = table.look(rare, 1.0, 120.0)
+    assert (state.allowed, state.remaining, state.retry_after_s) == (True, 1, 0.0)
+
+
+def test_a_call_may_cost_as_much_as_the_whole_burst() -> None:
+    whole = Rate(key="k", name="calls", per_minute=60.0, burst=3, cost=3)
+    assert RateTable().look(whole, 1.0, 0.0).allowed
+
+
+def test_what_time_has_returned_is_not_given_back_again() -> None:
+    table = RateTable()
+    mark = charged(table, "k", 0.0)
+    charged(table, "k", 5.0)  # the first was returned by time long before
+    one = Rate(key="k", name="calls", per_minute=60.0, burst=1)
+    table.give_back(one, table.look(one, 1.0, 5.0), mark, 5.0)
+    assert not table.look(one, 1.0, 5.0).allowed
+
+
+def test_of_a_large_charge_the_part_that_time_has_not_returned_is_given_back() -> None:
+    table = RateTable()
+    four = Rate(key="k", name="calls", per_minute=60.0, burst=4, cost=4)
+    mark = charged(table, "k", 0.0, cost=4, burst=4)
+    assert table.look(four, 1.0, 1.0).retry_after_s == pytest.approx(3)
+    table.give_back(four, table.look(four, 1.0, 1.0), mark, 1.0)
+    state = table.look(four, 1.0, 1.0)
+    assert (state.allowed, state.remaining) == (True, 4)
+    charged(table, "k", 1.0, cost=4, burst=4)
+    assert table.look(four, 1.0, 1.0).retry_after_s == pytest.approx(4)
+
+
+def test_a_full_table_forgets_a_tenth_and_those_that_owe_least() -> None:
+    table = RateTable(most_keys=20)
+    for owed in range(20, 0, -1):
+        charged(table, f"k{owed}", 0.0, cost=owed, burst=owed)
+    charged(table, "one more", 0.0)
+    one = [Rate(key=f"k{owed}", name="", per_minute=60.0, burst=1) for owed in range(1, 21)]
+    assert [table.look(each, 1.0, 0.0).allowed for each in one] == [True] * 2 + [False] * 18
