@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
 
 import pytest
 
-from tests.mutation.mutate import mutants_of
-
-
-class _Loader(SourceFileLoader):
-    index = 0
-
-    def get_code(self, fullname: str) -> CodeType:
-        tree = ast.parse(Path(self.path).read_text(encoding="utf-8"))
-        mutants_of(tree)[self.index].apply()
-        return compile(tree, self.path, "exec")
-
-
-class _Finder(MetaPathFinder):
-    """Loads one file changed."""
-
-    def __init__(self, path: str, index: int) -> None:
-        self.path = path
-        self.index = index
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if not fullname.startswith("mcp_ops"):
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.origin == self.path:
-            spec.loader = _Loader(fullname, self.path)
-            spec.loader.index = self.index
-        return spec
+from tests.mutation.loader import install
 
 
 class _Noting:
@@ -54,7 +21,7 @@ class _Noting:
 
 def main(path: str, index: str, tests: str, answer: str) -> None:
     """Run the tests; the first that fails is written to `answer`, and so is a broken import."""
-    sys.meta_path.insert(0, _Finder(path, int(index)))
+    install(path, int(index))
     chosen = Path(tests).read_text(encoding="utf-8").splitlines()
     noting = _Noting(Path(answer))
     options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={answer}.tmp"]

@@ -28,6 +28,7 @@ import coverage
 import pytest
 
 from tests.mutation.equivalents import equivalents
+from tests.mutation.loader import inheritance
 from tests.mutation.mutate import Mutant, mutants_of
 
 ROOT = Path(__file__).parents[2]
@@ -76,10 +77,14 @@ class _Reach:
 
     def tests_of(self, module: str, mutant: Mutant | None) -> set[str]:
         lines = self.lines.get(module, {})
+        every: set[str] = set().union(*lines.values())
+        # Tests of its own that reach it elsewhere: in the processes that they start.
+        name = f"test_{Path(module).stem}.py::"
+        elsewhere = {test for test in self.seconds if name in test and test not in every}
         if mutant is None or not mutant.in_body:
-            return set().union(*lines.values()) if lines else set()
+            return every | elsewhere
         wanted = range(mutant.line, mutant.last_line + 1)
-        return set().union(*(lines.get(str(line), set()) for line in wanted))
+        return elsewhere.union(*(lines.get(str(line), set()) for line in wanted))
 
 
 class Loop:
@@ -168,6 +173,8 @@ class Loop:
             order = list(_affordable(order, reach.seconds))
             if mutant is not None:
                 mutant.apply()
+            if index is not None:
+                os.environ.update(inheritance(path, index))
             here = mutant is None or mutant.in_body
             here = here and _swapped(functions, compile(tree, str(path), "exec"))
             if index is not None and not here:
