@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import StoreUnavailable
-from mcp_ops.records import AuditQuery, Verification
-from mcp_ops.stores.chain import End, decode, link
+from mcp_ops.records import AuditQuery, Entry, EntryKind, Verification
+from mcp_ops.stores.chain import End, decode, encode, link
 from mcp_ops.stores.sqlite.embedded import open_stores
 from tests.stores import records
 
@@ -191,3 +195,48 @@ async def test_an_unreadable_line_is_named_by_a_search(tmp_path: Path) -> None:
 def test_fields_of_a_newer_version_are_left_out() -> None:
     body = b'{"kind":"ended","call_id":"c","at":1.0,"tool":"t","from_the_future":true}'
     assert decode(body, 9).seq == 9
+
+
+def entry_of(**fields: Any) -> Entry:
+    return Entry(**{"kind": EntryKind.ENDED, "call_id": "c", "at": 1.0, "tool": "t", **fields})
+
+
+def test_what_every_line_has_stands_in_it_even_when_it_is_empty() -> None:
+    bare = entry_of(call_id="", at=0.0, tool="")
+    assert json.loads(encode(bare)) == {
+        "kind": "ended",
+        "call_id": "",
+        "at": 0.0,
+        "tool": "",
+        "duration_ms": None,
+    }
+    assert decode(encode(bare), 3) == replace(bare, seq=3)
+
+
+def test_evidence_that_json_does_not_know_is_kept_as_text_in_order() -> None:
+    odd: dict[str, Any] = {
+        "names": {"b", "a"},
+        "map": MappingProxyType({"k": 1}),
+        "type": Path("x/y"),
+    }
+    assert decode(encode(entry_of(evidence=odd)), 1).evidence == {
+        "names": ["a", "b"],
+        "map": {"k": 1},
+        "type": "x/y",
+    }
+    odd["huge"] = 2**80
+    odd["half"] = "a\ud800"
+    assert decode(encode(entry_of(evidence=odd)), 1).evidence == {
+        "names": ["a", "b"],
+        "map": {"k": 1},
+        "type": "x/y",
+        "huge": 2**80,
+        "half": "a?",
+    }
+
+
+def test_a_line_that_contains_itself_keeps_the_rest() -> None:
+    loop: dict[str, Any] = {}
+    loop["loop"] = loop
+    found = decode(encode(entry_of(evidence=loop, reason="why")), 1)
+    assert (found.evidence, found.reason) == ({"unreadable": True}, "why")
