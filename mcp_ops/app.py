@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,10 +99,12 @@ async def open_app(
     clock: Clock | None = None,
     redactor: Redactor | None = None,
     alone: bool = False,
+    tools: Mapping[str, Tool] = ALL_TOOLS,
 ) -> AsyncIterator[App]:
     """Everything, opened; leaving waits for running writes, then closes in reverse.
 
-    `alone` opens stores of this machine where the shared ones are away: for break-glass.
+    `alone` opens stores of this machine where the shared ones are away: for break-glass. `tools`
+    are those that may be published.
 
     Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
     """
@@ -113,7 +115,7 @@ async def open_app(
         stores = await stack.enter_async_context(
             open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
-        check_cache(settings.guard.cache.tools, ALL_TOOLS)
+        check_cache(settings.guard.cache.tools, tools)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -156,9 +158,7 @@ async def open_app(
             sub_call=guard.sub_call,
             away=stores.away,
         )
-        inside = Inside(
-            guard=guard, tools=ALL_TOOLS, ledger=stores.ledger, usage=usage, health=health
-        )
+        inside = Inside(guard=guard, tools=tools, ledger=stores.ledger, usage=usage, health=health)
         inside_of.append(inside)
         queue = EmbeddedQueue(
             stores.failed,
@@ -178,7 +178,8 @@ async def open_app(
             started_at=clock.now(),
             away=stores.away,
         )
-        published = publish([targets.info(name) for name in targets.names()], settings.tools)
+        infos = [targets.info(name) for name in targets.names()]
+        published = publish(infos, settings.tools, tools)
         server = OpsServer(
             guard=guard,
             tools=published,
@@ -193,7 +194,7 @@ async def open_app(
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
-            tools=ALL_TOOLS,
+            tools=tools,
             ledger=stores.ledger,
             operations=operations,
             now=clock.now,
@@ -222,15 +223,30 @@ async def open_app(
                 _log.warning("%d writes did not end in time; their outcome is unknown", left)
 
 
-async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0."""
+def _as_it_is(_app: App) -> None:
+    """Nothing is added to what was opened."""
+
+
+async def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    tools: Mapping[str, Tool] = ALL_TOOLS,
+    prepare: Callable[[App], None] = _as_it_is,
+) -> int:
+    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0.
+
+    With `tools` and `prepare`, which sees the opened parts before the first request, the suite of
+    the protocol's conformance puts what it calls beside the tools.
+    """
     redactor = Redactor()  # the logs' and the app's: what one learns the other hides
     log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"), redactor)
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_stop_on_signals, stop)
-        async with open_app(settings, environ=environ, redactor=redactor) as app:
+        async with open_app(settings, environ=environ, redactor=redactor, tools=tools) as app:
+            prepare(app)
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 

@@ -141,6 +141,8 @@ class Edge:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
+            # Blanks around a value are no part of it; the faster parser leaves those behind it.
+            scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
             await self._http(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
