@@ -83,7 +83,7 @@ lock:
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements.lock
 	uv pip compile requirements-clients.in --generate-hashes --universal \
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements-clients.lock
-	for each in mcp1 mcp2; do uv pip compile tests/clients/frameworks/$$each.in --generate-hashes \
+	for each in agent fastmcp mcp1; do uv pip compile tests/clients/frameworks/$$each.in --generate-hashes \
 	  --universal --python-version 3.11 --no-annotate --no-header --quiet \
 	  --output-file tests/clients/frameworks/$$each.lock || exit 1; done
 

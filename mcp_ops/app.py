@@ -115,7 +115,7 @@ async def open_app(
         stores = await stack.enter_async_context(
             open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
-        check_cache(settings.guard.cache.tools, tools)
+        check_cache(settings.guard.cache.tools, ALL_TOOLS)
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )

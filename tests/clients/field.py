@@ -82,7 +82,7 @@ FIELD = (
     ),
     FieldClient(
         name="fastmcp",
-        lock="mcp2",
+        lock="fastmcp",
         # Over SSE it speaks the older era only.
         eras={**_everywhere(MODERN), "sse": SESSIONS},
         asks=True,
@@ -91,11 +91,11 @@ FIELD = (
     FieldClient(name="openai-agents", lock="mcp1", eras=_everywhere(SESSIONS)),
     FieldClient(name="semantic-kernel", lock="mcp1", eras=_everywhere(SESSIONS)),
     FieldClient(
-        name="agent-framework-core", lock="mcp2", eras=_everywhere(MODERN, "stdio", "http")
+        name="agent-framework-core", lock="agent", eras=_everywhere(MODERN, "stdio", "http")
     ),
 )
 # Those that `make test` drives; `make clients` drives them all.
-QUICK = [each for each in FIELD if each.lock in ("typescript", "mcp2")]
+QUICK = [each for each in FIELD if each.lock in ("typescript", "agent")]
 
 
 class Spoken:
