@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tests.clients.install import Installed
 
 REVISIONS = ("2026-07-28", "2025-11-25")
 RUN_S = 300
+# It gives some answers half a second: on a busy machine it gets a second chance, alone.
+HURRIED = "server-stateless"
 _FOLDER = re.compile(r"server-(.+?)-\d{4}-\d{2}-\d{2}T.*")
 
 
@@ -87,13 +89,31 @@ def required(suite: Path, revision: str) -> tuple[str, ...]:
 async def run_suite(clients: Installed, url: str, revision: str, into: Path) -> Ran:
     """Run the frozen set of a revision against the server at `url`, in full."""
     suite = clients.typescript / "node_modules" / "@modelcontextprotocol" / "conformance"
-    into.mkdir(parents=True)
-    command = [str(clients.node), str(suite / "dist" / "index.js"), "server"]
-    command += ["--url", f"{url}/mcp", "--requirements", revision, "--output-dir", str(into)]
+    command = [str(clients.node), str(suite / "dist" / "index.js"), "server", "--url", f"{url}/mcp"]
     began = time.monotonic()
+    code, output, checks = await _once([*command, "--requirements", revision], into)
+    ran = Ran(
+        revision=revision,
+        required=required(suite, revision),
+        checks=checks,
+        code=code,
+        output=output,
+        seconds=time.monotonic() - began,
+    )
+    if set(ran.failed) != {HURRIED}:
+        return ran
+    one = ["--scenario", HURRIED, "--spec-version", revision]
+    code, output, checks = await _once([*command, *one], into.with_name(f"{into.name}-again"))
+    return replace(
+        ran, code=code, output=f"{ran.output}\n{output}", checks={**ran.checks, **checks}
+    )
+
+
+async def _once(command: list[str], into: Path) -> tuple[int, str, dict[str, list[dict[str, Any]]]]:
+    into.mkdir(parents=True)
     with anyio.fail_after(RUN_S):
         done = await anyio.run_process(
-            command,
+            [*command, "--output-dir", str(into)],
             check=False,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -104,11 +124,4 @@ async def run_suite(clients: Installed, url: str, revision: str, into: Path) -> 
         for file in sorted(into.glob("*/checks.json"))
         if (match := _FOLDER.fullmatch(file.parent.name))
     }
-    return Ran(
-        revision=revision,
-        required=required(suite, revision),
-        checks=checks,
-        code=done.returncode,
-        output=done.stdout.decode(errors="replace"),
-        seconds=time.monotonic() - began,
-    )
+    return done.returncode, done.stdout.decode(errors="replace"), checks
