@@ -1,0 +1,124 @@
+"""What telemetry costs a guarded read over stdio: off, metrics, a tenth of the traces, all traces.
+
+    python -m benchmarks.telemetry [--rounds N]
+
+Each round starts every server anew, one after the other; ratios are of medians in one run. The
+collector is a socket of this process that takes everything and throws it away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from benchmarks.guarded import serving
+from benchmarks.raw_client import Call, stdio_peer
+from mcp_ops.app import open_app
+from mcp_ops.redact import Redactor
+from mcp_ops.settings_file import load_settings, process_environment
+from mcp_ops.transport import bind_caller, seal
+from mcp_ops.transport_stdio import serve_stdio
+
+CALLS = 3_000
+WARM = 300
+LOOK = Call(tool="look", arguments={"name": "thing-{n}", "limit": 5})
+LIMITS = "[guard.limits]\nprincipal_per_minute = 10_000_000\n"
+KINDS = {
+    "off": "",
+    "metrics": "[telemetry]\nprometheus = true\nhealth_s = 0\n",
+    "a tenth of the traces": '[telemetry]\nexporters = ["otlp"]\nsample_ratio = 0.1\n',
+    "all traces": '[telemetry]\nexporters = ["otlp"]\n',
+}
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+
+
+async def main(config: Path) -> None:
+    """Serve until the client leaves."""
+    environ = process_environment()
+    settings = load_settings(config, environ, {"server.transport": "stdio"})
+    telemetry: Any = nullcontext()
+    if settings.telemetry.on:
+        from mcp_ops.app_telemetry import exporting
+
+        telemetry = exporting(settings.telemetry, Redactor())
+    async with telemetry, open_app(settings, environ=environ) as app:
+        server = serving(app)
+        seal(server.mcp, [b"benchmark" * 4], bind_caller("benchmark"))
+        await serve_stdio(server.mcp, stop=anyio.Event())
+
+
+async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take one request after the other."""
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = next(
+                int(line.partition(b":")[2])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length:")
+            )
+            await reader.readexactly(length)
+            writer.write(ANSWER)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+def prepared(place: Path, kind: str) -> Path:
+    """A configuration."""
+    place.mkdir()
+    config = place / "config.toml"
+    config.write_text(LIMITS + KINDS[kind], encoding="utf-8")
+    return config
+
+
+async def measure(kind: str, place: Path, collector: str) -> tuple[float, float]:
+    """Calls a second with 1 and 64 in flight."""
+    config = prepared(place, kind)
+    env = {"MCP_OPS_STATE_DIR": str(place / "state")}
+    if "exporters" in KINDS[kind]:
+        env["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector
+    command = [sys.executable, "-m", "benchmarks.telemetry", "--serve", str(config)]
+    async with stdio_peer(command, env) as peer:
+        await peer.open(envelope=True)
+        await peer.drive(LOOK, count=WARM, in_flight=8, envelope=True)
+        alone = await peer.drive(LOOK, count=CALLS, in_flight=1, envelope=True)
+        together = await peer.drive(LOOK, count=CALLS, in_flight=64, envelope=True)
+    return alone, together
+
+
+async def compare(rounds: int) -> None:
+    """Print calls a second, and the ratio to telemetry off."""
+    collector = await asyncio.start_server(collect, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{collector.sockets[0].getsockname()[1]}"
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            for kind in KINDS:
+                place = Path(folder) / f"{number}-{kind.replace(' ', '-')}"
+                found[kind].append(await measure(kind, place, url))
+    medians = {
+        kind: [statistics.median(part) for part in zip(*pairs, strict=True)]
+        for kind, pairs in found.items()
+    }
+    print("| telemetry | calls/s, 1 in flight | ratio | calls/s, 64 in flight | ratio |")
+    print("|---|---|---|---|---|")
+    for kind, (alone, together) in medians.items():
+        first, many = alone / medians["off"][0], together / medians["off"][1]
+        print(f"| {kind} | {alone:.0f} | {first:.2f} | {together:.0f} | {many:.2f} |")
+    collector.close()
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--serve", type=Path)
+    chosen = arguments.parse_args()
+    anyio.run(main, chosen.serve) if chosen.serve else asyncio.run(compare(chosen.rounds))
