@@ -32,11 +32,11 @@ from mcp_ops.settings import PolicyRule
 from mcp_ops.settings_telemetry import TelemetrySettings
 from mcp_ops.telemetry.gauges import make_gauges
 from mcp_ops.telemetry.sdk import Sdk
-from mcp_ops.telemetry.snapshot import Watch
 from tests.guard.bench import AGENT, OPEN, OPERATOR, TWO, Bench, bench
 from tests.guard.shelf import Item
 from tests.secrets_of_each_kind import Sample, samples
 from tests.telemetry.receiver import receiver
+from tests.telemetry.watched import watch_of
 
 CONFIGURED = "kFq83mZt01LwXv55Qn"
 RULES = (PolicyRule(tool="drop_item", require="approve"), PolicyRule(require="none"))
@@ -65,17 +65,7 @@ async def everything(path: Path, sdk: Sdk) -> tuple[list[Any], str]:
     """All that goes in; what clients are told, and the metrics."""
     told: list[Any] = []
     async with bench(path, settings=OPEN, rules=RULES, infos=TWO) as b:
-        watch = Watch(
-            guard=b.guard,
-            failed=b.stores.failed,
-            approvals=b.stores.approvals,
-            inside=b.inside,
-            health=b.parts.health,
-            clock=b.clock,
-            away=b.parts.away,
-            unwritten=int,
-            running=lambda: b.operations.count,
-        )
+        watch = watch_of(b)
         make_gauges(lambda: watch.now)
         b.redactor.add(CONFIGURED)
         log.to_stderr("DEBUG", b.redactor)

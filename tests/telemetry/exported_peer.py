@@ -20,10 +20,11 @@ from mcp_ops.settings import PolicyRule
 from mcp_ops.settings_telemetry import TelemetrySettings
 from mcp_ops.telemetry.gauges import make_gauges
 from mcp_ops.telemetry.sdk import Sdk
-from mcp_ops.telemetry.snapshot import Watch
 from tests.guard.bench import AGENT, OPEN, Bench, bench, shelf_target
 from tests.guard.shelf import SHELF_CAPABILITIES
 from tests.served import Wired
+from tests.stores.records import entry
+from tests.telemetry.watched import watch_of
 
 TARGETS = (
     shelf_target(links={"endpoint": "depot"}, per_minute=30.0),
@@ -75,23 +76,15 @@ async def happen(b: Bench, path: Path) -> None:
 async def main(path: Path) -> None:
     sdk = Sdk(TelemetrySettings(prometheus=True), version="1.2.3")
     async with bench(path, settings=OPEN, rules=RULES, infos=TARGETS) as b:
-        watch = Watch(
-            guard=b.guard,
-            failed=b.stores.failed,
-            approvals=b.stores.approvals,
-            inside=b.inside,
-            health=b.parts.health,
-            clock=b.clock,
-            away=b.parts.away,
-            unwritten=lambda: 5,
-            running=lambda: b.operations.count,
-        )
+        watch = watch_of(b)
         make_gauges(lambda: watch.now)
         await happen(b, path)
         hold = b.worlds["depot"].hold()
         b.tasks.start_soon(b.inside.components)
         with anyio.fail_after(20):
             await hold.arrived.wait()
+        for number in range(5):
+            b.stores.ledger.note(entry(b.clock, f"c{number}"))
         await watch.look()
         hold.released.set()
         text, media_type = await sdk.text("")
