@@ -2,9 +2,10 @@
 
     python -m benchmarks.telemetry [--rounds N]
 
-Each round starts every server anew, one after the other; ratios are of medians in one run. The
-collector is a socket of this process that takes everything and throws it away. Processor time is
-that of the whole server (Linux only), with its exporters' threads: it holds on a busy machine, too.
+All servers run, and take turns of some hundred calls, so that a machine that gets busier meanwhile
+is so for all of them; figures are medians of the turns. The collector is a socket of this process
+that takes everything and throws it away. Processor time is that of the whole server (Linux only),
+with its exporters' threads.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from benchmarks.guarded import serving
-from benchmarks.raw_client import Call, stdio_peer
+from benchmarks.raw_client import Call, StdioPeer, stdio_peer
 from mcp_ops.app import open_app
 from mcp_ops.redact import Redactor
 from mcp_ops.settings_file import load_settings, process_environment
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.transport_stdio import serve_stdio
 
-CALLS = 3_000
+CALLS = 400
 WARM = 300
 LOOK = Call(tool="look", arguments={"name": "thing-{n}", "limit": 5})
 LIMITS = "[guard.limits]\nprincipal_per_minute = 10_000_000\n"
@@ -90,20 +91,25 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(kind: str, place: Path, collector: str) -> tuple[float, float, float]:
-    """Calls a second with 1 and 64 in flight, and microseconds of processor time a call."""
+async def started(stack: AsyncExitStack, kind: str, place: Path, collector: str) -> StdioPeer:
+    """A server that has answered."""
     config = prepared(place, kind)
     env = {"MCP_OPS_STATE_DIR": str(place / "state")}
     if "exporters" in KINDS[kind]:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector
     command = [sys.executable, "-m", "benchmarks.telemetry", "--serve", str(config)]
-    async with stdio_peer(command, env) as peer:
-        await peer.open(envelope=True)
-        await peer.drive(LOOK, count=WARM, in_flight=8, envelope=True)
-        before = processor_s(peer.process.pid)
-        alone = await peer.drive(LOOK, count=CALLS, in_flight=1, envelope=True)
-        together = await peer.drive(LOOK, count=CALLS, in_flight=64, envelope=True)
-        used = processor_s(peer.process.pid) - before
+    peer = await stack.enter_async_context(stdio_peer(command, env))
+    await peer.open(envelope=True)
+    await peer.drive(LOOK, count=WARM, in_flight=8, envelope=True)
+    return peer
+
+
+async def turn(peer: StdioPeer) -> tuple[float, float, float]:
+    """Calls a second with 1 and 64 in flight, and microseconds of processor time a call."""
+    before = processor_s(peer.process.pid)
+    alone = await peer.drive(LOOK, count=CALLS, in_flight=1, envelope=True)
+    together = await peer.drive(LOOK, count=CALLS, in_flight=64, envelope=True)
+    used = processor_s(peer.process.pid) - before
     return alone, together, used / (2 * CALLS) * 1e6
 
 
@@ -113,13 +119,16 @@ async def compare(rounds: int) -> None:
     url = f"http://127.0.0.1:{collector.sockets[0].getsockname()[1]}"
     found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds):
-            for kind in KINDS:
-                place = Path(folder) / f"{number}-{kind.replace(' ', '-')}"
-                found[kind].append(await measure(kind, place, url))
+        async with AsyncExitStack() as stack:
+            peers = {
+                kind: await started(stack, kind, Path(folder) / kind.replace(" ", "-"), url)
+                for kind in KINDS
+            }
+            for number in range(rounds):
+                for kind in list(KINDS) if number % 2 else reversed(KINDS):
+                    found[kind].append(await turn(peers[kind]))
     medians = {
-        kind: [statistics.median(part) for part in zip(*pairs, strict=True)]
-        for kind, pairs in found.items()
+        kind: [statistics.median(part) for part in zip(*found[kind], strict=True)] for kind in KINDS
     }
     print("| telemetry | 1 in flight, calls/s | 64 in flight, calls/s | processor, µs a call |")
     print("|---|---|---|---|")
@@ -132,7 +141,7 @@ async def compare(rounds: int) -> None:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=20)
     arguments.add_argument("--serve", type=Path)
     chosen = arguments.parse_args()
     anyio.run(main, chosen.serve) if chosen.serve else asyncio.run(compare(chosen.rounds))
