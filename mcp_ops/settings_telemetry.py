@@ -32,6 +32,7 @@ _SWITCH_ON: Mapping[str, Exporter] = {
     "APPLICATIONINSIGHTS_CONNECTION_STRING": "azure_monitor",
 }
 _SECRET = frozenset({"OTEL_EXPORTER_OTLP_HEADERS", "APPLICATIONINSIGHTS_CONNECTION_STRING"})
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -47,6 +48,15 @@ def _headers(secret: SecretStr) -> SecretStr:
     if not headers_of(secret):
         raise ValueError("headers such as name=value,other=value")
     return secret
+
+
+def _connection(secret: SecretStr) -> SecretStr:
+    parts = [part for part in secret.get_secret_value().strip().split(";") if part]
+    named = {part.partition("=")[0].strip().lower(): part.partition("=")[2] for part in parts}
+    plain = all(part.count("=") == 1 for part in parts)
+    if not plain or not _UUID.fullmatch(named.get("instrumentationkey", "").lower()):
+        raise ValueError("a connection string such as InstrumentationKey=…;IngestionEndpoint=…")
+    return SecretStr(";".join(parts))
 
 
 def headers_of(secret: SecretStr | None) -> dict[str, str]:
@@ -75,7 +85,7 @@ class TelemetrySettings(Frozen):
     otlp_headers: Annotated[SecretStr, AfterValidator(_headers)] | None = Field(
         None, description="A reference to name=value,other=value."
     )
-    azure_connection: SecretStr | None = Field(
+    azure_connection: Annotated[SecretStr, AfterValidator(_connection)] | None = Field(
         None, description="A reference to the connection string of Application Insights."
     )
     prometheus: bool = Field(False, description="Serve /metrics, over sse and http.")

@@ -49,6 +49,7 @@ _METHODS: Final = frozenset(
     }
 )
 _CALL: Final = "tools/call"
+_SDKS_OWN: Final = "mcp.server._otel"
 _OTHER: Final = "_OTHER"
 # Numbers, counted names and UUIDs: a longer word of the client's may be anything.
 _REQUEST_ID = re.compile(
@@ -68,9 +69,8 @@ _w3c = TraceContextTextMapPropagator()
 
 def observe(server: Server[Any], tools: Collection[str]) -> None:
     """Let `server` tell telemetry of its messages; `tools` are the names that may be told."""
-    spans = ServerSpans(frozenset(tools))
-    # The SDK puts its own first, and nothing else, into a new server.
-    server.middleware[:] = [spans, *server.middleware[1:]]
+    others = [each for each in server.middleware if type(each).__module__ != _SDKS_OWN]
+    server.middleware[:] = [ServerSpans(frozenset(tools)), *others]
 
 
 class ServerSpans:

@@ -15,9 +15,8 @@ from mcp_ops.settings_options import secrets_in
 from mcp_ops.settings_telemetry import headers_of
 from tests.telemetry.receiver import observed
 
-AZURE = (
-    "InstrumentationKey=00000000-0000-0000-0000-000000000000;IngestionEndpoint=https://x.example/"
-)
+KEY = "00000000-0000-4000-8000-000000000000"
+AZURE = f"InstrumentationKey={KEY};IngestionEndpoint=https://x.example/"
 
 
 def loaded(tmp_path: Path, text: str = "", **variables: str) -> Settings:
@@ -40,7 +39,7 @@ def test_an_address_in_the_environment_switches_its_exporter_on(tmp_path: Path) 
         OTEL_TRACES_SAMPLER_ARG="0.25",
         OTEL_METRIC_EXPORT_INTERVAL="5000",
         HEALTH_CHECK_INTERVAL="30",
-        APPLICATIONINSIGHTS_CONNECTION_STRING=AZURE,
+        APPLICATIONINSIGHTS_CONNECTION_STRING=f"{AZURE};",
     )
     telemetry = found.telemetry
     assert telemetry.on
@@ -67,6 +66,11 @@ def test_the_variable_that_disables_opentelemetry_wins(tmp_path: Path) -> None:
         ('[telemetry]\nexporters = ["otlp"]\notlp_headers = "a=b"\n', {}, "otlp_headers"),
         ('[telemetry]\nexporters = ["azure_monitor"]\n', {}, "azure_connection"),
         ('[telemetry]\nexporters = ["zipkin"]\n', {}, "'otlp' or 'azure_monitor'"),
+        (
+            "",
+            {"APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=p@no-uuid"},
+            "a connection string such as InstrumentationKey=",
+        ),
         ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:p@collector"}, "without user or query"),
         (
@@ -92,9 +96,7 @@ def test_a_mistake_is_told_with_its_place(
 @pytest.mark.parametrize(
     ("missing", "config", "extra"),
     [
-        ("opentelemetry.sdk", "prometheus = true", "telemetry"),
         ("opentelemetry.exporter.otlp", 'exporters = ["otlp"]', "telemetry"),
-        ("opentelemetry.exporter.prometheus", "prometheus = true", "telemetry"),
         (
             "azure.monitor",
             'exporters = ["azure_monitor"]\nazure_connection = "env:AZURE"',
