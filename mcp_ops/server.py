@@ -31,6 +31,7 @@ from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
 from mcp_ops.transport import CallerFacts, caller_facts
+from mcp_ops.transport_spans import observe
 
 NAME = "mcp-ops"
 INSTRUCTIONS = (
@@ -117,6 +118,7 @@ class OpsServer:
             on_call_tool=self._on_call_tool,
             get_tool_input_schema=schemas.get,
         )
+        observe(self.mcp, schemas)
 
     async def call_tool(self, name: str, raw: dict[str, Any], caller: Caller) -> Reply:
         """One call, whoever makes it. Raises `UnknownTool`, or `NeedsAnswer` for a question."""

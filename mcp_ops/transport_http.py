@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
-from mcp_ops.transport_edge import MAX_BODY, Edge, Keys, is_loopback
+from mcp_ops.transport_edge import MAX_BODY, OPEN_ROUTES, Edge, Keys, is_loopback
 
 MAX_SESSIONS: Final = 1_000
 """Sessions of the older era that may be open; the SDK closes them after 30 idle minutes."""
@@ -104,11 +104,13 @@ def http_app(
     sse: bool,
     pages: Sequence[BaseRoute] = (),
     lifespan: Lifespan | None = None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
-    `lifespan` is entered before the first request and left after the last.
+    `lifespan` is entered before the first request and left after the last. `open_routes` answer
+    without a key.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
@@ -140,7 +142,7 @@ def http_app(
             async with lifespan(), sessions.run():
                 yield
 
-    return _behind_edge(routes, settings, in_flight, alive)
+    return _behind_edge(routes, settings, in_flight, alive, open_routes)
 
 
 def page_app(pages: Sequence[BaseRoute], settings: ServerSettings) -> Starlette:
@@ -153,11 +155,13 @@ def _behind_edge(
     settings: ServerSettings,
     in_flight: InFlight,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
-        edges.append(Edge(app, settings=settings, keys=Keys(settings.keys)))
+        keys = Keys(settings.keys)
+        edges.append(Edge(app, settings=settings, keys=keys, open_routes=open_routes))
         return edges[-1]
 
     app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)
