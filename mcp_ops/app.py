@@ -23,12 +23,14 @@ from anyio.abc import TaskStatus
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
 from mcp_ops.app_targets import configured_targets
+from mcp_ops.auth.keys import KeyBook
+from mcp_ops.auth.ring import KeyRing
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
 from mcp_ops.catalog import ALL_TOOLS, publish
-from mcp_ops.clock import Clock, SystemClock, rfc3339
-from mcp_ops.errors import Internal, OpsError
+from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.errors import Internal
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
@@ -66,6 +68,7 @@ class App:
     operations: Operations
     parts: Parts
     inside: Inside
+    keys: KeyRing
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
@@ -84,7 +87,13 @@ class App:
             policy=self.guard.policy,
             clock=self.parts.clock,
             redactor=self.guard.redactor,
+            environment_of=self._environment_of,
         )
+
+    def _environment_of(self, target: str) -> str:
+        """The environment of a target; of one that is not here any more the strictest."""
+        known = target in self.guard.targets.names()
+        return self.guard.targets.info(target).environment if known else "prod"
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -114,6 +123,13 @@ async def open_app(
             open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
         check_cache(settings.guard.cache.tools, ALL_TOOLS)
+        keys = KeyRing(
+            settings.server.keys,
+            clock,
+            book=KeyBook(stores.ledger, clock.now),
+            grants=settings.server.grants,
+        )
+        await keys.refresh()
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -145,9 +161,7 @@ async def open_app(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
-            approver_keys=frozenset(
-                f"key:{key.name}" for key in settings.server.keys if "ops:approve" in key.scopes
-            ),
+            approver_keys=keys,
         )
         health = HealthCheck(
             targets=targets,
@@ -197,10 +211,11 @@ async def open_app(
             ledger=stores.ledger,
             operations=operations,
             now=clock.now,
-            keys={f"key:{key.name}": frozenset(key.scopes) for key in settings.server.keys},
+            keys=keys.scopes,
         )
         tasks.start_soon(operations.keep_leases)
         tasks.start_soon(resumer.follow)
+        tasks.start_soon(keys.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(
@@ -212,6 +227,7 @@ async def open_app(
             operations=operations,
             parts=parts,
             inside=inside,
+            keys=keys,
         )
         try:
             yield app
@@ -236,35 +252,12 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
 
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
-                await _serve_http(app, stop)
+                # Only who serves HTTP pays for importing it.
+                from mcp_ops.app_http import serve_app
+
+                await serve_app(app, redactor, stop, on_ready=_say_ready)
         tasks.cancel_scope.cancel()
     return 0
-
-
-async def _serve_http(app: App, stop: anyio.Event) -> None:
-    # Only who serves HTTP pays for importing it.
-    from mcp_ops.approval_page import key_page
-    from mcp_ops.transport_http import http_app, serve_http
-
-    async def health() -> tuple[int, dict[str, Any]]:
-        # The code is about this server: a host that restarts it because a target is down would
-        # take away the tool that repairs the target.
-        try:
-            found = await app.inside.health(Control(app.parts, app.inside.caller))
-        except OpsError as error:
-            return 503, {"status": "unhealthy", "problem": error.message}
-        body = found.model_dump(mode="json", exclude_none=True)
-        return 200, {"status": found.overall, **body, "observed_at": rfc3339(app.parts.clock.now())}
-
-    settings = app.settings.server
-    application = http_app(
-        app.server.mcp,
-        settings=settings,
-        health=health,
-        sse=settings.transport == "sse",
-        pages=key_page(app.people, settings.keys, app.parts.clock),
-    )
-    await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
 
 
 def _say_ready(url: str) -> None:

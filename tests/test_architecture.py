@@ -17,10 +17,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What each part may import of the package, besides itself where it is a folder. From the top of
 # this table down: a part imports only what stands below it.
 _GROUND = {"errors", "redact", "version"}
-_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard"}
+_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard", "reach"}
 _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
+    "settings_access",
     "settings_draft",
     "settings_environ",
     "settings_file",
@@ -28,14 +29,18 @@ _SETTINGS = {
     "settings_policy",
     "settings_problems",
     "settings_toml",
+    "settings_types",
 }
 _TRANSPORT = {
     "transport",
+    "transport_connection",
     "transport_edge",
     "transport_eras",
     "transport_http",
     "transport_pipes",
+    "transport_refusals",
     "transport_stdio",
+    "transport_streams",
 }
 _PAGE = {"approval_page", "approval_page_html", "approval_page_sessions"}
 _EVERYTHING = (
@@ -44,19 +49,21 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_targets", "commands", "tools", "lab"}
+    | {"app", "app_http", "app_targets", "auth", "commands", "tools", "lab"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
     "__main__": {"cli"},
     "cli": {"commands"},
     "commands": _EVERYTHING,
+    "app_http": _EVERYTHING - {"commands", "lab"},
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
     "app": _EVERYTHING - {"app", "commands", "lab"},
-    "approval_page": _LEAVES | _PAGE | {"call", "settings", "transport_edge"},
+    "approval_page": _LEAVES | _PAGE | {"auth", "call", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
-    "transport": _LEAVES | _SETTINGS | _TRANSPORT,
+    "transport": _LEAVES | _SETTINGS | _TRANSPORT | {"auth"},
+    "auth": _LEAVES | _SETTINGS | {"wire"},
     "server": _CORE | {"guard", "transport"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive"},
@@ -80,6 +87,7 @@ ALLOWED: dict[str, set[str]] = {
     "params": set(),
     "redact": {"redact_formats", "redact_known", "redact_names"},
     "heard": set(),
+    "reach": set(),
     "errors": set(),
     "version": set(),
 }
