@@ -178,3 +178,10 @@ def test_addresses_of_proxies(peer: str, trusted: bool) -> None:
 def test_settings_that_would_let_in_anybody_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         MutualTlsSettings.model_validate({**tls(b"x"), **wrong})
+
+
+def test_a_pinned_thing_that_is_no_certificate_lets_nobody_in() -> None:
+    clock = ManualClock()
+    certificates = Certificates(MutualTlsSettings.model_validate(tls(b"no certificate")), clock)
+    header = {HEADER.lower().encode(): base64.b64encode(b"no certificate")}
+    assert not isinstance(certificates.find(header, "127.0.0.1"), Admitted)
