@@ -20,8 +20,14 @@ MAX_HEAD: Final = 32 * 1024
 HEAD_S: Final = 10.0
 """Seconds within which a head has to be here, from the connection or its first byte on."""
 
+BODY_S: Final = 20.0
+"""Seconds within which a body has to be here, from the end of the head on."""
+
 STALL_S: Final = 30.0
 """Seconds that a client may not read what is sent to it."""
+
+LARGE_HEAD: Final = "mcp_ops.large_head"
+"""Stands in the scope of a request whose head came at once and was too large."""
 
 LINGER_S: Final = 5.0
 """Seconds that a client may go on to send a body after it got its answer."""
@@ -37,6 +43,7 @@ class Bounds(Protocol):
     """What is put over one of uvicorn's two protocols."""
 
     head_s = HEAD_S
+    body_s = BODY_S
     stall_s = STALL_S
     linger_s = LINGER_S
     # The protocol's own.
@@ -49,6 +56,7 @@ class Bounds(Protocol):
         super().connection_made(transport)
         self._head = 0
         self._head_timer: TimerHandle | None = None
+        self._body_timer: TimerHandle | None = None
         self._stall_timer: TimerHandle | None = None
         if len(self.connections) > MAX_CONNECTIONS:
             # Not even worth an answer: what refuses politely is full as well.
@@ -57,25 +65,43 @@ class Bounds(Protocol):
         self._head_timer = self.loop.call_later(self.head_s, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop("_head_timer")
-        self._stop("_stall_timer")
+        for name in ("_head_timer", "_body_timer", "_stall_timer"):
+            self._stop(name)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         waits = before is None or before.response_complete
         super().data_received(data)
+        if self._body_timer is not None and not self.cycle.more_body:
+            self._stop("_body_timer")
         if not waits:
             return
         if self.cycle is not before:
-            self._head = 0
-            self._stop("_head_timer")
+            self._begins(self.cycle, self._head + len(data))
             return
         self._head += len(data)
         if self._head > MAX_HEAD:
             self._end(_LARGE)
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_s, self._late)
+
+    def _begins(self, cycle: Any, size: int) -> None:
+        """A head is here; `size` is how much came, with what came of the body."""
+        self._head = 0
+        self._stop("_head_timer")
+        if cycle.more_body:
+            self._stop("_body_timer")
+            self._body_timer = self.loop.call_later(self.body_s, self._trickles, cycle)
+        if size > MAX_HEAD:
+            pairs = cycle.scope["headers"]
+            if sum(len(name) + len(value) for name, value in pairs) > MAX_HEAD:
+                cycle.scope[LARGE_HEAD] = True
+
+    def _trickles(self, cycle: Any) -> None:
+        self._body_timer = None
+        if cycle is self.cycle and cycle.more_body and not cycle.response_complete:
+            self._end(b"" if cycle.response_started else _LATE)
 
     def on_response_complete(self) -> None:
         done = self.cycle
@@ -120,9 +146,10 @@ def guarded_protocol(
     base: type[Protocol] = AutoHTTPProtocol,
     *,
     head_s: float = HEAD_S,
+    body_s: float = BODY_S,
     stall_s: float = STALL_S,
     linger_s: float = LINGER_S,
 ) -> type[Protocol]:
     """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed."""
-    times = {"head_s": head_s, "stall_s": stall_s, "linger_s": linger_s}
+    times = {"head_s": head_s, "body_s": body_s, "stall_s": stall_s, "linger_s": linger_s}
     return type("Guarded", (Bounds, base), times)

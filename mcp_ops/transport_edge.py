@@ -2,9 +2,9 @@
 
 One pure ASGI middleware, on every route. It leaves the principal in the scope, and in the shape
 in which the SDK looks for the owner of a session, so that a session is only found by the principal
-that opened it. It reads bodies whole, within a time, so that nobody behind it waits for a slow
-client. It also knows the long-lived streams, and ends them when the server stops, or when who
-opened them is not let in any more.
+that opened it. It reads bodies whole, so that nobody behind it waits for a slow client. It knows
+the long-lived streams, and ends them when the server stops, or when who opened them is not let in
+any more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,16 +24,14 @@ from mcp_ops.auth.door import Door
 from mcp_ops.auth.principal import Admitted, Denied, HttpPrincipal
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import PRINCIPAL_SCOPE_KEY
-from mcp_ops.transport_connection import MAX_HEAD
+from mcp_ops.transport_connection import LARGE_HEAD
 from mcp_ops.transport_refusals import (
-    BODY_S,
     HEAD,
     HOST,
     LENGTH,
     MAX_BODY,
     METHOD,
     ORIGIN,
-    SLOW,
     STOPPING,
     STREAMS,
     TOO_LARGE,
@@ -86,7 +83,6 @@ class Edge:
         self._users: OrderedDict[str, AuthenticatedUser] = OrderedDict()
         self.streams = Streams()
         self._stopping = False
-        self.body_s = BODY_S
 
     def refuse_new(self) -> None:
         """Answer 503 to everything that opens something new; streams and answers go on."""
@@ -121,7 +117,9 @@ class Edge:
             await self._public(scope, receive, send)
             return
         client = scope.get("client")
-        found = await self._door.admit(headers, client[0] if client else "")
+        found = self._door.look(headers, client[0] if client else "")
+        if found is None:
+            found = await self._door.verify(headers)
         admitted = found if isinstance(found, Admitted) else None
         if isinstance(found, Denied):
             # Somebody who pretends to be the proxy gets nothing, not even what is open.
@@ -145,11 +143,11 @@ class Edge:
         if scope["method"] == "GET":
             await self._stream(scope, receive, send, admitted)
             return
-        body = await _whole_body(receive, self.body_s)
+        body = await _whole_body(receive)
         if body is None:
             return  # the client is gone
-        if isinstance(body, Refusal):
-            await answer(body, send)
+        if len(body) > MAX_BODY:
+            await answer(TOO_LARGE, send)
             return
         if admitted is not None and admitted.delegated and self._step_up is not None:
             lacking = self._step_up(admitted.principal, body)
@@ -183,7 +181,7 @@ class Edge:
         names = [name for name, _ in scope["headers"] if name in self._once]
         if len(names) != len(set(names)):
             return TWICE
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD:
+        if LARGE_HEAD in scope:
             return HEAD
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._host_allowed(host):
@@ -239,20 +237,19 @@ class Edge:
             await self.streams.run(self._app, scope, receive, send, admitted)
 
 
-async def _whole_body(receive: Receive, within_s: float) -> bytes | Refusal | None:
-    """The body, once all of it is here; None when the client is gone."""
+async def _whole_body(receive: Receive) -> bytes | None:
+    """The body, once all of it is here, or more of it than there may be; None when the client is
+    gone. How long that may take is the connection's business."""
     body: bytes = b""
-    with anyio.move_on_after(within_s):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY:
-                return TOO_LARGE
-            if not message.get("more_body", False):
-                return body
-    return SLOW
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            return body
+        if not message.get("more_body", False):
+            return body
 
 
 def _once_more(body: bytes, receive: Receive) -> Receive:

@@ -14,9 +14,6 @@ from mcp_ops.transport_connection import MAX_HEAD
 MAX_BODY: Final = 1024 * 1024
 """Largest body of a request, in bytes."""
 
-BODY_S: Final = 20.0
-"""Seconds within which a body has to be here, from the end of the headers on."""
-
 _UNAUTHORIZED, _UNAVAILABLE = 401, 503
 
 
@@ -56,12 +53,6 @@ TOO_LARGE = Refusal(
 )
 HEAD = Refusal(
     status=431, code="too_large", message=f"The headers may have at most {MAX_HEAD} bytes."
-)
-SLOW = Refusal(
-    status=408,
-    code="too_slow",
-    message=f"A body has to be here within {BODY_S:g} seconds.",
-    headers=((b"connection", b"close"),),
 )
 STREAMS = Refusal(
     status=429,

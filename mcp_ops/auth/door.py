@@ -60,12 +60,16 @@ class Door:
     async def admit(self, headers: Mapping[bytes, bytes], peer: str) -> Admitted | Denied:
         """Who sent these headers from this address. A certificate counts only where nothing
         stands in Authorization."""
+        return self.look(headers, peer) or await self.verify(headers)
+
+    def look(self, headers: Mapping[bytes, bytes], peer: str) -> Admitted | Denied | None:
+        """The same by what is known already; None for a token that has to be verified."""
         certified = self._certificates.find(headers, peer) if self._certificates else None
         if isinstance(certified, Denied) and certified.code == UNTRUSTED_PROXY:
             return certified  # somebody pretends to be the proxy: nothing of theirs is believed
         authorization = headers.get(b"authorization")
         if authorization is not None:
-            return await self._bearer(authorization)
+            return self._bearer(authorization)
         if certified is not None:
             return certified
         return NO_KEY if self.closed else self._anybody
@@ -84,7 +88,13 @@ class Door:
             await anyio.sleep(SWEEP_S)
             look()
 
-    async def _bearer(self, authorization: bytes) -> Admitted | Denied:
+    async def verify(self, headers: Mapping[bytes, bytes]) -> Admitted | Denied:
+        """Judge the token in Authorization."""
+        if self._tokens is None:
+            return NO_KEY
+        return await self._tokens.verify(headers[b"authorization"].partition(b" ")[2].strip())
+
+    def _bearer(self, authorization: bytes) -> Admitted | Denied | None:
         if not self.closed:
             return self._anybody
         scheme, _, rest = authorization.partition(b" ")
@@ -96,7 +106,7 @@ class Door:
         found = self.ring.find(token)
         if found is not NO_KEY or self._tokens is None:
             return found
-        return await self._tokens.verify(token) if token.count(b".") == _DOTS else _NO_BEARER
+        return None if token.count(b".") == _DOTS else _NO_BEARER
 
 
 @asynccontextmanager
