@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from mcp_ops.ports import Mode
 from mcp_ops.settings_access import GrantSettings, IssuerSettings, MutualTlsSettings, Url
+from mcp_ops.settings_base import Frozen
 from mcp_ops.settings_types import (
     AGENT_SCOPES,
     Environment,
-    Frozen,
     LongSecret,
     Name,
     Scope,

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mcp_ops.settings_types import AGENT_SCOPES, Environment, Frozen, Name, Scope
+from mcp_ops.settings_base import Frozen
+from mcp_ops.settings_types import AGENT_SCOPES, Environment, Name, Scope
 
 # Signatures with a public key only: with the others, anyone who can verify can forge.
 Algorithm = Literal[

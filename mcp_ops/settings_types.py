@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Environment = Literal["dev", "staging", "prod"]
@@ -23,11 +23,3 @@ def _long_enough(key: SecretStr) -> SecretStr:
 
 
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
-
-
-class Frozen(BaseModel):
-    """Base of all settings."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
-    )

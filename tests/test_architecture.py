@@ -22,6 +22,7 @@ _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
     "settings_access",
+    "settings_base",
     "settings_draft",
     "settings_environ",
     "settings_file",
