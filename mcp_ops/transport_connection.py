@@ -42,6 +42,7 @@ _LARGE = (
 class Bounds(Protocol):
     """What is put over one of uvicorn's two protocols."""
 
+    most = MAX_CONNECTIONS
     head_s = HEAD_S
     body_s = BODY_S
     stall_s = STALL_S
@@ -58,7 +59,7 @@ class Bounds(Protocol):
         self._head_timer: TimerHandle | None = None
         self._body_timer: TimerHandle | None = None
         self._stall_timer: TimerHandle | None = None
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.most:
             # Not even worth an answer: what refuses politely is full as well.
             self.transport.abort()
             return
@@ -145,11 +146,13 @@ class Bounds(Protocol):
 def guarded_protocol(
     base: type[Protocol] = AutoHTTPProtocol,
     *,
+    most: int = MAX_CONNECTIONS,
     head_s: float = HEAD_S,
     body_s: float = BODY_S,
     stall_s: float = STALL_S,
     linger_s: float = LINGER_S,
 ) -> type[Protocol]:
     """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed."""
-    times = {"head_s": head_s, "body_s": body_s, "stall_s": stall_s, "linger_s": linger_s}
-    return type("Guarded", (Bounds, base), times)
+    bounds = {"most": most, "head_s": head_s, "body_s": body_s}
+    bounds |= {"stall_s": stall_s, "linger_s": linger_s}
+    return type("Guarded", (Bounds, base), bounds)

@@ -52,6 +52,7 @@ LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_STREAMING = frozenset({"GET", "HEAD"})
 _LISTEN = b"subscriptions/listen"
 _ONCE = frozenset({b"host", b"origin", b"authorization", b"content-length", b"mcp-session-id"})
 _MAX_USERS = 4_096
@@ -140,7 +141,7 @@ class Edge:
         headers: dict[bytes, bytes],
         admitted: Admitted | None,
     ) -> None:
-        if scope["method"] == "GET":
+        if scope["method"] in _STREAMING:
             await self._stream(scope, receive, send, admitted)
             return
         body = await _whole_body(receive)

@@ -44,7 +44,8 @@ class Door:
         self._anybody = Admitted(
             principal=principal_of(ANONYMOUS.id, ANONYMOUS.scopes, settings.grants)
         )
-        self._tokens = tokens
+        self._tokens = tokens or Tokens((), SystemClock())
+        self._issued = tokens is not None
         self._certificates = certificates
 
     @property
@@ -78,7 +79,7 @@ class Door:
         """Whether somebody who was let in would be now, as far as it is known without asking."""
         if admitted.key_id:
             return self.ring.holds(admitted.key_id)
-        if admitted.renewable and self._tokens is not None:
+        if admitted.renewable:
             return self._tokens.holds(admitted.principal.id, admitted.until or 0.0)
         return admitted is not self._anybody or not self.closed
 
@@ -90,8 +91,6 @@ class Door:
 
     async def verify(self, headers: Mapping[bytes, bytes]) -> Admitted | Denied:
         """Judge the token in Authorization."""
-        if self._tokens is None:
-            return NO_KEY
         return await self._tokens.verify(headers[b"authorization"].partition(b" ")[2].strip())
 
     def _bearer(self, authorization: bytes) -> Admitted | Denied | None:
@@ -101,10 +100,10 @@ class Door:
         token = rest.strip()
         if scheme.lower() != b"bearer" or not token:
             return NO_KEY
-        if self._tokens is not None and (known := self._tokens.recall(token)) is not None:
+        if self._issued and (known := self._tokens.recall(token)) is not None:
             return known
         found = self.ring.find(token)
-        if found is not NO_KEY or self._tokens is None:
+        if found is not NO_KEY or not self._issued:
             return found
         return None if token.count(b".") == _DOTS else _NO_BEARER
 

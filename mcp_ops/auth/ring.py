@@ -131,21 +131,19 @@ class KeyRing:
     async def follow(self, every_s: float = EVERY_S) -> None:
         """Keep up with the ledger for as long as the process runs, and note which keys are used:
         each at most every ten minutes."""
-        while True:
+        while self._book is not None:
             await anyio.sleep(every_s)
             try:
                 await self.refresh()
-                await self._note_use()
+                await self._note_use(self._book)
             except OpsError as error:
                 _log.warning("the created keys could not be read: %s", error.code)
 
-    async def _note_use(self) -> None:
-        if self._book is None:
-            return
+    async def _note_use(self, book: KeyBook) -> None:
         for key_id, at in list(self._used.items()):
             if at - self._noted.get(key_id, 0.0) < _NOTED_EVERY_S:
                 continue
-            await self._book.used(key_id, at)
+            await book.used(key_id, at)
             self._noted[key_id] = at
         self._used = {key: at for key, at in self._used.items() if key in self._ids}
         self._noted = {key: at for key, at in self._noted.items() if key in self._ids}

@@ -215,6 +215,41 @@ async def test_while_the_ledger_is_away_keys_are_believed_for_a_quarter_of_an_ho
         await ring.refresh()
 
 
+async def test_a_vote_of_a_key_counts_while_the_key_may_approve() -> None:
+    clock, kept = ManualClock(), Kept()
+    ring = KeyRing([key("alice", ALICE)], clock, book=KeyBook(kept, clock.now))
+    assert ring.book is not None
+    assert not ring.may_approve()
+    await ring.book.create("ada", scopes=("ops:approve",), expires_at=clock.now() + 60, by="x")
+    await ring.refresh()
+    assert ring.may_approve()
+    assert "key:ada" in ring
+    assert "key:alice" not in ring
+    assert ring.scopes()["key:ada"] == {"ops:approve"}
+    clock.advance(60)
+    assert "key:ada" not in ring
+    assert set(ring.scopes()) == {"key:alice"}
+
+
+async def test_a_store_that_is_away_for_a_while_is_read_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, kept = ManualClock(), Kept()
+    ring = KeyRing((), clock, book=KeyBook(kept, clock.now))
+    kept.away = True
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ring.follow, 0.01)
+            while "could not be read" not in caplog.text:
+                await anyio.sleep(0.01)
+            kept.away = False
+            await KeyBook(kept, clock.now).create("x", scopes=AGENT, expires_at=None, by="x")
+            while not ring.ever:
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    await KeyRing((), clock).follow()  # without a book there is nothing to follow
+
+
 async def test_the_book_has_an_end_and_forgets_what_lets_nobody_in_first() -> None:
     clock, kept = ManualClock(), Kept()
     book = KeyBook(kept, clock.now)

@@ -69,7 +69,14 @@ async def test_a_certificate_that_the_proxy_tells_of_gets_in(tmp_path: Path) -> 
         for writing in (encoded(known), quote(pem), quote(pem, safe="")):
             found = await s.ask("tools/list", headers={HEADER: writing})
             assert found.status_code == 200
-        for wrong in (encoded(other), "", "nonsense", "A" * (LONGEST + 4), encoded(known)[:-8]):
+        for wrong in (
+            encoded(other),
+            "",
+            "nonsense",
+            "!!!",
+            "A" * (LONGEST + 4),
+            encoded(known)[:-8],
+        ):
             refused = await s.ask("tools/list", headers={HEADER: wrong})
             assert refused.status_code == 401, wrong[:20]
         twice = await s.http.get("/mcp", headers=[(HEADER, encoded(known)), (HEADER, "x")])

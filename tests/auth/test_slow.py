@@ -42,15 +42,15 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(base: type[Protocol], **times: float) -> AsyncIterator[tuple[int, Any]]:
-    """A port behind the bounds, with short times; and the server."""
+async def serving(base: type[Protocol], **bounds: Any) -> AsyncIterator[tuple[int, Any]]:
+    """A port behind bounds of the test; and the server."""
     bound, url = loopback()
     config = uvicorn.Config(
         app,
         log_level="critical",
         lifespan="off",
         ws="none",
-        http=guarded_protocol(base, **times),
+        http=guarded_protocol(base, **bounds),
         h11_max_incomplete_event_size=MAX_HEAD,
         timeout_keep_alive=30,
     )
@@ -196,6 +196,19 @@ async def test_a_body_that_trickles_is_cut_and_nobody_waits_for_it(
         assert (await http.get("/")).text == "ok"
         got = await rest(stream)
     assert got.startswith(b"HTTP/1.1 408")
+
+
+@BOTH
+async def test_of_too_many_connections_the_last_is_cut(base: type[Protocol]) -> None:
+    async with (
+        serving(base, most=2) as (port, _),
+        await anyio.connect_tcp("127.0.0.1", port) as first,
+        await anyio.connect_tcp("127.0.0.1", port),
+    ):
+        async with await anyio.connect_tcp("127.0.0.1", port) as third:
+            assert await rest(third) == b""
+        await first.send(GET + b"\r\n")
+        assert (await first.receive()).startswith(b"HTTP/1.1 200")
 
 
 # ---- what the edge does

@@ -13,11 +13,13 @@ from joserfc.jwk import OctKey
 from mcp.shared.auth import ProtectedResourceMetadata
 
 from mcp_ops.auth.claims import V1
-from mcp_ops.auth.issuer_keys import BELIEVED_S, RETRY_S, UNKNOWN_S
-from mcp_ops.auth.tokens import LONGEST_TOKEN
+from mcp_ops.auth.issuer_keys import BELIEVED_S, RETRY_S, UNKNOWN_S, IssuerKeys
+from mcp_ops.auth.principal import Admitted, HttpPrincipal
+from mcp_ops.auth.tokens import LONGEST_TOKEN, REMEMBERED, Issuer, Tokens
 from mcp_ops.clock import ManualClock
 from mcp_ops.records import AuditQuery
 from mcp_ops.settings import GuardSettings
+from mcp_ops.settings_access import IssuerSettings
 from tests.auth.issuer import (
     APPLICATION,
     CLIENT,
@@ -33,6 +35,7 @@ from tests.auth.issuer import (
 from tests.auth.standing import ACCEPT, ALICE, HELLO, PING, Standing, key, oidc, standing
 from tests.guard.bench import OPEN_LIMITS, WHY
 
+NO_CLIENT: Any = None
 SOLO = GuardSettings(profile="solo", limits=OPEN_LIMITS)
 Make = Callable[[OidcIssuer], str]
 
@@ -244,7 +247,16 @@ async def test_a_new_key_is_fetched_when_it_is_first_seen_and_not_more_often(
         issuer.key = ec_key("e2")
         issuer.published = [public(issuer.key)]
         clock.advance(UNKNOWN_S + 1)
-        assert (await s.ask("tools/list", issuer.token())).status_code == 200
+        fresh = [issuer.token(sub=f"user{number}") for number in range(10)]
+        statuses: list[int] = []
+
+        async def ask(token: str) -> None:
+            statuses.append((await s.ask("tools/list", token)).status_code)
+
+        async with anyio.create_task_group() as tasks:
+            for token in fresh:
+                tasks.start_soon(ask, token)
+        assert statuses == [200] * 10
         assert issuer.asked["keys"] == 2
         # What an issuer took back does not count any more, also where it was remembered.
         assert "does not have" in (await s.ask("tools/list", before)).headers["www-authenticate"]
@@ -295,6 +307,25 @@ async def test_without_any_key_nobody_gets_in_and_a_static_key_still_does(tmp_pa
             assert (await s.ask("tools/list", issuer.token())).status_code == 503  # not asked yet
             clock.advance(RETRY_S + 1)
             assert (await s.ask("tools/list", issuer.token())).status_code == 200
+
+
+def test_what_is_remembered_of_tokens_has_an_end() -> None:
+    clock = ManualClock()
+    tokens = Tokens((), clock)
+    settings = IssuerSettings(name="sso", issuer="https://sso.example.com")
+    issuer = Issuer(
+        settings=settings, keys=IssuerKeys(settings, NO_CLIENT, clock), audiences=frozenset()
+    )
+    for number in range(REMEMBERED + 10):
+        someone = HttpPrincipal(id=f"user:sso/{number}", scopes=("ops:read",))
+        until = clock.now() + 60
+        tokens._remember(b"%d" % number, issuer, Admitted(principal=someone, until=until))
+    assert len(tokens._good) == len(tokens._latest) == REMEMBERED
+    assert tokens.recall(b"0") is None
+    newest = tokens.recall(b"%d" % (REMEMBERED + 9))
+    assert newest is not None
+    assert tokens.holds(newest.principal.id, 0.0)
+    assert not tokens.holds("user:sso/0", 0.0)
 
 
 async def test_metadata_of_another_issuer_gives_no_keys(tmp_path: Path) -> None:
