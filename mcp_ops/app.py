@@ -12,8 +12,13 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +56,7 @@ from mcp_ops.transport import bind_caller, seal
 from mcp_ops.version import VERSION
 
 DRAIN_S = 25.0
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 _log = logging.getLogger("mcp_ops")
 
 __all__ = ["ALL_TOOLS", "App", "open_app", "serve"]
@@ -246,7 +252,11 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_stop_on_signals, stop)
-        async with open_app(settings, environ=environ, redactor=redactor) as app:
+        async with (
+            _exporting(settings, redactor) as sdk,
+            open_app(settings, environ=environ, redactor=redactor) as app,
+            _watching(app, sdk) as metrics,
+        ):
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 
@@ -255,9 +265,27 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
                 # Only who serves HTTP pays for importing it.
                 from mcp_ops.app_http import serve_app
 
-                await serve_app(app, redactor, stop, on_ready=_say_ready)
+                await serve_app(app, redactor, stop, on_ready=_say_ready, metrics=metrics)
         tasks.cancel_scope.cancel()
     return 0
+
+
+def _exporting(settings: Settings, redactor: Redactor) -> AbstractAsyncContextManager[Any]:
+    """The SDK of telemetry, open; None where nothing of it is on, and nothing is loaded."""
+    if not settings.telemetry.on:
+        return nullcontext()
+    from mcp_ops.app_telemetry import exporting
+
+    return exporting(settings.telemetry, redactor)
+
+
+def _watching(app: App, sdk: Any) -> AbstractAsyncContextManager[Metrics | None]:
+    if sdk is None:
+        return nullcontext()
+    from mcp_ops.app_telemetry import watching
+
+    telemetry = app.settings.telemetry
+    return watching(sdk, telemetry, parts=app.parts, stores=app.stores, inside=app.inside)
 
 
 def _say_ready(url: str) -> None:

@@ -43,6 +43,7 @@ from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
 from mcp_ops.transport import CallerFacts, caller_facts, http_principal
+from mcp_ops.transport_spans import observe
 
 NAME = "mcp-ops"
 INSTRUCTIONS = (
@@ -147,6 +148,7 @@ class OpsServer:
             on_call_tool=self._on_call_tool,
             get_tool_input_schema=schemas.get,
         )
+        observe(self.mcp, schemas)
 
     async def call_tool(self, name: str, raw: dict[str, Any], caller: Caller) -> Reply:
         """One call, whoever makes it. Raises `UnknownTool`, or `NeedsAnswer` for a question."""

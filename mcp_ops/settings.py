@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from mcp_ops.ports import Mode
 from mcp_ops.settings_access import GrantSettings, IssuerSettings, MutualTlsSettings, Url
 from mcp_ops.settings_base import Frozen
+from mcp_ops.settings_telemetry import TelemetrySettings
 from mcp_ops.settings_types import (
     AGENT_SCOPES,
     Environment,
@@ -360,6 +361,7 @@ class Settings(Frozen):
     store: StoreSettings = StoreSettings()
     tools: ToolSettings = ToolSettings()
     deadletters: DeadLetterSettings = DeadLetterSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property

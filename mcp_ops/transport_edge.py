@@ -42,8 +42,11 @@ from mcp_ops.transport_refusals import (
 )
 from mcp_ops.transport_streams import Streams
 
-OPEN_ROUTES: Final = frozenset({"/health"})
+OPEN_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready"})
 """Routes that answer without a key; they tell less then."""
+
+LIVE_ROUTE: Final = "/health/live"
+"""What answers while the server drains, too: it is alive, and no longer ready."""
 
 APPROVALS_PATH: Final = "/approvals"
 """The approval page: people sign in there, with a session instead of a key."""
@@ -71,11 +74,18 @@ class Edge:
     """The middleware. `step_up` refuses calls for which a user could give a scope."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: ServerSettings, door: Door, step_up: StepUp | None = None
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServerSettings,
+        door: Door,
+        step_up: StepUp | None = None,
+        open_routes: frozenset[str] = OPEN_ROUTES,
     ) -> None:
         self._app = app
         self._door = door
         self._step_up = step_up
+        self._open_routes = open_routes
         public = urlsplit(settings.url).hostname
         self._hosts = LOOPBACK | {host.lower() for host in settings.allowed_hosts}
         self._hosts |= {public} if public else set()
@@ -124,7 +134,7 @@ class Edge:
         admitted = found if isinstance(found, Admitted) else None
         if isinstance(found, Denied):
             # Somebody who pretends to be the proxy gets nothing, not even what is open.
-            is_open = path in OPEN_ROUTES or _is_page(path)
+            is_open = path in self._open_routes or _is_page(path)
             if not is_open or found.code == UNTRUSTED_PROXY:
                 await answer(self._denial(found, path), send)
                 return
@@ -192,7 +202,8 @@ class Edge:
         if scope["method"] not in (_READING if public else _METHODS):
             return METHOD
         # A client answers what it was asked by POST with its session: those go on to the end.
-        if self._stopping and b"mcp-session-id" not in headers and scope["path"] != "/messages/":
+        goes_on = scope["path"] in ("/messages/", LIVE_ROUTE) or b"mcp-session-id" in headers
+        if self._stopping and not goes_on:
             return STOPPING
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():

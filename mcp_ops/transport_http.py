@@ -39,7 +39,7 @@ from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
 from mcp_ops.transport_connection import MAX_CONNECTIONS, MAX_HEAD, guarded_protocol
-from mcp_ops.transport_edge import Edge, StepUp, is_loopback
+from mcp_ops.transport_edge import OPEN_ROUTES, Edge, StepUp, is_loopback
 from mcp_ops.transport_refusals import MAX_BODY
 
 MAX_SESSIONS: Final = 1_000
@@ -109,12 +109,13 @@ def http_app(
     lifespan: Lifespan | None = None,
     door: Door | None = None,
     step_up: StepUp | None = None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
     `lifespan` is entered before the first request and left after the last. `door` decides who gets
-    in; without one the keys and certificates of `settings` do.
+    in; without one the keys and certificates of `settings` do. `open_routes` answer without a key.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
@@ -145,7 +146,7 @@ def http_app(
         async with nullcontext() if lifespan is None else lifespan(), sessions.run():
             yield
 
-    return _behind_edge(routes, settings, in_flight, alive, door, step_up)
+    return _behind_edge(routes, settings, in_flight, alive, door, step_up, open_routes)
 
 
 def page_app(pages: Sequence[BaseRoute], settings: ServerSettings) -> Starlette:
@@ -160,11 +161,13 @@ def _behind_edge(
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None,
     door: Door,
     step_up: StepUp | None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
-        edges.append(Edge(app, settings=settings, door=door, step_up=step_up))
+        made = Edge(app, settings=settings, door=door, step_up=step_up, open_routes=open_routes)
+        edges.append(made)
         return edges[-1]
 
     app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)

@@ -17,7 +17,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What each part may import of the package, besides itself where it is a folder. From the top of
 # this table down: a part imports only what stands below it.
 _GROUND = {"errors", "redact", "version"}
-_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard", "reach"}
+_LEAVES = _GROUND | {
+    "ports",
+    "records",
+    "questions",
+    "failed",
+    "clock",
+    "params",
+    "heard",
+    "reach",
+    "spans",
+}
 _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
@@ -29,6 +39,7 @@ _SETTINGS = {
     "settings_options",
     "settings_policy",
     "settings_problems",
+    "settings_telemetry",
     "settings_toml",
     "settings_types",
 }
@@ -40,6 +51,8 @@ _TRANSPORT = {
     "transport_http",
     "transport_pipes",
     "transport_refusals",
+    "transport_probes",
+    "transport_spans",
     "transport_stdio",
     "transport_streams",
 }
@@ -50,7 +63,8 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_http", "app_targets", "auth", "commands", "tools", "lab"}
+    | {"app", "app_http", "app_probes", "app_targets", "app_telemetry", "auth", "commands", "tools"}
+    | {"lab", "telemetry"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
@@ -58,14 +72,17 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"commands"},
     "commands": _EVERYTHING,
     "app_http": _EVERYTHING - {"commands", "lab"},
+    "app_probes": _EVERYTHING - {"app", "commands", "lab"},
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
+    "app_telemetry": _EVERYTHING - {"app", "commands", "lab"},
     "app": _EVERYTHING - {"app", "commands", "lab"},
     "approval_page": _LEAVES | _PAGE | {"auth", "call", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
     "transport": _LEAVES | _SETTINGS | _TRANSPORT | {"auth"},
     "auth": _LEAVES | _SETTINGS | {"wire"},
-    "server": _CORE | {"guard", "transport"},
+    "server": _CORE | {"guard", "transport", "transport_spans"},
+    "telemetry": _CORE | {"guard", "settings_telemetry"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive"},
     "redrive": _LEAVES | {"capabilities", "tool"},
@@ -89,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
     "redact": {"redact_formats", "redact_known", "redact_names"},
     "heard": set(),
     "reach": set(),
+    "spans": {"errors"},
     "errors": set(),
     "version": set(),
 }
