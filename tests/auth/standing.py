@@ -23,6 +23,7 @@ from mcp_ops.guard.people import People
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.settings import KeySettings, ServerSettings
 from mcp_ops.transport_http import http_app, serve_http
+from mcp_ops.transport_probes import probe_routes
 from tests.auth.issuer import URL, OidcIssuer
 from tests.guard.bench import OPEN, TWO, Bench, bench
 from tests.guard.shelf import SHELF_TOOLS
@@ -46,6 +47,11 @@ HELLO = {
     },
 }
 PING = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+
+
+async def metrics(_: str) -> tuple[bytes, str]:
+    """What a scraper gets here."""
+    return b"calls 1", "text/plain"
 
 
 def key(name: str, secret: str, *scopes: str, **more: Any) -> KeySettings:
@@ -150,7 +156,7 @@ async def standing(
                     settings=chosen,
                     health=health,
                     sse=True,
-                    pages=key_page(people, ring, b.clock),
+                    pages=[*key_page(people, ring, b.clock), *probe_routes(health, metrics)],
                     door=door,
                     step_up=step_up(SHELF_TOOLS, b.stores.ledger, b.clock),
                 )

@@ -64,6 +64,7 @@ async def test_a_stranger_gets_in_nowhere_but_where_it_is_known(tmp_path: Path) 
     ):
         everything = paths(s)
         assert {"/mcp", "/sse", "/messages/", "/health", METADATA, "/approvals"} <= everything
+        assert {"/health/live", "/health/ready", "/metrics"} <= everything
         assert set(OPEN_ROUTES) <= set(OPEN), "a further open route: is it meant to be?"
         for path in sorted(everything | {"/", "/x", "/mcp/", "/MCP", "//mcp", "/mcp%2f", "/docs"}):
             place = path.replace("{rest:path}", "0123456789abcdef")
