@@ -56,7 +56,7 @@ conformance: $(READY)
 
 # Every branch of what decides and of what it keeps; the others are shown.
 COMPLETE := mcp_ops/guard/*,mcp_ops/stores/*,mcp_ops/server.py
-MEASURED := tests/guard tests/stores tests/security tests/tools tests/test_server.py \
+MEASURED := tests/guard tests/stores tests/security tests/tools tests/auth tests/test_server.py \
   tests/test_cli_policy.py $(wildcard tests/test_redact*.py)
 
 coverage: $(READY)

@@ -27,8 +27,9 @@ from anyio.abc import TaskStatus
 
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
-from mcp_ops.app_probes import Readiness, health_of
 from mcp_ops.app_targets import configured_targets
+from mcp_ops.auth.keys import KeyBook
+from mcp_ops.auth.ring import KeyRing
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
@@ -50,7 +51,6 @@ from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings
 from mcp_ops.settings_options import secrets_in
 from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
-from mcp_ops.stores.sqlite.ledger import MOST_NOTED
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.version import VERSION
@@ -74,6 +74,7 @@ class App:
     operations: Operations
     parts: Parts
     inside: Inside
+    keys: KeyRing
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
@@ -92,7 +93,13 @@ class App:
             policy=self.guard.policy,
             clock=self.parts.clock,
             redactor=self.guard.redactor,
+            environment_of=self._environment_of,
         )
+
+    def _environment_of(self, target: str) -> str:
+        """The environment of a target; of one that is not here any more the strictest."""
+        known = target in self.guard.targets.names()
+        return self.guard.targets.info(target).environment if known else "prod"
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -124,6 +131,13 @@ async def open_app(
             open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
         check_cache(settings.guard.cache.tools, ALL_TOOLS)
+        keys = KeyRing(
+            settings.server.keys,
+            clock,
+            book=KeyBook(stores.ledger, clock.now),
+            grants=settings.server.grants,
+        )
+        await keys.refresh()
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -155,9 +169,7 @@ async def open_app(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
-            approver_keys=frozenset(
-                f"key:{key.name}" for key in settings.server.keys if "ops:approve" in key.scopes
-            ),
+            approver_keys=keys,
         )
         health = HealthCheck(
             targets=targets,
@@ -206,10 +218,11 @@ async def open_app(
             ledger=stores.ledger,
             operations=operations,
             now=clock.now,
-            keys={f"key:{key.name}": frozenset(key.scopes) for key in settings.server.keys},
+            keys=keys.scopes,
         )
         tasks.start_soon(operations.keep_leases)
         tasks.start_soon(resumer.follow)
+        tasks.start_soon(keys.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(
@@ -221,6 +234,7 @@ async def open_app(
             operations=operations,
             parts=parts,
             inside=inside,
+            keys=keys,
         )
         try:
             yield app
@@ -264,7 +278,10 @@ async def serve(
 
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
-                await _serve_http(app, stop, metrics)
+                # Only who serves HTTP pays for importing it.
+                from mcp_ops.app_http import serve_app
+
+                await serve_app(app, redactor, stop, on_ready=_say_ready, metrics=metrics)
         tasks.cancel_scope.cancel()
     return 0
 
@@ -285,31 +302,6 @@ def _watching(app: App, sdk: Any) -> AbstractAsyncContextManager[Metrics | None]
 
     telemetry = app.settings.telemetry
     return watching(sdk, telemetry, parts=app.parts, stores=app.stores, inside=app.inside)
-
-
-async def _serve_http(app: App, stop: anyio.Event, metrics: Metrics | None) -> None:
-    # Only who serves HTTP pays for importing it.
-    from mcp_ops.approval_page import key_page
-    from mcp_ops.transport_edge import OPEN_ROUTES
-    from mcp_ops.transport_http import http_app, serve_http
-    from mcp_ops.transport_probes import METRICS_PATH, probe_routes
-
-    settings = app.settings.server
-    probed = app.settings.telemetry
-    ready = Readiness(app.parts, most_unwritten=MOST_NOTED)
-    open_too = {METRICS_PATH} if metrics and probed.metrics_open else set()
-    application = http_app(
-        app.server.mcp,
-        settings=settings,
-        health=health_of(app.parts, app.inside),
-        sse=settings.transport == "sse",
-        pages=[
-            *key_page(app.people, settings.keys, app.parts.clock),
-            *probe_routes(ready, metrics, metrics_open=probed.metrics_open),
-        ],
-        open_routes=OPEN_ROUTES | open_too,
-    )
-    await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
 
 
 def _say_ready(url: str) -> None:

@@ -22,6 +22,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "WEBSITES_PORT": ("server", "port"),
     "PORT": ("server", "port"),
     "MCP_OPS_ALLOWED_HOSTS": ("server", "allowed_hosts"),
+    "MCP_OPS_URL": ("server", "url"),
     "MCP_RATE_LIMIT_MODE": ("guard", "mode"),
     "CIRCUIT_BREAKER_THRESHOLD": ("guard", "circuit", "threshold"),
     "CIRCUIT_BREAKER_TIMEOUT": ("guard", "circuit", "open_s"),

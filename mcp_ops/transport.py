@@ -18,6 +18,7 @@ from mcp_types import ClientCapabilities
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
+from mcp_ops.auth.principal import HttpPrincipal
 from mcp_ops.errors import ConfigurationError
 
 PRINCIPAL_SCOPE_KEY: Final = "mcp_ops.principal"
@@ -34,15 +35,6 @@ Era = Literal["2026", "session"]
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9._-]+")
 _LABEL_LENGTH = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpPrincipal:
-    """Who calls over HTTP: `key:<name>`, or `anonymous@loopback` where no key is configured."""
-
-    id: str
-    scopes: tuple[str, ...]
-    host_confirms: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
