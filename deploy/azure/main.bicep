@@ -206,6 +206,14 @@ resource ledgerUrlSecret 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = {
   }
 }
 
+resource insightsSecret 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = {
+  parent: vault
+  name: 'insights-connection'
+  properties: {
+    value: insights.properties.ConnectionString
+  }
+}
+
 // The hot store: one endpoint, since the server's keys lie in one slot; nothing is ever evicted.
 resource hot 'Microsoft.Cache/redisEnterprise@2025-07-01' = {
   name: '${prefix}-hot-${suffix}'
@@ -422,7 +430,7 @@ resource siteSettings 'Microsoft.Web/sites/config@2024-04-01' = {
     MCP_OPS_STORE_KEY: '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${storeKeySecret.name})'
     MCP_OPS_STORE_HOT: '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${hotUrlSecret.name})'
     MCP_OPS_STORE_LEDGER: '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${ledgerUrlSecret.name})'
-    APPLICATIONINSIGHTS_CONNECTION_STRING: insights.properties.ConnectionString
+    APPLICATIONINSIGHTS_CONNECTION_STRING: '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${insightsSecret.name})'
   })
 }
 

@@ -29,6 +29,10 @@ from tests.deploy.dockerfile import Stage, Step, read
 ROOT = Path(__file__).parent.parent.parent
 KEY = "a-key-of-the-imagecheck-and-of-nothing-else"  # a test's own
 PASSED_ON = ("PIP_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# The program is not where the image's PATH points.
+CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
+MODULE = "tests.deploy.image"
+INSIDE = "in-a-namespace-of-its-own"
 START_S = 60
 STOP_S = 30
 
@@ -46,7 +50,7 @@ def possible() -> bool:
 def check() -> dict[str, Any]:
     """Build and run in a namespace of its own; answers what was seen."""
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", __name__],
+        ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", MODULE, INSIDE],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,7 +105,7 @@ class Builder:
                 assert name in allowed_in_context(), f"{name} is not in the context"
             source = origin / name.lstrip("/")
             if source.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+                ignored = shutil.ignore_patterns("__pycache__") if origin == ROOT else None
                 shutil.copytree(source, there, symlinks=True, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy(source, there)
@@ -135,7 +139,7 @@ def _mount(*words: str | Path) -> None:
 
 
 def _in_root(root: Path, command: list[str], environ: dict[str, str]) -> None:
-    subprocess.run(["chroot", str(root), *command], env=environ, stdout=sys.stderr, check=True)
+    subprocess.run([CHROOT, str(root), *command], env=environ, stdout=sys.stderr, check=True)
 
 
 class Running:
@@ -157,7 +161,7 @@ class Running:
         """A command line as the image's user, in its folder."""
         user = f"--userspec={self._stage.last('USER').text}"
         folder = f"--chdir={self._stage.last('WORKDIR').text}"
-        return ["chroot", user, str(self._root), "env", folder, *words]
+        return [CHROOT, user, str(self._root), "env", folder, *words]
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:
         """Start what ENTRYPOINT and CMD say."""
@@ -245,4 +249,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == [INSIDE]:
+        main()
+    elif possible():
+        print(json.dumps(check(), indent=2))
+    else:
+        raise SystemExit("This needs Linux, root, and the right to make mount namespaces.")

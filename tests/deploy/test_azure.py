@@ -155,6 +155,7 @@ def test_settings_of_the_site_are_ours_and_secret_ones_are_references(
     known |= {name for _, options in TARGET_VARIABLES.values() for name in options}
     assert ours <= known
     holds_secret = {"MCP_OPS_KEY", "MCP_OPS_STORE_KEY", "MCP_OPS_STORE_HOT", "MCP_OPS_STORE_LEDGER"}
+    holds_secret |= {"APPLICATIONINSIGHTS_CONNECTION_STRING"}
     assert {name for name, value in settings.items() if _reference(value)} == holds_secret
 
 
