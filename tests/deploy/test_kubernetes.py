@@ -123,10 +123,10 @@ def test_the_check_of_objects_finds_what_is_wrong() -> None:
         "spec": {"ports": [{"name": "http"}], "sesionAffinity": "None", "selector": {"a": 1}},
     }
     assert sorted(problems(wrong)) == [
-        "Service.metadata.name: not str",
-        "Service.spec.ports.0: Invalid value for `port`, must not be `None`",
-        "Service.spec.selector.a: not str",
-        "Service.spec.sesionAffinity: unknown",
+        "Service.metadata.name: string_type",
+        "Service.spec.ports.0.port: missing",
+        "Service.spec.selector.a: string_type",
+        "Service.spec.sesionAffinity: extra_forbidden",
     ]
 
 
