@@ -25,7 +25,7 @@ WORKERS ?= auto
 DIST ?= dist
 
 .PHONY: setup run test check clients coverage schemas bench faults mutants lock clean
-.PHONY: imagecheck wheel bundle sbom deploy-tools
+.PHONY: imagecheck wheel bundle sbom
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -82,7 +82,7 @@ mutants: $(READY)
 	MODULES="$(MODULES)" SAMPLE="$(SAMPLE)" SEED="$(SEED)" $(BIN)/python -m tests.mutation.run
 
 imagecheck: $(READY)
-	$(BIN)/python -m tests.deploy.image
+	$(BIN)/python -m pytest tests/deploy/imagecheck.py
 
 wheel: $(READY)
 	$(BIN)/python -m hatchling build --target wheel --directory "$(DIST)"
@@ -91,15 +91,8 @@ bundle: $(READY)
 	$(BIN)/python deploy/claude-desktop/build.py "$(DIST)/mcp-ops.mcpb"
 	$(BIN)/python -m tests.deploy.tools "$(DIST)/mcp-ops.mcpb"
 
-deploy-tools: $(READY)
-	@$(BIN)/python -m tests.deploy.tools
-
-# From the lock, with the hash of every file that may be installed; nothing is asked anywhere.
-sbom: deploy-tools
-	@mkdir -p "$(DIST)"
-	.deploy/venv/bin/python -W ignore -m cyclonedx_py requirements --output-reproducible --short-PURLs \
-	  --spec-version 1.6 --pyproject pyproject.toml --output-file "$(DIST)/mcp-ops.cdx.json" \
-	  requirements-image.lock
+sbom: $(READY)
+	$(BIN)/python -m tests.deploy.sbom "$(DIST)/mcp-ops.cdx.json"
 
 LOCKED := --generate-hashes --universal --python-version 3.11 --no-annotate --no-header --quiet
 

@@ -33,6 +33,8 @@ PASSED_ON = ("PIP_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "
 CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
 MODULE = "tests.deploy.image"
 INSIDE = "in-a-namespace-of-its-own"
+# In the base image the loader looks there by itself.
+LOADER = {"LD_LIBRARY_PATH": "/usr/local/lib"}
 START_S = 60
 STOP_S = 30
 
@@ -81,7 +83,7 @@ class Builder:
     def build(self, stage: Stage) -> Path:
         """Carry out the instructions of one stage."""
         root = self.roots[stage.name] = _system(self._where / (stage.name or "final"))
-        environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"}
+        environ = LOADER | {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"}
         environ |= {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
         folder = "/"
         for step in stage.steps:
@@ -155,7 +157,7 @@ class Running:
         _mount("-o", "remount,bind,ro", root)
         _mount("-o", "remount,bind,ro", root / "usr" / "local")
         self.port = _free_port()
-        self.environ = stage.environment() | {"PORT": str(self.port)}
+        self.environ = LOADER | stage.environment() | {"PORT": str(self.port)}
 
     def command(self, *words: str) -> list[str]:
         """A command line as the image's user, in its folder."""
