@@ -54,7 +54,7 @@ param guardMode string = 'read_only'
 param settings object = {}
 
 @description('Further application settings whose values are secrets of the vault: name of the setting, name of the secret.')
-param secretSettings object = {}
+param vaultSettings object = {}
 
 @description('Bearer key of the first client, at least 16 characters.')
 @secure()
@@ -414,7 +414,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
 resource siteSettings 'Microsoft.Web/sites/config@2024-04-01' = {
   parent: site
   name: 'appsettings'
-  properties: union(settings, toObject(items(secretSettings), each => each.key, each => '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${each.value})'), {
+  properties: union(settings, toObject(items(vaultSettings), each => each.key, each => '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${each.value})'), {
     MCP_TRANSPORT: 'http'
     MCP_OPS_HOST: '0.0.0.0'
     WEBSITES_PORT: '8000'

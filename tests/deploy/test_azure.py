@@ -131,7 +131,7 @@ def test_secrets_are_secure_parameters_without_defaults_and_leave_by_no_output(
     secret = {
         name
         for name in tree["parameters"]
-        if SECRET.search(name) and name not in ("secretSettings", "registryName")
+        if SECRET.search(name) and name not in ("vaultSettings", "registryName")
     }
     assert secret == {"accessKey", "storeKey", "databasePassword"}
     for name in secret:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -140,6 +141,8 @@ def test_the_check_of_objects_finds_what_is_wrong() -> None:
         (MINIMAL | INGRESS, "publicNames"),
         (FULL | {"ingress": {"enabled": True}}, "ingress.tlsSecret"),
         (FULL | {"targets": {"shop": "admin"}}, "targets.shop"),
+        (MINIMAL | {"replica": 2}, "replica"),
+        (MINIMAL | {"secretEnv": {"MCP_OPS_KEY": "a-key"}}, "MCP_OPS_KEY"),
     ],
 )
 def test_values_that_would_not_work_are_refused_with_a_reason(
@@ -148,6 +151,28 @@ def test_values_that_would_not_work_are_refused_with_a_reason(
     done = chart.run(values)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_the_schema_knows_each_value_of_the_chart() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert values.keys() == schema["properties"].keys() - {"global"}
+    for name, value in values.items():
+        known = schema["properties"][name].get("properties")
+        assert known is None or value.keys() == known.keys(), name
+
+
+def test_the_example_of_the_page_renders(chart: Chart) -> None:
+    page = (ROOT / "docs" / "deploy" / "kubernetes.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    first, *others = (yaml.safe_load(each) for each in examples)
+    objects = chart.render(first)
+    (config,) = of_kind(objects, "ConfigMap")
+    assert "[targets.billing]" in config["data"]["config.toml"]
+    for more in others:
+        ingress = first["ingress"] | more.get("ingress", {})
+        objects += chart.render(first, more, {"ingress": ingress})
+    assert [wrong for each in objects for wrong in problems(each)] == []
 
 
 def test_pods_are_restricted(chart: Chart) -> None:
