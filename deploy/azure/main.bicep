@@ -359,7 +359,7 @@ resource pullsImages 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (
   }
 }
 
-resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
+resource plan 'Microsoft.Web/serverfarms@2025-05-01' = {
   name: '${prefix}-plan'
   location: location
   kind: 'linux'
@@ -372,7 +372,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   }
 }
 
-resource site 'Microsoft.Web/sites@2024-04-01' = {
+resource site 'Microsoft.Web/sites@2025-05-01' = {
   name: siteName
   location: location
   kind: 'app,linux,container'
@@ -389,7 +389,9 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
     publicNetworkAccess: inbound
     keyVaultReferenceIdentity: identity.id
     virtualNetworkSubnetId: privateNetworking ? network!.outputs.siteSubnetId : null
-    vnetRouteAllEnabled: privateNetworking
+    outboundVnetRouting: {
+      allTraffic: privateNetworking
+    }
     siteConfig: {
       linuxFxVersion: 'DOCKER|${image}'
       acrUseManagedIdentityCreds: !empty(registryName)
@@ -411,7 +413,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
 }
 
 // Secrets are references: the site resolves them with its identity.
-resource siteSettings 'Microsoft.Web/sites/config@2024-04-01' = {
+resource siteSettings 'Microsoft.Web/sites/config@2025-05-01' = {
   parent: site
   name: 'appsettings'
   properties: union(settings, toObject(items(vaultSettings), each => each.key, each => '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${each.value})'), {
@@ -435,7 +437,7 @@ resource siteSettings 'Microsoft.Web/sites/config@2024-04-01' = {
 }
 
 // No publishing with passwords.
-resource noFtp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+resource noFtp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-05-01' = {
   parent: site
   name: 'ftp'
   properties: {
@@ -443,7 +445,7 @@ resource noFtp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-0
   }
 }
 
-resource noScm 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+resource noScm 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-05-01' = {
   parent: site
   name: 'scm'
   properties: {

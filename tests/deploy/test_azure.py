@@ -40,10 +40,10 @@ API_VERSIONS = {
     "Microsoft.Network/privateEndpoints/privateDnsZoneGroups": "2024-05-01",
     "Microsoft.Network/virtualNetworks": "2024-05-01",
     "Microsoft.OperationalInsights/workspaces": "2023-09-01",
-    "Microsoft.Web/serverfarms": "2024-04-01",
-    "Microsoft.Web/sites": "2024-04-01",
-    "Microsoft.Web/sites/basicPublishingCredentialsPolicies": "2024-04-01",
-    "Microsoft.Web/sites/config": "2024-04-01",
+    "Microsoft.Web/serverfarms": "2025-05-01",
+    "Microsoft.Web/sites": "2025-05-01",
+    "Microsoft.Web/sites/basicPublishingCredentialsPolicies": "2025-05-01",
+    "Microsoft.Web/sites/config": "2025-05-01",
 }
 # Known with the branches that bring authentication.
 LATER = {"MCP_OPS_URL"}
