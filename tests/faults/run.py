@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,8 @@ def main(arguments: list[str]) -> int:
         say(f"[{number}/{len(rows)}] {each.number} {each.fault}")
         with tempfile.TemporaryDirectory(prefix=f"faults-{each.number}-") as folder:
             outcome = _outcome(each, size, asked, Path(folder), _under(say))
+            if asked.keep is not None and not outcome.passed:
+                shutil.copytree(folder, asked.keep / each.number, dirs_exist_ok=True)
         outcomes.append(outcome)
         say(_line(outcome))
     if asked.json:
@@ -79,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         default=math.inf,
         help="begin no further row after so many seconds; the page names those that are missing",
     )
+    parser.add_argument("--keep", type=Path, help="leave here the files of rows that fail")
     parser.add_argument("--json", action="store_true", help="the outcomes as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     return parser
