@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from mcp_ops.ports import Mode
 from mcp_ops.settings_environ import KEY_VARIABLE, TARGET_VARIABLES, VARIABLES
-from mcp_ops.settings_file import CONFIG_VARIABLE
+from mcp_ops.settings_file import CONFIG_VARIABLE, load_settings
 from tests.deploy.bicep import Names, names, parsed
 from tests.deploy.tools import ROOT, Tools
 
@@ -157,6 +159,36 @@ def test_settings_of_the_site_are_ours_and_secret_ones_are_references(
     holds_secret = {"MCP_OPS_KEY", "MCP_OPS_STORE_KEY", "MCP_OPS_STORE_HOT", "MCP_OPS_STORE_LEDGER"}
     holds_secret |= {"APPLICATIONINSIGHTS_CONNECTION_STRING"}
     assert {name for name, value in settings.items() if _reference(value)} == holds_secret
+
+
+def test_a_site_starts_with_the_settings_that_it_gets(
+    resources: dict[str, dict[str, Any]],
+) -> None:
+    settings = resources["siteSettings"]["properties"]["function"]["parameters"]["arg_3"]
+    environ = {name: value for name, value in settings.items() if isinstance(value, str)}
+    environ |= {
+        "MCP_OPS_CONFIG": "",
+        "MCP_RATE_LIMIT_MODE": "read_only",
+        "MCP_OPS_ALLOWED_HOSTS": "mcpops-1.azurewebsites.net,ops.example.com",
+        "MCP_OPS_URL": "https://ops.example.com",
+        "MCP_OPS_KEY": "x" * 32,
+        "MCP_OPS_STORE_KEY": "x" * 32,
+        "MCP_OPS_STORE_HOT": "rediss://:p%2F%3D@redis.example.com:10000/0",
+        "MCP_OPS_STORE_LEDGER": "postgresql://mcpops:p%2F@db.example.com:5432/mcp_ops",
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": f"InstrumentationKey={uuid4()}",
+        "PORT": "8000",  # the platform's own
+    }
+    found = load_settings(None, environ, {}, default_file=AZURE / "none.toml")
+    assert (found.server.transport, found.server.host, found.server.port) == (
+        "http",
+        "0.0.0.0",
+        8000,
+    )
+    assert "ops.example.com" in found.server.allowed_hosts
+    assert found.guard.mode == Mode.READ_ONLY
+    assert found.store.hot.get_secret_value().startswith("rediss://")
+    assert found.targets == ()
+    assert [each for each in found.notices if "PORT" in each] == []
 
 
 def _reference(value: object) -> bool:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from mcp_ops.ports import Mode
 from mcp_ops.settings_environ import VARIABLES
+from mcp_ops.settings_file import load_settings
 from tests.deploy.objects import problems
 from tests.deploy.tools import ROOT, Tools
 
@@ -228,6 +230,36 @@ def test_secrets_stand_in_no_object(chart: Chart) -> None:
 def test_variables_are_those_that_the_server_reads(chart: Chart) -> None:
     names = {each["name"] for each in container(chart.render(FULL))["env"]}
     assert names <= {*VARIABLES, "MCP_OPS_CONFIG", "MCP_OPS_STATE_DIR", "MCP_OPS_KEY"}
+
+
+def test_a_pod_of_the_example_starts_with_what_the_page_says(chart: Chart, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "deploy" / "kubernetes.md").read_text(encoding="utf-8")
+    example = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]
+    objects = chart.render(yaml.safe_load(example))
+    secrets = {
+        "hot-url": "rediss://:password@redis.example.com:6380/0",
+        "ledger-url": "postgresql://ops_guard:password@db.example.com/ops_guard",
+    }
+    environ = {
+        each["name"]: each["value"]
+        if "value" in each
+        else secrets.get(each["valueFrom"]["secretKeyRef"]["key"], "x" * 32)
+        for each in container(objects)["env"]
+    }
+    (mounted,) = of_kind(objects, "ConfigMap")
+    config = tmp_path / "config.toml"
+    config.write_text(mounted["data"]["config.toml"], encoding="utf-8")
+    found = load_settings(config, environ, {})
+    assert (found.server.transport, found.server.host, found.server.port) == (
+        "http",
+        "0.0.0.0",
+        8000,
+    )
+    assert {"ops.example.com", "ops-mcp-ops"} <= set(found.server.allowed_hosts)
+    assert [key.name for key in found.server.keys] == ["env"]
+    assert found.guard.mode == Mode.READ_ONLY
+    assert found.store.hot.get_secret_value() == secrets["hot-url"]
+    assert {target.name for target in found.targets} == {"shop", "billing"}
 
 
 def test_probes_call_by_a_name_that_is_served(chart: Chart) -> None:
