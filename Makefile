@@ -8,6 +8,10 @@
 # make bench   measure, and write docs/performance.md (long)
 # make faults  injected faults, all rows in their long size, and write docs/reliability.md (half an hour)
 # make mutants  how many changes of the guard its tests notice: MODULES=… SAMPLE=… SEED=… (hours)
+# make imagecheck  build and run the image's steps without a container engine (Linux, as root)
+# make wheel   dist/*.whl
+# make bundle  dist/mcp-ops.mcpb, for Claude Desktop, validated
+# make sbom    dist/mcp-ops.cdx.json: what the image holds, as CycloneDX
 # make lock    resolve the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -18,7 +22,11 @@ PORT ?= 8000
 # Tests run side by side, one process a core.
 WORKERS ?= auto
 
+# Where what is made for others goes.
+DIST ?= dist
+
 .PHONY: setup run test check clients conformance coverage schemas bench faults mutants lock clean
+.PHONY: imagecheck wheel bundle sbom
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -78,14 +86,34 @@ faults: $(READY)
 mutants: $(READY)
 	MODULES="$(MODULES)" SAMPLE="$(SAMPLE)" SEED="$(SEED)" $(BIN)/python -m tests.mutation.run
 
+imagecheck: $(READY)
+	$(BIN)/python -m pytest tests/deploy/imagecheck.py
+
+wheel: $(READY)
+	$(BIN)/python -m hatchling build --target wheel --directory "$(DIST)"
+
+bundle: $(READY)
+	$(BIN)/python deploy/claude-desktop/build.py "$(DIST)/mcp-ops.mcpb"
+	$(BIN)/python -m tests.deploy.tools "$(DIST)/mcp-ops.mcpb"
+
+sbom: $(READY)
+	$(BIN)/python -m tests.deploy.sbom "$(DIST)/mcp-ops.cdx.json"
+
+LOCKED := --generate-hashes --universal --python-version 3.11 --no-annotate --no-header --quiet
+
 lock:
-	uv pip compile pyproject.toml --extra all --group dev --generate-hashes --universal \
-	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements.lock
-	uv pip compile requirements-clients.in --generate-hashes --universal \
-	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements-clients.lock
-	for each in agent fastmcp mcp1; do uv pip compile tests/clients/frameworks/$$each.in --generate-hashes \
-	  --universal --python-version 3.11 --no-annotate --no-header --quiet \
+	uv pip compile pyproject.toml --extra all --group dev $(LOCKED) --output-file requirements.lock
+	uv pip compile requirements-clients.in $(LOCKED) --output-file requirements-clients.lock
+	for each in agent fastmcp mcp1; do uv pip compile tests/clients/frameworks/$$each.in $(LOCKED) \
 	  --output-file tests/clients/frameworks/$$each.lock || exit 1; done
+	uv pip compile requirements-deploy.in $(LOCKED) --output-file requirements-deploy.lock
+	uv pip compile tests/deploy/helm.in --no-deps $(LOCKED) --output-file tests/deploy/helm.lock
+	# What is shipped is a part of what is tested.
+	uv pip compile pyproject.toml --extra kubernetes --extra redis --extra postgres --extra calendar \
+	  --extra telemetry --extra fast --constraint requirements.lock $(LOCKED) \
+	  --output-file requirements-image.lock
+	printf 'hatchling>=1.27\n' | uv pip compile - --constraint requirements.lock $(LOCKED) \
+	  --output-file requirements-build.lock
 
 clean:
-	rm -rf $(VENV) .clients .lab .mutants .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .clients .deploy .lab .mutants .mypy_cache .ruff_cache .pytest_cache

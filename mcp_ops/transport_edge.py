@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -197,7 +198,10 @@ class Edge:
         if LARGE_HEAD in scope:
             return HEAD
         host = headers.get(b"host", b"").decode("latin-1")
-        if not self._host_allowed(host):
+        # Probes of hosts call by the address of the machine, which no list can know; a page of
+        # elsewhere can't: a name that leads here is what it would have to send.
+        probed = scope["path"] in OPEN_ROUTES and _is_address(_name(f"//{host}"))
+        if not probed and not self._host_allowed(host):
             return HOST
         if not public and self._foreign(scope["path"], headers, host):
             return ORIGIN
@@ -293,6 +297,14 @@ def origin_host(origin: str) -> str:
 
 def _is_page(path: str) -> bool:
     return path == APPROVALS_PATH or path.startswith(f"{APPROVALS_PATH}/")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _name(url: str) -> str:

@@ -208,6 +208,18 @@ async def test_every_route_refuses_a_host_that_is_not_on_the_list() -> None:
                     assert answer.json()["error"] == "host_not_allowed"
 
 
+async def test_probes_that_know_only_the_machine_s_address_reach_its_health_alone() -> None:
+    async with running(settings(keys=TWO_KEYS)) as url, httpx2.AsyncClient(base_url=url) as http:
+        for host in ("169.254.130.4:8000", "10.1.2.3", "[fd00::1]:8000"):
+            probe = await http.get("/health", headers={"host": host})
+            assert (probe.status_code, probe.json().keys()) == (200, {"status"})
+            for route in ("/mcp", "/approvals"):
+                answer = await http.get(route, headers={"host": host, **bearer(ALICE)})
+                assert answer.status_code == 421, (host, route)
+        stranger = await http.get("/health", headers={"host": "169.254.130.4.evil.example"})
+        assert stranger.status_code == 421
+
+
 async def test_every_route_refuses_an_origin_that_is_not_on_the_list() -> None:
     strangers = (
         "https://evil.example",
