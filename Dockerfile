@@ -48,6 +48,6 @@ USER 10001:10001
 WORKDIR /var/lib/mcp-ops
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/health' % (os.environ.get('PORT') or os.environ.get('WEBSITES_PORT') or 8000), timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/health/live' % (os.environ.get('PORT') or os.environ.get('WEBSITES_PORT') or 8000), timeout=4)"]
 ENTRYPOINT ["mcp-ops"]
 CMD ["serve"]
