@@ -47,8 +47,6 @@ API_VERSIONS = {
     "Microsoft.Web/sites/basicPublishingCredentialsPolicies": "2025-05-01",
     "Microsoft.Web/sites/config": "2025-05-01",
 }
-# Known with the branches that bring authentication.
-LATER = {"MCP_OPS_URL"}
 SECRET = re.compile(r"password|key|secret|token", re.IGNORECASE)
 REFERENCE = re.compile(
     r"@Microsoft\.KeyVault\(VaultName=\$\{vault\.name\};SecretName=\$\{\w+\.name\}\)"
@@ -153,7 +151,7 @@ def test_settings_of_the_site_are_ours_and_secret_ones_are_references(
     union = resources["siteSettings"]["properties"]["function"]["parameters"]
     settings = union["arg_3"]
     ours = {name for name in settings if name.startswith(("MCP_", "SF_"))}
-    known = {KEY_VARIABLE, CONFIG_VARIABLE, "MCP_OPS_STATE_DIR", *LATER, *VARIABLES}
+    known = {KEY_VARIABLE, CONFIG_VARIABLE, "MCP_OPS_STATE_DIR", *VARIABLES}
     known |= {name for _, options in TARGET_VARIABLES.values() for name in options}
     assert ours <= known
     holds_secret = {"MCP_OPS_KEY", "MCP_OPS_STORE_KEY", "MCP_OPS_STORE_HOT", "MCP_OPS_STORE_LEDGER"}
