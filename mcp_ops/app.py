@@ -12,8 +12,13 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +28,14 @@ from anyio.abc import TaskStatus
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
 from mcp_ops.app_targets import configured_targets
+from mcp_ops.auth.keys import KeyBook
+from mcp_ops.auth.ring import KeyRing
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
 from mcp_ops.catalog import ALL_TOOLS, publish
-from mcp_ops.clock import Clock, SystemClock, rfc3339
-from mcp_ops.errors import Internal, OpsError
+from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.errors import Internal
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.inside import Inside
@@ -49,6 +56,7 @@ from mcp_ops.transport import bind_caller, seal
 from mcp_ops.version import VERSION
 
 DRAIN_S = 25.0
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 _log = logging.getLogger("mcp_ops")
 
 __all__ = ["ALL_TOOLS", "App", "open_app", "serve"]
@@ -66,6 +74,7 @@ class App:
     operations: Operations
     parts: Parts
     inside: Inside
+    keys: KeyRing
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
@@ -84,7 +93,13 @@ class App:
             policy=self.guard.policy,
             clock=self.parts.clock,
             redactor=self.guard.redactor,
+            environment_of=self._environment_of,
         )
+
+    def _environment_of(self, target: str) -> str:
+        """The environment of a target; of one that is not here any more the strictest."""
+        known = target in self.guard.targets.names()
+        return self.guard.targets.info(target).environment if known else "prod"
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -99,10 +114,12 @@ async def open_app(
     clock: Clock | None = None,
     redactor: Redactor | None = None,
     alone: bool = False,
+    tools: Mapping[str, Tool] = ALL_TOOLS,
 ) -> AsyncIterator[App]:
     """Everything, opened; leaving waits for running writes, then closes in reverse.
 
-    `alone` opens stores of this machine where the shared ones are away: for break-glass.
+    `alone` opens stores of this machine where the shared ones are away: for break-glass. `tools`
+    are those that may be published.
 
     Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
     """
@@ -114,6 +131,13 @@ async def open_app(
             open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
         check_cache(settings.guard.cache.tools, ALL_TOOLS)
+        keys = KeyRing(
+            settings.server.keys,
+            clock,
+            book=KeyBook(stores.ledger, clock.now),
+            grants=settings.server.grants,
+        )
+        await keys.refresh()
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -145,9 +169,7 @@ async def open_app(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
-            approver_keys=frozenset(
-                f"key:{key.name}" for key in settings.server.keys if "ops:approve" in key.scopes
-            ),
+            approver_keys=keys,
         )
         health = HealthCheck(
             targets=targets,
@@ -156,9 +178,7 @@ async def open_app(
             sub_call=guard.sub_call,
             away=stores.away,
         )
-        inside = Inside(
-            guard=guard, tools=ALL_TOOLS, ledger=stores.ledger, usage=usage, health=health
-        )
+        inside = Inside(guard=guard, tools=tools, ledger=stores.ledger, usage=usage, health=health)
         inside_of.append(inside)
         queue = EmbeddedQueue(
             stores.failed,
@@ -178,7 +198,8 @@ async def open_app(
             started_at=clock.now(),
             away=stores.away,
         )
-        published = publish([targets.info(name) for name in targets.names()], settings.tools)
+        infos = [targets.info(name) for name in targets.names()]
+        published = publish(infos, settings.tools, tools)
         server = OpsServer(
             guard=guard,
             tools=published,
@@ -193,14 +214,15 @@ async def open_app(
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
-            tools=ALL_TOOLS,
+            tools=tools,
             ledger=stores.ledger,
             operations=operations,
             now=clock.now,
-            keys={f"key:{key.name}": frozenset(key.scopes) for key in settings.server.keys},
+            keys=keys.scopes,
         )
         tasks.start_soon(operations.keep_leases)
         tasks.start_soon(resumer.follow)
+        tasks.start_soon(keys.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(
@@ -212,6 +234,7 @@ async def open_app(
             operations=operations,
             parts=parts,
             inside=inside,
+            keys=keys,
         )
         try:
             yield app
@@ -222,49 +245,63 @@ async def open_app(
                 _log.warning("%d writes did not end in time; their outcome is unknown", left)
 
 
-async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0."""
+def _as_it_is(_app: App) -> None:
+    """Nothing is added to what was opened."""
+
+
+async def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    tools: Mapping[str, Tool] = ALL_TOOLS,
+    prepare: Callable[[App], None] = _as_it_is,
+) -> int:
+    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0.
+
+    With `tools` and `prepare`, which sees the opened parts before the first request, the suite of
+    the protocol's conformance puts what it calls beside the tools.
+    """
     redactor = Redactor()  # the logs' and the app's: what one learns the other hides
     log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"), redactor)
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_stop_on_signals, stop)
-        async with open_app(settings, environ=environ, redactor=redactor) as app:
+        async with (
+            _exporting(settings, redactor) as sdk,
+            open_app(settings, environ=environ, redactor=redactor, tools=tools) as app,
+            _watching(app, sdk) as metrics,
+        ):
+            prepare(app)
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
-                await _serve_http(app, stop)
+                # Only who serves HTTP pays for importing it.
+                from mcp_ops.app_http import serve_app
+
+                await serve_app(app, redactor, stop, on_ready=_say_ready, metrics=metrics)
         tasks.cancel_scope.cancel()
     return 0
 
 
-async def _serve_http(app: App, stop: anyio.Event) -> None:
-    # Only who serves HTTP pays for importing it.
-    from mcp_ops.approval_page import key_page
-    from mcp_ops.transport_http import http_app, serve_http
+def _exporting(settings: Settings, redactor: Redactor) -> AbstractAsyncContextManager[Any]:
+    """The SDK of telemetry, open; None where nothing of it is on, and nothing is loaded."""
+    if not settings.telemetry.on:
+        return nullcontext()
+    from mcp_ops.app_telemetry import exporting
 
-    async def health() -> tuple[int, dict[str, Any]]:
-        # The code is about this server: a host that restarts it because a target is down would
-        # take away the tool that repairs the target.
-        try:
-            found = await app.inside.health(Control(app.parts, app.inside.caller))
-        except OpsError as error:
-            return 503, {"status": "unhealthy", "problem": error.message}
-        body = found.model_dump(mode="json", exclude_none=True)
-        return 200, {"status": found.overall, **body, "observed_at": rfc3339(app.parts.clock.now())}
+    return exporting(settings.telemetry, redactor)
 
-    settings = app.settings.server
-    application = http_app(
-        app.server.mcp,
-        settings=settings,
-        health=health,
-        sse=settings.transport == "sse",
-        pages=key_page(app.people, settings.keys, app.parts.clock),
-    )
-    await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
+
+def _watching(app: App, sdk: Any) -> AbstractAsyncContextManager[Metrics | None]:
+    if sdk is None:
+        return nullcontext()
+    from mcp_ops.app_telemetry import watching
+
+    telemetry = app.settings.telemetry
+    return watching(sdk, telemetry, parts=app.parts, stores=app.stores, inside=app.inside)
 
 
 def _say_ready(url: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mcp_ops.settings_draft import Draft
 from mcp_ops.settings_options import absolute
+from mcp_ops.settings_telemetry import read_telemetry
 
 # Later ones win.
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -21,6 +22,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "WEBSITES_PORT": ("server", "port"),
     "PORT": ("server", "port"),
     "MCP_OPS_ALLOWED_HOSTS": ("server", "allowed_hosts"),
+    "MCP_OPS_URL": ("server", "url"),
     "MCP_RATE_LIMIT_MODE": ("guard", "mode"),
     "CIRCUIT_BREAKER_THRESHOLD": ("guard", "circuit", "threshold"),
     "CIRCUIT_BREAKER_TIMEOUT": ("guard", "circuit", "open_s"),
@@ -66,6 +68,7 @@ def variable(name: str) -> str:
 def read_environment(draft: Draft, environ: Mapping[str, str], state_dir: Path) -> None:
     """Put what the environment says over a draft that holds the file."""
     _settings(draft, environ)
+    read_telemetry(draft, environ)
     _key(draft, environ)
     _targets(draft, environ)
     secrets = draft.table("targets", "salesforce").get("links", {})

@@ -22,6 +22,7 @@ from mcp_ops.settings_environ import read_environment, state_directory
 from mcp_ops.settings_options import References
 from mcp_ops.settings_policy import read_policy_file
 from mcp_ops.settings_problems import Key, Problems, add_validation, did_you_mean, dotted
+from mcp_ops.settings_telemetry import TelemetrySettings
 from mcp_ops.settings_toml import read_toml
 
 CONFIG_VARIABLE = "MCP_OPS_CONFIG"
@@ -34,6 +35,12 @@ _INTERNAL = frozenset({"source", "notices", "rule_places"})
 def process_environment() -> dict[str, str]:
     """A copy of the environment of this process."""
     return dict(os.environ)
+
+
+def quieten(defaults: Mapping[str, str]) -> None:
+    """Set variables of this process that are not set: some libraries take options only so."""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
 
 
 def user_file() -> Path:
@@ -104,8 +111,9 @@ def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Probl
     references = References(
         environ=environ, base=base, problems=problems, prefix=_prefix(draft.file)
     )
-    if isinstance(server := raw.get("server"), dict):
-        raw["server"] = references.model(ServerSettings, server, ("server",))
+    for name, model in (("server", ServerSettings), ("telemetry", TelemetrySettings)):
+        if isinstance(table := raw.get(name), dict):
+            raw[name] = references.model(model, table, (name,))
     if isinstance(store := raw.get("store"), dict):
         # "sqlite" is no secret, and the only value that may stand there as it is.
         plain = {name: value for name, value in store.items() if value == "sqlite"}
@@ -186,15 +194,22 @@ def _check_names(draft: Draft, problems: Problems) -> None:
 
 def _check_server(settings: Settings, draft: Draft, problems: Problems) -> None:
     server = settings.server
-    names = [key.name for key in server.keys]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(draft.where(("server", "keys")), f'two keys are called "{name}".')
-    if server.transport == "stdio" or server.keys or _is_loopback(server.host):
+    tls = server.mutual_tls
+    named = {
+        "keys": [key.name for key in server.keys],
+        "issuers": [issuer.name for issuer in server.issuers],
+        "mutual_tls": [each.name for each in tls.certificates] if tls is not None else [],
+    }
+    for table, names in named.items():
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            problems.add(draft.where(("server", table)), f'two {table} are called "{name}".')
+    if server.transport == "stdio" or server.asks or _is_loopback(server.host):
         return
     problems.add(
         draft.where(("server", "host")),
         "this host can be reached from other machines, and no key is configured. Set MCP_OPS_KEY "
-        "or [[server.keys]], or listen on 127.0.0.1.",
+        "or [[server.keys]] or [[server.issuers]], or server.require_key for keys of "
+        "mcp-ops keys create, or listen on 127.0.0.1.",
     )
 
 
@@ -226,6 +241,8 @@ def _idle_globs(settings: Settings) -> list[str]:
         (("guard", "protected", i), rule.target) for i, rule in enumerate(settings.guard.protected)
     ]
     globs += [(("policy", i), rule.target) for i, rule in enumerate(settings.policy)]
+    for i, grant in enumerate(settings.server.grants):
+        globs += [(("server", "grants", i), glob) for glob in grant.targets]
     for i, window in enumerate(settings.guard.freeze):
         globs += [(("guard", "freeze", i), glob) for glob in window.targets]
     return [

@@ -10,7 +10,12 @@ import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, Final
 
 import anyio
@@ -28,19 +33,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from mcp_ops.auth.challenge import WELL_KNOWN, Challenges
+from mcp_ops.auth.door import Door, configured_door
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
-from mcp_ops.transport_edge import MAX_BODY, Edge, Keys, is_loopback
+from mcp_ops.transport_connection import MAX_CONNECTIONS, MAX_HEAD, guarded_protocol
+from mcp_ops.transport_edge import OPEN_ROUTES, Edge, StepUp, is_loopback
+from mcp_ops.transport_refusals import MAX_BODY
 
 MAX_SESSIONS: Final = 1_000
 """Sessions of the older era that may be open; the SDK closes them after 30 idle minutes."""
-
-MAX_CONNECTIONS: Final = 2_000
-"""Connections and requests at once; more are answered 503."""
-
-MAX_HEAD: Final = 32 * 1024
-"""Bytes of a request line and headers that the pure-Python parser reads."""
 
 KEEP_ALIVE_S: Final = 75
 """Seconds that an idle connection stays open: longer than proxies keep theirs."""
@@ -104,15 +107,20 @@ def http_app(
     sse: bool,
     pages: Sequence[BaseRoute] = (),
     lifespan: Lifespan | None = None,
+    door: Door | None = None,
+    step_up: StepUp | None = None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
-    `lifespan` is entered before the first request and left after the last.
+    `lifespan` is entered before the first request and left after the last. `door` decides who gets
+    in; without one the keys and certificates of `settings` do. `open_routes` answer without a key.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
-    if not settings.keys and not is_loopback(settings.host):
+    door = door or configured_door(settings)
+    if not door.closed and not is_loopback(settings.host):
         raise ConfigurationError(
             "server.host is reachable from other machines and no key is configured",
             hint="add a [[server.keys]] section, or bind 127.0.0.1",
@@ -129,23 +137,21 @@ def http_app(
     ]
     if sse:
         routes += _sse_routes(server)
+    if door.challenges.oauth:
+        routes += _metadata_routes(door.challenges, ("", "/mcp", "/sse") if sse else ("", "/mcp"))
     routes += pages
 
     @asynccontextmanager
     async def alive(_: Starlette) -> AsyncIterator[None]:
-        if lifespan is None:
-            async with sessions.run():
-                yield
-        else:
-            async with lifespan(), sessions.run():
-                yield
+        async with nullcontext() if lifespan is None else lifespan(), sessions.run():
+            yield
 
-    return _behind_edge(routes, settings, in_flight, alive)
+    return _behind_edge(routes, settings, in_flight, alive, door, step_up, open_routes)
 
 
 def page_app(pages: Sequence[BaseRoute], settings: ServerSettings) -> Starlette:
     """An application of pages alone, without the protocol, behind the same edge."""
-    return _behind_edge(pages, settings, InFlight(), None)
+    return _behind_edge(pages, settings, InFlight(), None, configured_door(settings), None)
 
 
 def _behind_edge(
@@ -153,16 +159,20 @@ def _behind_edge(
     settings: ServerSettings,
     in_flight: InFlight,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None,
+    door: Door,
+    step_up: StepUp | None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
-        edges.append(Edge(app, settings=settings, keys=Keys(settings.keys)))
+        made = Edge(app, settings=settings, door=door, step_up=step_up, open_routes=open_routes)
+        edges.append(made)
         return edges[-1]
 
     app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)
     app.middleware_stack = app.build_middleware_stack()
-    app.state.edge, app.state.in_flight = edges[-1], in_flight
+    app.state.edge, app.state.in_flight, app.state.door = edges[-1], in_flight, door
     return app
 
 
@@ -192,11 +202,13 @@ async def serve_http(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_S,
         h11_max_incomplete_event_size=MAX_HEAD,
+        http=guarded_protocol(),
     )
     serving = _Serving(config, lambda: on_ready(_url(listener, settings.host)))
     with listener:
         async with anyio.create_task_group() as tg:
             tg.start_soon(_stop_serving, app, serving, stop)
+            tg.start_soon(app.state.door.sweep, app.state.edge.end_lost_streams)
             await serving.serve(sockets=[listener])
             tg.cancel_scope.cancel()
 
@@ -283,6 +295,18 @@ def _sse_routes(server: Server[Any]) -> list[BaseRoute]:
         Route("/sse", endpoint=Stream(), methods=["GET"]),
         Mount("/messages/", app=transport.handle_post_message),
     ]
+
+
+def _metadata_routes(challenges: Challenges, paths: Sequence[str]) -> list[BaseRoute]:
+    def route(path: str) -> Route:
+        async def answer(_: Request) -> Response:
+            return JSONResponse(
+                challenges.metadata(path), headers={"cache-control": "max-age=3600"}
+            )
+
+        return Route(f"{WELL_KNOWN}{path}", endpoint=answer, methods=["GET", "HEAD"])
+
+    return [route(path) for path in paths]
 
 
 class _Shortening(logging.Filter):

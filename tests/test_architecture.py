@@ -17,25 +17,44 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What each part may import of the package, besides itself where it is a folder. From the top of
 # this table down: a part imports only what stands below it.
 _GROUND = {"errors", "redact", "version"}
-_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard"}
+_LEAVES = _GROUND | {
+    "ports",
+    "records",
+    "questions",
+    "failed",
+    "clock",
+    "params",
+    "heard",
+    "reach",
+    "spans",
+}
 _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
+    "settings_access",
+    "settings_base",
     "settings_draft",
     "settings_environ",
     "settings_file",
     "settings_options",
     "settings_policy",
     "settings_problems",
+    "settings_telemetry",
     "settings_toml",
+    "settings_types",
 }
 _TRANSPORT = {
     "transport",
+    "transport_connection",
     "transport_edge",
     "transport_eras",
     "transport_http",
     "transport_pipes",
+    "transport_refusals",
+    "transport_probes",
+    "transport_spans",
     "transport_stdio",
+    "transport_streams",
 }
 _PAGE = {"approval_page", "approval_page_html", "approval_page_sessions"}
 _EVERYTHING = (
@@ -44,20 +63,26 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_targets", "commands", "tools", "lab"}
+    | {"app", "app_http", "app_probes", "app_targets", "app_telemetry", "auth", "commands", "tools"}
+    | {"lab", "telemetry"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
     "__main__": {"cli"},
     "cli": {"commands"},
     "commands": _EVERYTHING,
+    "app_http": _EVERYTHING - {"commands", "lab"},
+    "app_probes": _EVERYTHING - {"app", "commands", "lab"},
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
+    "app_telemetry": _EVERYTHING - {"app", "commands", "lab"},
     "app": _EVERYTHING - {"app", "commands", "lab"},
-    "approval_page": _LEAVES | _PAGE | {"call", "settings", "transport_edge"},
+    "approval_page": _LEAVES | _PAGE | {"auth", "call", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
-    "transport": _LEAVES | _SETTINGS | _TRANSPORT,
-    "server": _CORE | {"guard", "transport"},
+    "transport": _LEAVES | _SETTINGS | _TRANSPORT | {"auth"},
+    "auth": _LEAVES | _SETTINGS | {"wire"},
+    "server": _CORE | {"guard", "transport", "transport_spans"},
+    "telemetry": _CORE | {"guard", "settings_telemetry"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive"},
     "redrive": _LEAVES | {"capabilities", "tool"},
@@ -80,6 +105,8 @@ ALLOWED: dict[str, set[str]] = {
     "params": set(),
     "redact": {"redact_formats", "redact_known", "redact_names"},
     "heard": set(),
+    "reach": set(),
+    "spans": {"errors"},
     "errors": set(),
     "version": set(),
 }

@@ -26,8 +26,8 @@ from pydantic import SecretStr
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import KeySettings, ServerSettings
 from mcp_ops.transport import seal
-from mcp_ops.transport_edge import MAX_BODY
 from mcp_ops.transport_http import http_app, serve_http
+from mcp_ops.transport_refusals import MAX_BODY
 from tests.transport_peer import build, health
 
 ROOT = Path(__file__).parent.parent
@@ -168,6 +168,7 @@ async def test_the_official_client_calls_over_both_transports_in_both_eras(
         "id": "key:alice",
         "scopes": ["ops:read"],
         "host_confirms": True,
+        "reach": [],
     }
     assert caller["client"] == "mcp"
     assert caller["era"] == ("2026" if mode == VERSION else "session")
@@ -205,6 +206,18 @@ async def test_every_route_refuses_a_host_that_is_not_on_the_list() -> None:
                     )
                     assert answer.status_code == 421, (method, route, host)
                     assert answer.json()["error"] == "host_not_allowed"
+
+
+async def test_probes_that_know_only_the_machine_s_address_reach_its_health_alone() -> None:
+    async with running(settings(keys=TWO_KEYS)) as url, httpx2.AsyncClient(base_url=url) as http:
+        for host in ("169.254.130.4:8000", "10.1.2.3", "[fd00::1]:8000"):
+            probe = await http.get("/health", headers={"host": host})
+            assert (probe.status_code, probe.json().keys()) == (200, {"status"})
+            for route in ("/mcp", "/approvals"):
+                answer = await http.get(route, headers={"host": host, **bearer(ALICE)})
+                assert answer.status_code == 421, (host, route)
+        stranger = await http.get("/health", headers={"host": "169.254.130.4.evil.example"})
+        assert stranger.status_code == 421
 
 
 async def test_every_route_refuses_an_origin_that_is_not_on_the_list() -> None:

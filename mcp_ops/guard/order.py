@@ -11,7 +11,7 @@ settle    outcome to the circuit, evidence to the ledger, the answer redacted an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -42,7 +42,7 @@ from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame, open_frame
 from mcp_ops.guard.runaway import Runaway
 from mcp_ops.guard.targets import Targets
-from mcp_ops.guard.telemetry import call_span
+from mcp_ops.guard.telemetry import call_span, stage
 from mcp_ops.guard.writes import Writes
 from mcp_ops.ports import (
     OWN_TARGET,
@@ -74,7 +74,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
-        approver_keys: frozenset[str] | None = None,
+        approver_keys: Container[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -260,14 +260,15 @@ class Guard:
 
     def _settled(self, call: Call, result: Result, *, ask_again: bool = False) -> dict[str, Any]:
         """The answer: redacted, cut, stamped."""
-        return settle.settle(
-            result,
-            target=call.target or call.about or OWN_TARGET,
-            at=self.clock.now(),
-            redactor=self.redactor,
-            limit_bytes=self.settings.limits.result_bytes,
-            ask_again=ask_again,
-        )
+        with stage("settle", call.target):
+            return settle.settle(
+                result,
+                target=call.target or call.about or OWN_TARGET,
+                at=self.clock.now(),
+                redactor=self.redactor,
+                limit_bytes=self.settings.limits.result_bytes,
+                ask_again=ask_again,
+            )
 
     async def sub_call(
         self,
@@ -290,6 +291,8 @@ class Guard:
             about="",
             parent=parent.id,
             approved_by=parent.id,
+            # Which target needs which is the operator's word: who reaches one needs no more.
+            caller=replace(parent.caller, reach=()),
             tool=replace(parent.tool, effect=effect, capability=capability, bulk=False),
             dry_run=False,
         )
@@ -331,9 +334,10 @@ class Guard:
             if plan.decision.require == "approve":
                 self._gate.overlook(plan, RefusalCode.APPROVAL_REQUIRED)
             return Consent(how="none", record="shadow")
-        return await self._approver.obtain(
-            plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
-        )
+        with stage("approval", plan.request.target):
+            return await self._approver.obtain(
+                plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
+            )
 
     async def resume(
         self,
