@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class _Series:
             raise Unreadable("an event in it is damaged")
         for name in ("DTSTART", "DTEND"):
             value = event.get(name)
-            if value is not None and "TZID" in value.params and not _aware(value.dt):
+            if value is not None and "TZID" in value.params and value.dt.tzinfo is None:
                 raise Unreadable("an event names a time zone that is not known here")
         self._event = event
         self._steps = steps
@@ -158,20 +159,16 @@ class _Series:
             return
         from dateutil.rrule import rrulestr  # type: ignore[import-untyped]  # it has no types
 
-        until = datetime.fromtimestamp(last, UTC).replace(tzinfo=None) + 2 * _DAY
+        # A day more: what the clock on the wall shows differs from UTC by less.
+        until = datetime.fromtimestamp(last, UTC).replace(tzinfo=None) + _DAY
         for rule in rules:
             if str(rule["FREQ"][0]).upper() not in _FREQUENCIES:
                 raise Unreadable("an event recurs more often than daily")
             bounded = dict(rule)
-            ends = [self._until(each) for each in rule.get("UNTIL", [])]
-            # RFC 5545 knows one of the two; the later end is a bound of ours for a counted one.
-            if not rule.get("COUNT") or ends:
-                bounded["UNTIL"] = [min([*ends, until])]
+            if "UNTIL" in rule:
+                bounded["UNTIL"] = [self._until(each) for each in rule["UNTIL"]]
             text = type(rule)(bounded).to_ical().decode()
-            for local in rrulestr(text, dtstart=self._start):
-                if local > until:
-                    break
-                yield local
+            yield from takewhile(lambda at: at <= until, rrulestr(text, dtstart=self._start))
 
     def _until(self, value: date | datetime) -> datetime:
         if not isinstance(value, datetime):
@@ -197,18 +194,14 @@ class _Series:
 
     def _extra(self, without: set[float]) -> Iterator[Span]:
         """RDATE: further starts, some of which bring their own end."""
-        for start, end in self._event.rdates:
-            self._steps.count()
+        for start, end in self._event.rdates:  # as many as the file has room for
             local, zone = _local(start, self._given)
             at = min(_readings(local, zone))
             if at in without:
                 continue
             if end is None:
                 span = self._span(local) if zone == self._zone else None
-                yield span or Span(at, at + max(self._exact, self._nominal.total_seconds()))
+                length = max(self._exact, self._nominal.total_seconds())
+                yield span or Span(at, at + length, self.summary)
             else:
                 yield Span(at, max(_readings(*_local(end, self._given))), self.summary)
-
-
-def _aware(value: date | datetime) -> bool:
-    return isinstance(value, datetime) and value.tzinfo is not None

@@ -72,9 +72,9 @@ class _Fixed:
     async def spans(self, at: float) -> tuple[Span, ...]:
         window = self._window
         try:
-            if window.start and window.end:
-                return (Span(_moment(window.start), _moment(window.end)),)
-            return tuple(_weekly(window, at))
+            if window.days:
+                return tuple(_weekly(window, at))
+            return (Span(_moment(window.start or ""), _moment(window.end or "")),)
         except (ValueError, KeyError, OSError) as error:
             raise Unreadable("its times cannot be read") from error
 
@@ -98,10 +98,9 @@ class _Calendar:
         async with self._looking:
             now = self._clock.monotonic()
             if now - self._looked >= CHECK_S or not self._covers(at):
-                # Not given up on by a cancelled caller: the next one would wait for it again.
                 before = self._problem
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._look, at)
+                # A cancelled caller waits for the thread, too: the next one would start it again.
+                await anyio.to_thread.run_sync(self._look, at)
                 self._looked = now
                 if self._problem and self._problem != before:
                     _log.warning("a freeze calendar cannot be read and closes: %s", self._problem)

@@ -195,9 +195,9 @@ def test_a_further_date_in_the_zone_of_its_event_is_as_long_on_the_wall(tmp_path
 
 
 def test_a_further_date_in_another_zone_is_as_long_as_its_event(tmp_path: Path) -> None:
-    day = ("DTSTART;VALUE=DATE:20270101", "RDATE:20270115T080000Z")
-    (found,) = spans(tmp_path, f"{FRIDAY}T12:00", *day)
-    assert (found.start, found.end) == (at(f"{FRIDAY}T09:00"), at("2027-01-16T09:00"))
+    day = ("DTSTART;VALUE=DATE:20270101", "RDATE:20270115T080000Z", "SUMMARY:Closing")
+    found = spans(tmp_path, f"{FRIDAY}T12:00", *day)
+    assert found == span(at(f"{FRIDAY}T09:00"), at("2027-01-16T09:00"), "Closing")
 
 
 def test_an_exception_to_one_further_date_leaves_the_next_one(tmp_path: Path) -> None:

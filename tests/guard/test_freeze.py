@@ -205,6 +205,8 @@ def test_half_a_window_is_none(raw: dict[str, Any]) -> None:
     [
         ({"start": "nonsense", "end": "never"}, 0.0, True),
         ({"start": "2020-01-01", "end": "nonsense"}, 0.0, True),
+        ({"start": "2020-01-01T00:00:00Z"}, 0.0, True),
+        ({"end": "2020-01-01T00:00:00Z"}, 1_700_000_000.0, True),
         # What the settings insist on is the whole day, in UTC, where it is left out.
         ({"days": ("thu",)}, 0.0, True),
         ({"days": ("thu",)}, 86_399.0, True),

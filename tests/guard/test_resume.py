@@ -145,7 +145,7 @@ def resumer(b: Bench, *, keys: Mapping[str, frozenset[str]], **tools: Tool) -> R
         ledger=b.stores.ledger,
         operations=b.operations,
         now=b.clock.now,
-        keys=keys,
+        keys=lambda: keys,
     )
 
 

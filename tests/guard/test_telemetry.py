@@ -47,9 +47,10 @@ def told_spans(spans: list[dict[str, Any]]) -> None:
                 "mcp_ops.principal": "agent:test@host",
                 "mcp_ops.verdict": verdict,
                 **({"mcp_ops.code": code} if code else {}),
+                **({"error.type": code} if status == "ERROR" else {}),
             },
             "status": status,
-            "description": code if status == "ERROR" else "",
+            "description": "",
             "events": 0,
         }
         for (tool, target), effect, verdict, code, status in ended
