@@ -148,6 +148,7 @@ def render(
     bars: Sequence[Bar],
     machine: Sequence[tuple[str, str]],
     rounds: int,
+    more: Sequence[str],
 ) -> str:
     """The page."""
     names = figures.names()
@@ -160,6 +161,7 @@ def render(
     for server in figures.servers():
         cells = " | ".join(figures.cell(server, name) for name in names)
         lines.append(f"| {server} | {cells} |")
+    lines += ["", *more]
     lines += ["", "## Tokens", "", "Name, description and input schema of each tool, o200k.", ""]
     lines += ["| tool | tokens | |", "|---|---|---|"]
     for name, (count, only_reads) in sorted(tokens.items(), key=lambda item: -item[1][0]):

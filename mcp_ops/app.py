@@ -6,11 +6,9 @@ Everything is opened in one exit stack and closed in reverse.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import logging
-import os
-import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +20,7 @@ from anyio.abc import TaskStatus
 
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
+from mcp_ops.app_sealing import installation_key, question_keys
 from mcp_ops.app_targets import configured_targets
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
@@ -31,6 +30,7 @@ from mcp_ops.clock import Clock, SystemClock, rfc3339
 from mcp_ops.errors import Internal, OpsError
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
+from mcp_ops.guard.hiding import Hiding
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
@@ -46,6 +46,7 @@ from mcp_ops.settings_options import secrets_in
 from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
+from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.version import VERSION
 
 DRAIN_S = 25.0
@@ -178,6 +179,11 @@ async def open_app(
             started_at=clock.now(),
             away=stores.away,
         )
+        hiding = bus = None
+        if settings.guard.hide_disabled_tools:
+            hiding = Hiding(stores.hot, targets)
+            bus = ToolListBus(stores.signals)
+            tasks.start_soon(bus.follow, hiding.state)
         published = publish([targets.info(name) for name in targets.names()], settings.tools)
         server = OpsServer(
             guard=guard,
@@ -187,9 +193,11 @@ async def open_app(
             clock=clock,
             version=VERSION,
             user=_user(),
+            hiding=hiding,
+            bus=bus,
         )
-        redactor.use_key(sealing_key := _sealing_key(settings))
-        seal(server.mcp, [sealing_key], bind_caller(_user()))
+        redactor.use_key(installation_key(settings))
+        seal(server.mcp, question_keys(settings), bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
@@ -222,26 +230,33 @@ async def open_app(
                 _log.warning("%d writes did not end in time; their outcome is unknown", left)
 
 
-async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0."""
+async def serve(
+    settings: Settings, environ: Mapping[str, str], listener: socket.socket | None = None
+) -> int:
+    """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0.
+
+    `listener` is a bound socket to serve HTTP on, for one of several workers.
+    """
     redactor = Redactor()  # the logs' and the app's: what one learns the other hides
     log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"), redactor)
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_stop_on_signals, stop)
+        if listener is not None:
+            tasks.start_soon(_stop_when_left, stop)
         async with open_app(settings, environ=environ, redactor=redactor) as app:
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
-                await _serve_http(app, stop)
+                await _serve_http(app, stop, listener)
         tasks.cancel_scope.cancel()
     return 0
 
 
-async def _serve_http(app: App, stop: anyio.Event) -> None:
+async def _serve_http(app: App, stop: anyio.Event, listener: socket.socket | None) -> None:
     # Only who serves HTTP pays for importing it.
     from mcp_ops.approval_page import key_page
     from mcp_ops.transport_http import http_app, serve_http
@@ -262,9 +277,12 @@ async def _serve_http(app: App, stop: anyio.Event) -> None:
         settings=settings,
         health=health,
         sse=settings.transport == "sse",
-        pages=key_page(app.people, settings.keys, app.parts.clock),
+        # Who signs in is known to one process, and the next request may meet another worker.
+        pages=key_page(app.people, settings.keys, app.parts.clock) if settings.workers == 1 else (),
     )
-    await serve_http(application, settings=settings, stop=stop, on_ready=_say_ready)
+    await serve_http(
+        application, settings=settings, stop=stop, on_ready=_say_ready, listener=listener
+    )
 
 
 def _say_ready(url: str) -> None:
@@ -280,6 +298,12 @@ async def _stop_on_signals(stop: anyio.Event, *, task_status: TaskStatus[None]) 
             return
 
 
+async def _stop_when_left(stop: anyio.Event) -> None:
+    # Standard input is a pipe from who started the workers, and says only that they have gone.
+    await anyio.wait_readable(sys.stdin)
+    stop.set()
+
+
 def _place(settings: Settings, *, alone: bool) -> Place:
     store = settings.store
     return Place(
@@ -288,6 +312,7 @@ def _place(settings: Settings, *, alone: bool) -> Place:
         ledger=store.ledger.get_secret_value(),
         key=store.key.get_secret_value() if store.key else "",
         alone=alone,
+        signals=settings.guard.hide_disabled_tools,
         keeping={
             "failed_items": settings.deadletters.max_items,
             "failed_s": settings.deadletters.retention_days * 86_400,
@@ -310,33 +335,6 @@ def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
             since=clock.now(),
         ),
     )
-
-
-def _sealing_key(settings: Settings) -> bytes:
-    """The key that seals questions to clients: that of all replicas, else one a state directory,
-    so that a restart and the processes beside this one open them too."""
-    if settings.store.key is not None:
-        shared = settings.store.key.get_secret_value().encode()
-        return hashlib.sha256(b"questions" + shared).digest()
-    path = settings.state_dir / "sealing.key"
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        key = b""
-    if len(key) == 32:
-        return key
-    fresh = secrets.token_bytes(32)
-    draft = path.with_name(f"sealing.{secrets.token_hex(4)}.tmp")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(fresh)
-    try:
-        # Whoever links first wins; the others read what is there.
-        draft.replace(path) if key else os.link(draft, path)
-    except FileExistsError:
-        fresh = path.read_bytes()
-    finally:
-        draft.unlink(missing_ok=True)
-    return fresh
 
 
 def _user() -> str:

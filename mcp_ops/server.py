@@ -24,13 +24,15 @@ from mcp.shared.exceptions import MCPError
 from mcp_ops.call import Answer, Call, Caller, Channel, NeedsAnswer, Question, new_id, parse
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
+from mcp_ops.guard.hiding import Hiding
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.record import Frame
 from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
-from mcp_ops.transport import CallerFacts, caller_facts
+from mcp_ops.transport import CallerFacts, Wire, caller_facts
+from mcp_ops.transport_bus import ChangingServer, ToolListBus
 
 NAME = "mcp-ops"
 INSTRUCTIONS = (
@@ -99,24 +101,32 @@ class OpsServer:
         clock: Clock,
         version: str,
         user: str,
+        hiding: Hiding | None = None,
+        bus: ToolListBus | None = None,
     ) -> None:
         self._guard = guard
         self._tools = tools
         self._ledger = ledger
         self._redactor = redactor
         self._clock = clock
-        self._user = user
+        # Not the client's name: budgets, limits, denials, keys and policies hang on the principal,
+        # and a client that chose it would be a new one with every call. It is in `client`.
+        self._local = f"agent:{user}"
         schemas = {name: published.input_schema() for name, published in tools.items()}
         self._listed = [_listed(tools[name], schema) for name, schema in schemas.items()]
-        self.mcp: Server[Any] = Server(
+        self._hiding = hiding
+        self.mcp: Server[Any] = (Server if bus is None else ChangingServer)(
             NAME,
             version=version,
             title="Operations",
             instructions=INSTRUCTIONS,
             on_list_tools=self._on_list_tools,
             on_call_tool=self._on_call_tool,
+            on_subscriptions_listen=None if bus is None else bus.listen,
             get_tool_input_schema=schemas.get,
         )
+        if bus is not None:
+            self.mcp.middleware.append(bus)
 
     async def call_tool(self, name: str, raw: dict[str, Any], caller: Caller) -> Reply:
         """One call, whoever makes it. Raises `UnknownTool`, or `NeedsAnswer` for a question."""
@@ -200,11 +210,16 @@ class OpsServer:
         return Reply(text=text, structured=None, is_error=True)
 
     async def _on_list_tools(
-        self, _ctx: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
+        self, ctx: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         if params is not None and params.cursor:
             raise MCPError(code=types.INVALID_PARAMS, message="There is one page of tools only.")
-        return types.ListToolsResult(tools=self._listed)
+        if self._hiding is None:
+            return types.ListToolsResult(tools=self._listed)
+        http = caller_facts(ctx).principal
+        tools = {name: (each.tool, each.targets) for name, each in self._tools.items()}
+        hidden = await self._hiding.hidden(tools, self._local if http is None else http.id)
+        return types.ListToolsResult(tools=[one for one in self._listed if one.name not in hidden])
 
     async def _on_call_tool(
         self, ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
@@ -216,12 +231,11 @@ class OpsServer:
             return _input_required(ending.question)
         except UnknownTool as error:
             raise MCPError(code=types.INVALID_PARAMS, message=error.message) from None
-        # In wire form: the SDK holds it against the revision's own model all the same.
-        wire: dict[str, Any] = {
-            "content": [{"type": "text", "text": reply.text}],
-            "isError": reply.is_error,
-            "resultType": "complete",
-        }
+        wire = Wire(
+            content=[{"type": "text", "text": reply.text}],
+            isError=reply.is_error,
+            resultType="complete",
+        )
         if reply.structured is not None:
             wire["structuredContent"] = reply.structured
         return wire
@@ -232,9 +246,6 @@ class OpsServer:
         facts = caller_facts(ctx)
         http = facts.principal
         channel: Channel = "stdio" if http is None else "http"
-        # Not the client's name: budgets, limits, denials, keys and policies hang on the principal,
-        # and a client that chose it would be a new one with every call. It is in `client`.
-        local = f"agent:{self._user}"
 
         async def ask(question: Question) -> Answer | None:
             return await _elicit(ctx, question)
@@ -244,7 +255,7 @@ class OpsServer:
                 await ctx.session.report_progress(done, total or None, message)
 
         return Caller(
-            principal=local if http is None else http.id,
+            principal=self._local if http is None else http.id,
             scopes=_LOCAL_SCOPES if http is None else frozenset(http.scopes),
             channel=channel,
             client=f"{facts.client} {facts.client_version}".strip(),

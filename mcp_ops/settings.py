@@ -229,6 +229,9 @@ class GuardSettings(Frozen):
     confirm_fallback: Literal["client", "approve"] = Field(
         "client", description="On stdio, for clients that cannot ask."
     )
+    hide_disabled_tools: bool = Field(
+        False, description="List no tools that the modes in force refuse, and tell of changes."
+    )
     limits: LimitSettings = LimitSettings()
     circuit: CircuitSettings = CircuitSettings()
     cache: CacheSettings = CacheSettings()
@@ -259,7 +262,20 @@ class ServerSettings(Frozen):
         (), description="Further Host names, for a public name behind a proxy."
     )
     allowed_origins: tuple[str, ...] = Field((), description="Further browser origins.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that serve HTTP on one port.")
+    sessions: bool = Field(
+        True, description="Sessions of revisions before 2026-07-28; they live in one process."
+    )
     keys: tuple[KeySettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _several_workers(self) -> Self:
+        if self.workers > 1 and (self.transport != "http" or self.sessions):
+            raise ValueError(
+                'for several workers transport = "http" and sessions = false: '
+                "a session lives in one process"
+            )
+        return self
 
 
 class StoreSettings(Frozen):
@@ -277,6 +293,11 @@ class StoreSettings(Frozen):
     )
     key: SealKey | None = Field(
         None, description="Seals a shared ledger and questions; one for all replicas, a reference."
+    )
+    question_keys: tuple[SealKey, ...] = Field(
+        (),
+        description="Seal what clients carry back: the first seals, all open; references. "
+        "Without any store.key does, or a key of the state directory.",
     )
     ledger_days: float = Field(
         90, ge=1, le=3_650, description="Lines of the ledger are kept so long."

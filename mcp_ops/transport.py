@@ -35,6 +35,10 @@ _NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9._-]+")
 _LABEL_LENGTH = 64
 
 
+class Wire(dict[str, Any]):
+    """A result of `tools/call` in the form that 2026-07-28 sends, which nobody checks again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpPrincipal:
     """Who calls over HTTP: `key:<name>`, or `anonymous@loopback` where no key is configured."""

@@ -127,6 +127,11 @@ class Edge:
         self._streams: set[anyio.CancelScope] = set()
         self._stopping = False
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is about to end: hosts send it nothing new."""
+        return self._stopping
+
     def refuse_new(self) -> None:
         """Answer 503 to everything that opens something new; streams and answers go on."""
         self._stopping = True

@@ -31,10 +31,18 @@ _SETTINGS = {
 }
 _TRANSPORT = {
     "transport",
+    "transport_answer",
+    "transport_bus",
+    "transport_calls",
+    "transport_direct",
     "transport_edge",
     "transport_eras",
     "transport_http",
+    "transport_json",
     "transport_pipes",
+    "transport_sessions",
+    "transport_socket",
+    "transport_sse",
     "transport_stdio",
 }
 _PAGE = {"approval_page", "approval_page_html", "approval_page_sessions"}
@@ -44,20 +52,21 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_targets", "commands", "tools", "lab"}
+    | {"app", "app_sealing", "app_targets", "commands", "tools", "lab"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
     "__main__": {"cli"},
     "cli": {"commands"},
     "commands": _EVERYTHING,
+    "app_sealing": _SETTINGS,
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
     "app": _EVERYTHING - {"app", "commands", "lab"},
     "approval_page": _LEAVES | _PAGE | {"call", "settings", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
     "transport": _LEAVES | _SETTINGS | _TRANSPORT,
-    "server": _CORE | {"guard", "transport"},
+    "server": _CORE | {"guard", "transport", "transport_bus"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive"},
     "redrive": _LEAVES | {"capabilities", "tool"},
