@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from mcp.server.connection import Connection
@@ -25,7 +25,6 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     SERVER_INFO_META_KEY,
-    CallToolRequestParams,
     methods,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -53,6 +52,17 @@ def plain_params(params: Mapping[str, Any] | None) -> bool:
         and type(params.get("_meta", _NOTHING)) is dict
         and type(params.get("_meta", _NOTHING).get("progressToken", "")) in (str, int)
     )
+
+
+class PlainParams(NamedTuple):
+    """What the SDK's parameters of a call have, without the model."""
+
+    name: str
+    arguments: dict[str, Any] | None
+    request_state: None = None
+    input_responses: None = None
+    task: None = None
+    meta: None = None
 
 
 class Envelopes:
@@ -127,9 +137,7 @@ class PlainCalls:
         entry = self._server.get_request_handler(METHOD)
         if entry is None:
             raise MCPError(METHOD_NOT_FOUND, "Method not found", METHOD)
-        params = CallToolRequestParams.model_construct(
-            name=ctx.params["name"], arguments=ctx.params.get("arguments"), meta=ctx.meta
-        )
+        params = PlainParams(ctx.params["name"], ctx.params.get("arguments"))
         result = await entry.handler(ctx, params)
         modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
         if type(result) is not Wire:

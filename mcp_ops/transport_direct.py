@@ -53,7 +53,10 @@ _READ = frozenset({*_NEEDED, b"mcp-name", b"transfer-encoding"})
 
 
 class Direct:
-    """The application before the application: answers plain calls, hands everything else on."""
+    """The application before the application: answers plain calls, hands everything else on.
+
+    `others` are paths whose application needs no router.
+    """
 
     def __init__(
         self,
@@ -62,11 +65,13 @@ class Direct:
         calls: PlainCalls,
         sessions: ASGIApp | None,
         *,
+        others: Mapping[str, ASGIApp] | None = None,
         ping_s: float = PING_S,
     ) -> None:
         self._app = app
         self._ping_s = ping_s
         self._sessions = sessions
+        self._others = others or {}
         self._server = server
         self._calls = calls
         self._mirrored: dict[str, bool] = {}
@@ -75,7 +80,7 @@ class Direct:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on the request as it came."""
         if scope["type"] != "http" or scope["path"] != PATH:
-            await self._app(scope, receive, send)
+            await self._others.get(scope.get("path", ""), self._app)(scope, receive, send)
             return
         if self._sessions is not None and _of_a_session(scope):
             await self._sessions(scope, receive, send)

@@ -43,7 +43,7 @@ from mcp_ops.transport_direct import PATH, Direct
 from mcp_ops.transport_edge import MAX_BODY, Edge, Keys, is_loopback
 from mcp_ops.transport_sessions import Sessions
 from mcp_ops.transport_socket import base_url, bound_socket
-from mcp_ops.transport_sse import SseTransport
+from mcp_ops.transport_sse import MESSAGES, SseTransport
 
 MAX_CONNECTIONS: Final = 2_000
 """Connections and requests at once; more are answered 503."""
@@ -138,8 +138,11 @@ def http_app(
         Route(PATH, endpoint=StreamableHTTPASGIApp(single), methods=["POST"]),
         Route("/health", endpoint=_health_route(health), methods=["GET"]),
     ]
+    others: dict[str, ASGIApp] = {}
     if sse:
-        routes += SseTransport(server).routes()
+        streams = SseTransport(server)
+        routes += streams.routes()
+        others[MESSAGES] = streams.post
     routes += pages
 
     @asynccontextmanager
@@ -153,7 +156,7 @@ def http_app(
             yield
 
     def front(app: ASGIApp) -> ASGIApp:
-        return Direct(app, server, calls, sessions, ping_s=ping_s)
+        return Direct(app, server, calls, sessions, others=others, ping_s=ping_s)
 
     app = _behind_edge(routes, settings, in_flight, alive, front)
     app.state.end_subscriptions = partial(_end_subscriptions, server)

@@ -8,7 +8,6 @@ a session is found by the principal that opened it, and by nobody else.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote
@@ -34,6 +33,13 @@ MESSAGES: Final = "/messages/"
 MAX_STREAMS: Final = 1_000
 """Streams that may be open; more are answered 503."""
 
+_QUERY = b"session_id="
+_ACCEPTED = {
+    "type": "http.response.start",
+    "status": 202,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"8")],
+}
+_ACCEPTED_BODY = {"type": "http.response.body", "body": b"Accepted"}
 _HEAD = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -53,7 +59,7 @@ class SseTransport:
 
         return [
             Route(STREAM, endpoint=_Application(self._stream), methods=["GET"]),
-            Mount(MESSAGES, app=self._post),
+            Mount(MESSAGES, app=self.post),
         ]
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,18 +95,23 @@ class SseTransport:
             await serve_era(self._server, opening, first, writer)
         scope.cancel()
 
-    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a message for a session: 202, or what is wrong."""
         answer = await self._taken(scope, receive)
-        await answer(scope, receive, send)
+        if answer is None:
+            await send(_ACCEPTED)
+            await send(_ACCEPTED_BODY)
+        else:
+            await answer(scope, receive, send)
 
-    async def _taken(self, scope: Scope, receive: Receive) -> Response:
-        """Hand a message to its session; what its sender gets."""
+    async def _taken(self, scope: Scope, receive: Receive) -> Response | None:
+        """Hand a message to its session; None when it has it, else what its sender gets."""
         if scope["method"] != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
-        request = Request(scope, receive)
-        if not request.headers.get("content-type", "").lower().startswith("application/json"):
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        if not kind.lower().startswith(b"application/json"):
             return Response("Invalid Content-Type header", 400)
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
+        asked = _session_asked(scope["query_string"])
         if not asked:
             return Response("session_id is required", 400)
         try:
@@ -109,6 +120,11 @@ class SseTransport:
             return Response("Invalid session ID", 400)
         if session is None or session.owner != owner_of(scope):
             return Response("Could not find session", 404)
+        return await self._hand_over(session, scope, receive)
+
+    async def _hand_over(
+        self, session: _Session, scope: Scope, receive: Receive
+    ) -> Response | None:
         body = await read_body(receive, [])
         if body is None:
             return Response("Request body too large", 413)
@@ -116,11 +132,18 @@ class SseTransport:
             message = parse(body)
         except (ValueError, RecursionError):
             return Response("Could not parse message", 400)
-        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-            metadata = ServerMessageMetadata(request_context=request)
+        metadata = ServerMessageMetadata(request_context=Request(scope, receive))
+        try:
             await session.send(SessionMessage(message, metadata=metadata))
-            return Response("Accepted", 202)
-        return Response("Could not find session", 404)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return Response("Could not find session", 404)
+        return None
+
+
+def _session_asked(query: bytes) -> str:
+    if query.startswith(_QUERY) and query.isascii() and len(query) == len(_QUERY) + 32:
+        return query[len(_QUERY) :].decode()
+    return parse_qs(query.decode("latin-1")).get("session_id", [""])[0]
 
 
 class _Application:
