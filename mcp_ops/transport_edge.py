@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -243,6 +244,7 @@ def _is_page(path: str) -> bool:
     return path == APPROVALS_PATH or path.startswith(f"{APPROVALS_PATH}/")
 
 
+@lru_cache(maxsize=64)  # a client names the same host with every request
 def _name(url: str) -> str:
     """The host of a URL that is nothing but scheme, host and port; empty when it is more."""
     try:
