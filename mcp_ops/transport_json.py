@@ -13,6 +13,7 @@ from mcp_types import (
     JSONRPCResponse,
     jsonrpc_message_adapter,
 )
+from pydantic_core import from_json
 
 
 def parse(data: bytes) -> JSONRPCMessage:
@@ -23,6 +24,15 @@ def parse(data: bytes) -> JSONRPCMessage:
         kind = JSONRPCRequest if "id" in value else JSONRPCNotification
         return kind.model_validate(value)
     return jsonrpc_message_adapter.validate_python(value, by_name=False)
+
+
+def parse_body(data: bytes) -> JSONRPCMessage:
+    """The same, of what a request over HTTP carries: NaN and infinities pass, as in the SDK, whose
+    clients send them. Tools refuse them by name."""
+    try:
+        return parse(data)
+    except orjson.JSONDecodeError:
+        return jsonrpc_message_adapter.validate_python(from_json(data), by_name=False)
 
 
 def encode(message: JSONRPCMessage) -> bytes:

@@ -51,7 +51,7 @@ from mcp_ops.transport_answer import (
     say_error,
 )
 from mcp_ops.transport_eras import serve_session
-from mcp_ops.transport_json import encode, parse
+from mcp_ops.transport_json import encode, parse_body
 
 MAX_SESSIONS: Final = 1_000
 """Sessions that may be open; a client that would open one more is answered 503."""
@@ -129,7 +129,7 @@ class Sessions:
             await Response("Request body too large", 413)(scope, receive, send)
             return
         try:
-            message = parse(body)
+            message = parse_body(body)
         except ValidationError:
             await say_error(
                 send, 400, INVALID_PARAMS, "Validation error: not a JSON-RPC 2.0 message"

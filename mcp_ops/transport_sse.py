@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_ops.transport_answer import PING_S, WAITING, owner_of, read_body
 from mcp_ops.transport_eras import serve_era
-from mcp_ops.transport_json import encode, parse
+from mcp_ops.transport_json import encode, parse_body
 
 STREAM: Final = "/sse"
 MESSAGES: Final = "/messages/"
@@ -129,7 +129,7 @@ class SseTransport:
         if body is None:
             return Response("Request body too large", 413)
         try:
-            message = parse(body)
+            message = parse_body(body)
         except (ValueError, RecursionError):
             return Response("Could not parse message", 400)
         metadata = ServerMessageMetadata(request_context=Request(scope, receive))
