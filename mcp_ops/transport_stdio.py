@@ -278,10 +278,14 @@ class Inbox:
             self._wake.set()
 
     async def _answer_broken(self, line: bytes, exc: Exception) -> None:
-        """Answer a broken request by its id where it has one, so that its sender need not wait."""
+        """Answer a broken request by its id, so that its sender need not wait; by none where the
+        id cannot be read, as JSON-RPC 2.0 has it (section 5). What is no object is no request."""
         try:
             value = json.loads(line.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
+            why = "the line is not valid JSON in UTF-8, or is nested too deeply"
+            if line.lstrip().startswith(b"{"):
+                await self._refuse(None, PARSE_ERROR, why)
             return
         request_id = value.get("id") if isinstance(value, dict) and "method" in value else None
         if not isinstance(request_id, str | int) or isinstance(request_id, bool):

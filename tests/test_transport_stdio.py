@@ -198,11 +198,14 @@ async def test_garbage_lines_are_survived_and_answered_where_they_have_an_id() -
         not_rpc = await server.line()
         await server.send(b'{"jsonrpc":"2.0","id":12,"method":"look","params":{"a":"\\ud800"}}')
         lone = await server.line()
+        await server.send(b'{"jsonrpc":"2.0","id":14,"method":"look","params":' + b'{"a":' * 5_000)
+        deep = await server.line()
         await server.send(call(13, "look"))
         fine = await server.line()
     assert (not_utf8["id"], not_utf8["error"]["code"]) == (11, types.PARSE_ERROR)
     assert (not_rpc["id"], not_rpc["error"]["code"]) == ("x", types.INVALID_REQUEST)
     assert (lone["id"], lone["error"]["code"]) == (12, types.PARSE_ERROR)
+    assert (deep["id"], deep["error"]["code"]) == (None, types.PARSE_ERROR)
     assert fine["id"] == 13
     assert "result" in fine
 

@@ -215,8 +215,10 @@ class Writes:
             if operation.resume:
                 await self._ledger.put_fact(pinned_by(operation.id), "")
         except StoreUnavailable as error:
-            error.executed = "unknown"
-            raise
+            # One of our own: the store may tell all calls of a batch the same one.
+            sent = StoreUnavailable(error.message, hint=error.hint)
+            sent.executed = "unknown"
+            raise sent from error
 
     async def _failed_write(
         self, call: Call, frame: Frame, running: Running, error: OpsError

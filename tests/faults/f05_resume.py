@@ -33,10 +33,12 @@ async def _once(run: Run, *, items: int, kills: int) -> None:
             await _killed(run, history, up, kill, items=items, left=kills - kill)
             books.lapse(state)
         async with run.served(up, history, "last") as (_, agent):
+            # Recovered is who goes on; how long the rest takes is the redrive's own rate.
+            await reach(up, min(items, await moved_count(up) + 1))
+            history.recovered("kill -9")
             await reach(up, items, within_s=items / 10)
             await run.settle(place)
             answer = await retry(agent, items)
-            history.recovered("kill -9")
         counted(run, answer, items)
         await run.judge(
             history,

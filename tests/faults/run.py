@@ -1,6 +1,6 @@
 """Plays the fault matrix: `python -m tests.faults.run [--long] [--row F4] [--seed N] [--json]`.
 
-`--write` puts the table of a long run of all rows into docs/reliability.md.
+`--write` puts the rows of a long run into docs/reliability.md, each in the place of its last one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ from tests.faults.stage import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+_ROW = re.compile(r"^\| (F\d+) \|.*\|$", re.MULTILINE)
+_HOLDS = "holds"
 
 
 def main(arguments: list[str]) -> int:
@@ -52,6 +56,8 @@ def main(arguments: list[str]) -> int:
         say(f"[{number}/{len(rows)}] {each.number} {each.fault}")
         with tempfile.TemporaryDirectory(prefix=f"faults-{each.number}-") as folder:
             outcome = _outcome(each, size, asked, Path(folder), _under(say))
+            if asked.keep is not None and not outcome.passed:
+                shutil.copytree(folder, asked.keep / each.number, dirs_exist_ok=True)
         outcomes.append(outcome)
         say(_line(outcome))
     if asked.json:
@@ -79,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         default=math.inf,
         help="begin no further row after so many seconds; the page names those that are missing",
     )
+    parser.add_argument("--keep", type=Path, help="leave here the files of rows that fail")
     parser.add_argument("--json", action="store_true", help="the outcomes as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     return parser
@@ -137,32 +144,48 @@ def _line(outcome: Outcome) -> str:
     return "\n".join([*lines, *(f"    - {problem}" for problem in outcome.problems[:20])])
 
 
-def table(outcomes: list[Outcome], commit: str) -> str:
-    """The outcomes of a run as the page shows them."""
-    head = ["row", "fault", "runs", "calls", "effects", *LETTERS, "worst recovery, s", "seed"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+def table(outcomes: list[Outcome], commit: str, before: str = "") -> str:
+    """The outcomes of a run as the page shows them; rows of `before` that it did not play stay."""
+    kept = {found[1]: found[0] for found in _ROW.finditer(before)}
+    problems = {
+        name: [line for line in _noted(before) if line[2:].startswith(f"{name}:")] for name in kept
+    }
     for each in outcomes:
-        cells = [each.row, each.fault, f"{each.runs:,}", f"{each.calls:,}", f"{each.effects:,}"]
-        cells += [str(each.counts[letter]) for letter in LETTERS]
-        cells += [f"{each.recovery_s:.1f}" if each.recoveries else "-", str(each.seed)]
-        lines.append("| " + " | ".join(cells) + " |")
-    held = sum(each.passed for each in outcomes)
-    lines += ["", f"{held} of {len(outcomes)} rows hold. Commit {commit}."]
-    played = {each.row for each in outcomes}
-    missing = [each.number for each in ROWS if each.number not in played]
+        kept[each.row] = _shown(each, commit)
+        problems[each.row] = [f"- {each.row}: {problem}" for problem in each.problems[:5]]
+    head = ["row", "fault", "runs", "calls", "effects", *LETTERS]
+    head += ["worst recovery, s", "seed", "commit", ""]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    known = [each.number for each in ROWS]
+    order = sorted(kept, key=lambda name: (known.index(name) if name in known else -1, name))
+    lines += [kept[name] for name in order]
+    held = sum(kept[name].endswith(f"| {_HOLDS} |") for name in order)
+    lines += ["", f"{held} of {len(order)} rows hold."]
+    missing = [number for number in known if number not in kept]
     if missing:
-        lines[-1] += f" Not in this run: {', '.join(missing)}."
-    wrong = [f"- {each.row}: {problem}" for each in outcomes for problem in each.problems[:5]]
+        lines[-1] += f" Not played long: {', '.join(missing)}."
+    wrong = [line for name in order for line in problems[name]]
     return "\n".join([*lines, "", *wrong] if wrong else lines)
 
 
+def _shown(each: Outcome, commit: str) -> str:
+    cells = [each.row, each.fault, f"{each.runs:,}", f"{each.calls:,}", f"{each.effects:,}"]
+    cells += [str(each.counts[letter]) for letter in LETTERS]
+    cells += [f"{each.recovery_s:.1f}" if each.recoveries else "-", str(each.seed), commit]
+    return "| " + " | ".join([*cells, _HOLDS if each.passed else "**fails**"]) + " |"
+
+
+def _noted(before: str) -> list[str]:
+    return [line for line in before.splitlines() if line.startswith("- ")]
+
+
 def write(outcomes: list[Outcome], commit: str, page: Path = PAGE) -> None:
-    """Put the table between the markers of the page."""
+    """Put the rows that were played between the markers of the page."""
     text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    head, _, rest = text.partition(BEGIN)
+    before, _, after = rest.partition(END)
     page.write_text(
-        f"{before}{BEGIN}\n\n{table(outcomes, commit)}\n\n{END}{after}", encoding="utf-8"
+        f"{head}{BEGIN}\n\n{table(outcomes, commit, before)}\n\n{END}{after}", encoding="utf-8"
     )
 
 

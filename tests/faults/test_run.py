@@ -37,9 +37,29 @@ def test_the_table_goes_between_the_markers_of_the_page(tmp_path: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "last time" not in text
-    assert "| F0 | nothing | 2 | 1,500 | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 42 |" in text
-    assert "1 of 2 rows hold. Commit abc. Not in this run: F2, F3, " in text
+    row = "| F0 | nothing | 2 | 1,500 | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 42 |"
+    assert f"{row} abc | holds |" in text
+    assert "| - | 42 | abc | **fails** |" in text
+    assert "1 of 2 rows hold. Not played long: F2, F3, " in text
     assert "\n\n- F1: D: twice" in text
+
+
+def test_a_row_that_is_played_again_takes_its_own_place_and_no_other(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    bad = replace(GOOD, row="F1", problems=("D: twice",))
+    other = replace(GOOD, row="F2", problems=("L: an item",))
+    write([GOOD, bad, other], "abc", page)
+    write([replace(GOOD, row="F1", seed=43)], "def", page)
+    text = page.read_text(encoding="utf-8")
+    assert [line.split(" | ")[-2:] for line in text.splitlines() if line.startswith("| F")] == [
+        ["abc", "holds |"],
+        ["def", "holds |"],
+        ["abc", "**fails** |"],
+    ]
+    assert "D: twice" not in text
+    assert "- F2: L: an item" in text
+    assert "2 of 3 rows hold." in text
 
 
 def test_rows_that_do_not_exist_and_tables_of_short_runs_are_refused(

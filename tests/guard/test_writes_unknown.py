@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from mcp_ops.errors import (
     ConnectionLost,
     Internal,
     NotFound,
+    StoreUnavailable,
     Unreachable,
     UpstreamTimeout,
 )
 from mcp_ops.guard.operations import LEASE_S
 from tests.guard.bench import WHY, Bench, bench
 from tests.guard.test_writes import QUICK, X, on_disk
+from tests.stores import records
 
 
 @pytest.mark.parametrize("error", [ConnectionLost, UpstreamTimeout])
@@ -181,6 +184,39 @@ async def test_a_write_is_not_begun_when_the_ledger_takes_no_intent(tmp_path: Pa
         assert (answer["code"], answer["executed"]) == ("store_unavailable", "no")
         assert b.world.asked == ["look x"]
         assert await b.code("look_at_item", name="x") == "ok"
+
+
+async def test_a_failure_of_the_store_that_calls_share_says_of_each_whether_it_ran(
+    tmp_path: Path,
+) -> None:
+    """The end of one write and the intent of another one fail in one commit."""
+    answers: dict[str, dict[str, Any]] = {}
+    async with bench(tmp_path) as b:
+
+        async def put(name: str) -> None:
+            answers[name] = await b.error("put_item", name=name, reason=WHY)
+
+        async def before() -> None:
+            with suppress(StoreUnavailable):  # it may be in that commit, too
+                await b.stores.ledger.change(records.entry(b.clock, "before"))
+
+        hold = b.world.hold()
+        blocker = sqlite3.connect(b.path / "s.db", isolation_level=None)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(put, "x")
+                await hold.arrived.wait()
+                blocker.execute("BEGIN IMMEDIATE")
+                blocker.execute("DROP TABLE operations")
+                tasks.start_soon(before)
+                await anyio.wait_all_tasks_blocked()
+                hold.released.set()
+                tasks.start_soon(put, "y")
+                await anyio.wait_all_tasks_blocked()
+                blocker.execute("COMMIT")
+        blocker.close()
+        assert b.world.effects == ["put x"]
+    assert {name: each["executed"] for name, each in answers.items()} == {"x": "unknown", "y": "no"}
 
 
 async def test_draining_says_how_many_writes_did_not_end(tmp_path: Path) -> None:

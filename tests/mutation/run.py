@@ -15,13 +15,12 @@ import pytest
 from tests.mutation.loop import ROOT, STATE, Asked, Loop
 from tests.mutation.page import write_rows
 
-GUARD = (
-    "checks modes policy limits gate plan bulkhead reads approval people seen writes operations "
-    "resume runaway act settle record order usage health circuits partitions freeze calendar "
-    "elevation break_glass switching control targets inside"
-)
 MODULES = (
-    *(f"mcp_ops/guard/{name}.py" for name in GUARD.split()),
+    *(
+        f"mcp_ops/guard/{path.name}"
+        for path in sorted((ROOT / "mcp_ops" / "guard").glob("*.py"))
+        if path.stem != "__init__"
+    ),
     *(f"mcp_ops/stores/{name}.py" for name in ("rates", "modes", "chain")),
     *(
         f"mcp_ops/stores/sqlite/{name}.py"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anyio
+
 from mcp_ops.clock import ManualClock
-from mcp_ops.records import AuditQuery, Begun, EntryKind
+from mcp_ops.records import AuditQuery, Begun, EntryKind, Ledger
 from tests.stores import records
 from tests.stores.backends import Backend, Stores
 
@@ -204,6 +206,24 @@ async def test_a_lease_has_one_holder_and_a_token_that_only_grows(
         assert third > second
     async with backend.open(clock) as stores:
         assert await stores.ledger.lock("redrive|q", "c", clock.now() + 15) is None
+
+
+async def test_names_that_are_leased_at_once_get_different_tokens(
+    backend: Backend, clock: ManualClock
+) -> None:
+    tokens: list[int | None] = []
+    async with backend.open(clock) as one, backend.open(clock) as other:
+
+        async def lock(ledger: Ledger, name: str) -> None:
+            tokens.append(await ledger.lock(name, "a", clock.now() + 15))
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(lock, one.ledger, f"queue {number}")
+                    tasks.start_soon(lock, other.ledger, f"queue {number} by another name")
+    assert None not in tokens
+    assert len(set(tokens)) == 40
 
 
 async def test_facts_are_kept_replaced_and_removed(backend: Backend, clock: ManualClock) -> None:

@@ -61,7 +61,8 @@ class Connections:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit; one that is not idle on the way out is closed.
+        """A connection in autocommit; one that is not idle on the way out, or whose block failed,
+        is closed.
 
         Raises `StoreUnavailable`, also for what psycopg raises in the block.
         """
@@ -74,8 +75,12 @@ class Connections:
             try:
                 with translated():
                     yield connection
-            finally:
-                await self._give_back(connection)
+            except BaseException:
+                # After an error psycopg can believe in a prepared statement that the server skipped
+                # with the rest of its pipeline: that connection would fail for good.
+                await _close(connection)
+                raise
+            await self._give_back(connection)
         finally:
             self._free.release()
 

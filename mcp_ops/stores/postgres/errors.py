@@ -62,7 +62,7 @@ def reason(error: BaseException) -> str:
     for length in (5, 3, 2):
         if state[:length] in _REASONS:
             return _REASONS[state[:length]]
-    return "PostgreSQL reports an error" if state else "the connection to it was lost"
+    return f"PostgreSQL reports error {state}" if state else "the connection to it was lost"
 
 
 def connect_reason(error: Exception) -> str:

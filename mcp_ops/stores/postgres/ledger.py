@@ -164,10 +164,13 @@ class Ledger:
         return [self._shown(to_operation(row)) for row in found]
 
     async def lock(self, name: str, holder: str, until: float) -> int | None:
-        """A lease on a name, with its fencing token; None while another one holds it."""
+        """A lease on a name, with its fencing token; None while another one holds it.
+
+        No token is given twice, for whatever name: two names may stand for one queue.
+        """
         found = await self._connections.fetch(
-            "INSERT INTO mcp_ops.leases SELECT %(name)s, %(holder)s, coalesce(max(fence), 0) + 1, "
-            "%(until)s FROM mcp_ops.leases "
+            "INSERT INTO mcp_ops.leases "
+            "VALUES (%(name)s, %(holder)s, nextval('mcp_ops.fences'), %(until)s) "
             "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, "
             "fence = CASE WHEN leases.until > mcp_ops.now() THEN leases.fence "
             "ELSE excluded.fence END "

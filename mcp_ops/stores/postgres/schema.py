@@ -93,6 +93,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX failed_place ON mcp_ops.failed (place, counter);
     CREATE INDEX failed_export ON mcp_ops.failed (export_id) WHERE export_id <> '';
     """,
+    """
+    CREATE SEQUENCE mcp_ops.fences;
+    SELECT setval('mcp_ops.fences', coalesce(max(fence), 0) + 1) FROM mcp_ops.leases;
+    """,
 )
 MONTHS_AHEAD = 2
 # Any number that nobody else locks: schema changes of all processes wait for each other here.

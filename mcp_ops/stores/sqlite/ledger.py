@@ -342,6 +342,10 @@ class Ledger:
         return self._database.time.now() - self._keeping.replay_s
 
     def _start_flush(self) -> asyncio.Future[None]:
+        if self._flushing is not None and self._flushing.done():
+            # Its callback comes with the loop's next turn; who awaits a future that is done gets
+            # no such turn, and would come back here for ever.
+            self._flushed(self._flushing)
         if self._flushing is None:
             self._writing = lines = self._floods.joined(self._noted)
             self._noted.clear()
@@ -352,6 +356,8 @@ class Ledger:
         return self._flushing
 
     def _flushed(self, future: asyncio.Future[None]) -> None:
+        if future is not self._flushing:
+            return
         if future.exception() is not None:
             self._noted.extendleft(reversed(self._writing))
         self._writing, self._flushing = (), None

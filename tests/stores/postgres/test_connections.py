@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import anyio
 import pytest
 
@@ -10,7 +12,7 @@ from mcp_ops.lab.postgres import DATABASE
 from mcp_ops.lab.proxy import proxy
 from mcp_ops.stores.postgres import schema
 from mcp_ops.stores.postgres.batch import content
-from mcp_ops.stores.postgres.connections import Connections
+from mcp_ops.stores.postgres.connections import Connections, rows, together
 from tests.stores.backends import Postgres
 from tests.stores.postgres.server import Running
 
@@ -48,7 +50,7 @@ async def test_a_server_that_says_nothing_is_given_up_and_the_next_host_is_tried
     [
         ("SELECT 1/0", "it takes no such value"),
         ("SELECT * FROM mcp_ops.nothing", "a table of it is missing"),
-        ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'P0099'; END $$", "reports an error"),
+        ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'P0099'; END $$", "reports error P0099"),
         ("SET statement_timeout = 5; SELECT pg_sleep(5)", "it took too long"),
     ],
 )
@@ -98,3 +100,28 @@ def test_a_damaged_line_is_like_no_other() -> None:
     assert content(b"not json") == b"not json"
     assert content(b"[1]") == b"[1]"
     assert content(b'{"writer": "a", "tool": "t"}') == content(b'{"tool":"t","writer":"b"}')
+
+
+async def test_statements_that_were_skipped_after_an_error_can_be_run_again(
+    store: Postgres,
+) -> None:
+    """psycopg prepares what it has sent five times; the server may have skipped just that."""
+    skipped = "SELECT 'skipped' AS what"
+    connections = Connections(store.url)
+
+    async def fail(*statements: str) -> None:
+        with suppress(StoreUnavailable):
+            async with connections.one() as connection:
+                try:
+                    await together(
+                        connection, [(sql, ()) for sql in ("BEGIN", "SELECT 1 / 0", *statements)]
+                    )
+                finally:
+                    await rows(connection, "ROLLBACK")
+
+    await fail()
+    for _ in range(5):
+        assert await connections.fetch(skipped) == [{"what": "skipped"}]
+    await fail(skipped)
+    assert await connections.fetch(skipped) == [{"what": "skipped"}]
+    await connections.close()
