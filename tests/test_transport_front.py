@@ -9,14 +9,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import mcp_types as types
 import pytest
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 
 from mcp_ops.transport import HttpPrincipal
-from mcp_ops.transport_http import http_app
+from mcp_ops.transport_http import http_app, serve_http
 from tests.served import serve
 from tests.test_transport_http import BOTH, HELLO, VERSION, modern, running, settings
 from tests.transport_peer import build, health
@@ -164,6 +166,7 @@ class Probe:
         self.began = anyio.Event()
         self.cancelled = anyio.Event()
         self.released = anyio.Event()
+        self.slow = anyio.Event()
 
     async def call(
         self, ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
@@ -181,6 +184,7 @@ class Probe:
             case "fail":
                 raise RuntimeError("an inner detail")
             case "slow":
+                self.slow.set()
                 await self.released.wait()
         return types.CallToolResult(content=[types.TextContent(text=params.name)])
 
@@ -258,6 +262,68 @@ async def test_a_long_call_keeps_its_connection_with_comments(era: str) -> None:
                     probe.released.set()
     assert said.startswith(": ping")
     assert '"slow"' in said
+
+
+async def test_stopping_answers_what_runs_and_ends_subscriptions_and_says_so_first() -> None:
+    probe, stop, ready = Probe(), anyio.Event(), anyio.Event()
+    bus = InMemorySubscriptionBus()
+    server: Server[Any] = Server(
+        "probe", on_call_tool=probe.call, on_subscriptions_listen=ListenHandler(bus)
+    )
+    server.get_tool_input_schema = lambda name: {"type": "object"}
+    chosen = settings()
+    app = http_app(server, settings=chosen, health=health, sse=False)
+    urls: list[str] = []
+    answers: list[httpx2.Response] = []
+    events: list[dict[str, Any]] = []
+
+    def tell(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    async def serve_it() -> None:
+        await serve_http(app, settings=chosen, stop=stop, on_ready=tell)
+
+    async def ask(http: httpx2.AsyncClient) -> None:
+        head, body = modern("slow")
+        answers.append(await http.post("/mcp", headers=head, json=body))
+
+    async def listen(http: httpx2.AsyncClient, heard: anyio.Event) -> None:
+        head, body = modern("slow")
+        head = {**head, "mcp-method": "subscriptions/listen"}
+        body = {**body, "method": "subscriptions/listen"}
+        body["params"]["notifications"] = {"toolsListChanged": True}
+        async with http.stream("POST", "/mcp", headers=head, json=body) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data: "):
+                    events.append(json.loads(line[6:]))
+                    heard.set()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve_it)
+            await ready.wait()
+            async with (
+                httpx2.AsyncClient(base_url=urls[0], timeout=20) as http,
+                anyio.create_task_group() as clients,
+            ):
+                heard = anyio.Event()
+                clients.start_soon(listen, http, heard)
+                await heard.wait()
+                clients.start_soon(ask, http)
+                await probe.slow.wait()
+                stop.set()
+                while not app.state.edge.stopping:
+                    await anyio.lowlevel.checkpoint()
+                refused = await http.get("/health")
+                probe.released.set()
+    assert (refused.status_code, refused.json()["error"]) == (503, "stopping")
+    assert answers[0].json()["result"]["content"][0]["text"] == "slow"
+    assert [event.get("method", "") for event in events] == [
+        "notifications/subscriptions/acknowledged",
+        "",
+    ]
+    assert events[-1]["result"]["resultType"] == "complete"
 
 
 async def shaken(http: httpx2.AsyncClient, path: str = "/mcp") -> dict[str, str]:

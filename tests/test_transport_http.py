@@ -191,6 +191,19 @@ async def test_a_person_is_asked_over_both_transports_in_both_eras(
     assert result.structured_content["action"] == "accept"
 
 
+async def test_without_sessions_a_client_of_the_older_era_calls_and_is_not_asked() -> None:
+    async with (
+        running(settings(sessions=False), sse=False) as url,
+        speaking(url, mode="legacy", elicitation_callback=accept) as client,
+    ):
+        looked = await client.call_tool("look", {"name": "api"})
+        asked = await client.call_tool("confirm", {})
+    assert looked.structured_content is not None
+    assert looked.structured_content["arguments"] == {"name": "api"}
+    assert asked.structured_content is not None
+    assert asked.structured_content["action"] == "cannot ask"
+
+
 async def test_without_keys_everybody_on_loopback_is_one_anonymous_principal() -> None:
     async with running(settings()) as url, speaking(url) as client:
         result = await client.call_tool("look", {})
