@@ -10,8 +10,13 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +25,15 @@ from anyio.abc import TaskStatus
 
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
+from mcp_ops.app_probes import Readiness, health_of
 from mcp_ops.app_sealing import installation_key, question_keys
 from mcp_ops.app_targets import configured_targets
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
 from mcp_ops.catalog import ALL_TOOLS, publish
-from mcp_ops.clock import Clock, SystemClock, rfc3339
-from mcp_ops.errors import Internal, OpsError
+from mcp_ops.clock import Clock, SystemClock
+from mcp_ops.errors import Internal
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.hiding import Hiding
@@ -44,12 +50,14 @@ from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings
 from mcp_ops.settings_options import secrets_in
 from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
+from mcp_ops.stores.sqlite.ledger import MOST_NOTED
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.version import VERSION
 
 DRAIN_S = 25.0
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 _log = logging.getLogger("mcp_ops")
 
 __all__ = ["ALL_TOOLS", "App", "open_app", "serve"]
@@ -245,40 +253,67 @@ async def serve(
             await tasks.start(_stop_on_signals, stop)
         if listener is not None:
             tasks.start_soon(_stop_when_left, stop)
-        async with open_app(settings, environ=environ, redactor=redactor) as app:
+        async with (
+            _exporting(settings, redactor) as sdk,
+            open_app(settings, environ=environ, redactor=redactor) as app,
+            _watching(app, sdk) as metrics,
+        ):
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
-                await _serve_http(app, stop, listener)
+                await _serve_http(app, stop, metrics, listener)
         tasks.cancel_scope.cancel()
     return 0
 
 
-async def _serve_http(app: App, stop: anyio.Event, listener: socket.socket | None) -> None:
+def _exporting(settings: Settings, redactor: Redactor) -> AbstractAsyncContextManager[Any]:
+    """The SDK of telemetry, open; None where nothing of it is on, and nothing is loaded."""
+    if not settings.telemetry.on:
+        return nullcontext()
+    from mcp_ops.app_telemetry import exporting
+
+    return exporting(settings.telemetry, redactor)
+
+
+def _watching(app: App, sdk: Any) -> AbstractAsyncContextManager[Metrics | None]:
+    if sdk is None:
+        return nullcontext()
+    from mcp_ops.app_telemetry import watching
+
+    telemetry = app.settings.telemetry
+    return watching(sdk, telemetry, parts=app.parts, stores=app.stores, inside=app.inside)
+
+
+async def _serve_http(
+    app: App, stop: anyio.Event, metrics: Metrics | None, listener: socket.socket | None
+) -> None:
     # Only who serves HTTP pays for importing it.
     from mcp_ops.approval_page import key_page
+    from mcp_ops.transport_edge import OPEN_ROUTES
     from mcp_ops.transport_http import http_app, serve_http
-
-    async def health() -> tuple[int, dict[str, Any]]:
-        # The code is about this server: a host that restarts it because a target is down would
-        # take away the tool that repairs the target.
-        try:
-            found = await app.inside.health(Control(app.parts, app.inside.caller))
-        except OpsError as error:
-            return 503, {"status": "unhealthy", "problem": error.message}
-        body = found.model_dump(mode="json", exclude_none=True)
-        return 200, {"status": found.overall, **body, "observed_at": rfc3339(app.parts.clock.now())}
+    from mcp_ops.transport_probes import METRICS_PATH, probe_routes
 
     settings = app.settings.server
+    probed = app.settings.telemetry
+    ready = Readiness(app.parts, most_unwritten=MOST_NOTED)
+    open_too = {METRICS_PATH} if metrics and probed.metrics_open else set()
     application = http_app(
         app.server.mcp,
         settings=settings,
-        health=health,
+        health=health_of(app.parts, app.inside),
         sse=settings.transport == "sse",
-        # Who signs in is known to one process, and the next request may meet another worker.
-        pages=key_page(app.people, settings.keys, app.parts.clock) if settings.workers == 1 else (),
+        pages=[
+            # Who signs in is known to one process, and the next request may meet another worker.
+            *(
+                key_page(app.people, settings.keys, app.parts.clock)
+                if settings.workers == 1
+                else ()
+            ),
+            *probe_routes(ready, metrics, metrics_open=probed.metrics_open),
+        ],
+        open_routes=OPEN_ROUTES | open_too,
     )
     await serve_http(
         application, settings=settings, stop=stop, on_ready=_say_ready, listener=listener

@@ -41,6 +41,8 @@ Ask = Callable[[Question], Awaitable[Answer | None]]
 class NeedsAnswer(Exception):
     """The call ends here with a question; the client calls again with the answer."""
 
+    expected = True  # no error in a trace
+
     def __init__(self, question: Question) -> None:
         super().__init__(question.id)
         self.question = question

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import orjson
+from opentelemetry import trace
 
 from mcp_ops.clock import rfc3339
 from mcp_ops.redact import Redactor, tame
@@ -35,7 +36,19 @@ class _Lines(logging.Formatter):
         if record.exc_info:
             # What was raised stands at the end of a traceback.
             line["exception"] = _shown(self.formatException(record.exc_info)[-_READ:])
-        return orjson.dumps(_redactor.value(line), default=str).decode()
+        shown = {**_redactor.value(line), **_trace()}  # ids are ours, and look like secrets
+        return orjson.dumps(shown, default=str).decode()
+
+
+def _trace() -> dict[str, str]:
+    """Which trace and span a line belongs to, where telemetry is on."""
+    found = trace.get_current_span().get_span_context()
+    if not found.is_valid:
+        return {}
+    return {
+        "trace_id": trace.format_trace_id(found.trace_id),
+        "span_id": trace.format_span_id(found.span_id),
+    }
 
 
 def _message(record: logging.LogRecord) -> str:

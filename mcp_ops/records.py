@@ -228,6 +228,11 @@ class Ledger(Protocol):
         """Add a line that is written within a second, in a batch: reads and refusals."""
         ...
 
+    @property
+    def unwritten(self) -> int:
+        """How many noted lines are not written yet, in this process."""
+        ...
+
     async def change(self, entry: Entry) -> None:
         """Durably add a line on a change of the guard."""
         ...

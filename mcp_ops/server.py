@@ -33,6 +33,7 @@ from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
 from mcp_ops.transport import CallerFacts, Wire, caller_facts
 from mcp_ops.transport_bus import ChangingServer, ToolListBus
+from mcp_ops.transport_spans import observe
 
 NAME = "mcp-ops"
 INSTRUCTIONS = (
@@ -125,6 +126,7 @@ class OpsServer:
             on_subscriptions_listen=None if bus is None else bus.listen,
             get_tool_input_schema=schemas.get,
         )
+        observe(self.mcp, schemas)
         if bus is not None:
             self.mcp.middleware.append(bus)
 

@@ -7,9 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from mcp_ops.ports import Mode
+from mcp_ops.settings_base import Frozen
+from mcp_ops.settings_telemetry import TelemetrySettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Environment = Literal["dev", "staging", "prod"]
@@ -79,14 +81,6 @@ LocalTime = Annotated[str, AfterValidator(_local_time)]
 Zone = Annotated[str, AfterValidator(_zone)]
 CalendarFile = Annotated[str, AfterValidator(_calendar_file)]
 BearerKey = Annotated[SecretStr, AfterValidator(_long_enough)]
-
-
-class Frozen(BaseModel):
-    """Base of all settings."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
-    )
 
 
 class CircuitSettings(Frozen):
@@ -369,6 +363,7 @@ class Settings(Frozen):
     store: StoreSettings = StoreSettings()
     tools: ToolSettings = ToolSettings()
     deadletters: DeadLetterSettings = DeadLetterSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property

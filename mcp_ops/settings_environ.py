@@ -13,6 +13,7 @@ from typing import Any
 
 from mcp_ops.settings_draft import Draft
 from mcp_ops.settings_options import absolute
+from mcp_ops.settings_telemetry import read_telemetry
 
 # Later ones win.
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -70,6 +71,7 @@ def variable(name: str) -> str:
 def read_environment(draft: Draft, environ: Mapping[str, str], state_dir: Path) -> None:
     """Put what the environment says over a draft that holds the file."""
     _settings(draft, environ)
+    read_telemetry(draft, environ)
     _key(draft, environ)
     _targets(draft, environ)
     secrets = draft.table("targets", "salesforce").get("links", {})

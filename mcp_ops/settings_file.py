@@ -22,6 +22,7 @@ from mcp_ops.settings_environ import read_environment, state_directory
 from mcp_ops.settings_options import References
 from mcp_ops.settings_policy import read_policy_file
 from mcp_ops.settings_problems import Key, Problems, add_validation, did_you_mean, dotted
+from mcp_ops.settings_telemetry import TelemetrySettings
 from mcp_ops.settings_toml import read_toml
 
 CONFIG_VARIABLE = "MCP_OPS_CONFIG"
@@ -34,6 +35,12 @@ _INTERNAL = frozenset({"source", "notices", "rule_places"})
 def process_environment() -> dict[str, str]:
     """A copy of the environment of this process."""
     return dict(os.environ)
+
+
+def quieten(defaults: Mapping[str, str]) -> None:
+    """Set variables of this process that are not set: some libraries take options only so."""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
 
 
 def user_file() -> Path:
@@ -104,8 +111,9 @@ def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Probl
     references = References(
         environ=environ, base=base, problems=problems, prefix=_prefix(draft.file)
     )
-    if isinstance(server := raw.get("server"), dict):
-        raw["server"] = references.model(ServerSettings, server, ("server",))
+    for name, model in (("server", ServerSettings), ("telemetry", TelemetrySettings)):
+        if isinstance(table := raw.get(name), dict):
+            raw[name] = references.model(model, table, (name,))
     if isinstance(store := raw.get("store"), dict):
         # "sqlite" is no secret, and the only value that may stand there as it is.
         plain = {name: value for name, value in store.items() if value == "sqlite"}

@@ -16,6 +16,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp_types import ClientCapabilities
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from opentelemetry import trace
 
 from mcp_ops.errors import ConfigurationError
 
@@ -54,7 +55,8 @@ class CallerFacts:
 
     `principal` is None on stdio. `client` and `client_version` are the client's own words, cut to
     a label; empty when it did not say. `asks_by_result` and `can_elicit` exclude each other; with
-    neither, this client can't be asked. `traceparent` is empty unless well-formed.
+    neither, this client can't be asked. `traceparent` is of the trace that the call belongs to:
+    that of the message, else of the HTTP request; empty where there is none.
     """
 
     principal: HttpPrincipal | None
@@ -85,7 +87,7 @@ def caller_facts(ctx: ServerRequestContext[Any, Any]) -> CallerFacts:
         can_elicit=(
             not modern and form and ctx.protocol_version >= ASK_SINCE and session.can_send_request
         ),
-        traceparent=_traceparent(meta),
+        traceparent=_traceparent(ctx, meta),
         progress_token=meta.get("progress_token"),
     )
 
@@ -158,10 +160,16 @@ def _shows_forms(capabilities: ClientCapabilities | None) -> bool:
     return asked is not None and (asked.form is not None or asked.url is None)
 
 
-def _traceparent(meta: Mapping[str, Any]) -> str:
-    value = meta.get("traceparent")
-    if isinstance(value, str) and _TRACEPARENT.fullmatch(value):
-        return value
+def _traceparent(ctx: ServerRequestContext[Any, Any], meta: Mapping[str, Any]) -> str:
+    """That of our own span, where there is one: it has the client's trace if it has one."""
+    own = trace.get_current_span().get_span_context()
+    if own.is_valid:
+        ids = trace.format_trace_id(own.trace_id), trace.format_span_id(own.span_id)
+        return f"00-{ids[0]}-{ids[1]}-{own.trace_flags:02x}"
+    header = None if ctx.request is None else ctx.request.headers.get("traceparent")
+    for value in (meta.get("traceparent"), header):
+        if isinstance(value, str) and _TRACEPARENT.fullmatch(value):
+            return value
     return ""
 
 

@@ -37,7 +37,7 @@ class Answer:
         self._session = session
         self._said: deque[bytes] = deque()
         self._end: bytes | None = None
-        self._right = False
+        self._right = self._streamed = False
         self._broken = self._closed = False
         self._news: asyncio.Future[None] | None = None
         self._room = anyio.Event()
@@ -53,10 +53,10 @@ class Answer:
         self._said.append(b"event: message\r\ndata: " + data + b"\r\n\r\n")
         self._wake()
 
-    def end(self, data: bytes, *, right: bool) -> None:
-        """The answer itself; the first one counts."""
+    def end(self, data: bytes, *, right: bool, streamed: bool = False) -> None:
+        """The answer itself; the first one counts. `streamed` makes it an event in any case."""
         if self._end is None:
-            self._end, self._right = data, right
+            self._end, self._right, self._streamed = data, right, streamed
             self._wake()
 
     def break_off(self) -> None:
@@ -76,7 +76,7 @@ class Answer:
         """Write what comes, until the answer; whether that is a result."""
         if not streaming:
             await self._wait()
-            if not self._said:
+            if not self._said and not self._streamed:
                 await self._plain()
                 return self._right
         head = [*STREAM_HEAD, self._session]

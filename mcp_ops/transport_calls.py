@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
-from mcp.server._otel import OpenTelemetryMiddleware
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -29,7 +28,6 @@ from mcp_types import (
     methods,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from pydantic import BaseModel, ValidationError
 
 from mcp_ops.transport import Wire
@@ -166,28 +164,11 @@ class PlainCalls:
             raise MCPError(INTERNAL_ERROR, "Handler returned an invalid result") from None
 
 
-class _Traced:
-    """The SDK's spans, where somebody takes them: without a provider they are made for nothing."""
-
-    def __init__(self, traced: OpenTelemetryMiddleware) -> None:
-        self._traced = traced
-
-    async def __call__(
-        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
-    ) -> HandlerResult:
-        """The SDK's middleware."""
-        if isinstance(get_tracer_provider(), ProxyTracerProvider):
-            return await call_next(ctx)
-        return await self._traced(ctx, call_next)
-
-
 def shorten(server: Server[Any]) -> PlainCalls:
     """Put the middleware behind all others, once a server; transports do it when they begin."""
-    for number, each in enumerate(server.middleware):
+    for each in server.middleware:
         if isinstance(each, PlainCalls):
             return each
-        if isinstance(each, OpenTelemetryMiddleware):
-            server.middleware[number] = _Traced(each)
     made = PlainCalls(server)
     server.middleware.append(made)
     return made

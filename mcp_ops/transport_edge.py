@@ -28,8 +28,11 @@ from mcp_ops.transport import PRINCIPAL_SCOPE_KEY, HttpPrincipal
 MAX_BODY: Final = 1024 * 1024
 """Largest body of a request, in bytes."""
 
-OPEN_ROUTES: Final = frozenset({"/health"})
+OPEN_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready"})
 """Routes that answer without a key; they tell less then."""
+
+LIVE_ROUTE: Final = "/health/live"
+"""What answers while the server drains, too: it is alive, and no longer ready."""
 
 APPROVALS_PATH: Final = "/approvals"
 """The approval page: people sign in there, with a session instead of a key."""
@@ -119,8 +122,16 @@ class Keys:
 class Edge:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServerSettings, keys: Keys) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServerSettings,
+        keys: Keys,
+        open_routes: frozenset[str] = OPEN_ROUTES,
+    ) -> None:
         self._app = app
+        self._open_routes = open_routes
         self._keys = keys
         self._hosts = LOOPBACK | {host.lower() for host in settings.allowed_hosts}
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
@@ -158,7 +169,11 @@ class Edge:
             await _answer(refusal, send)
             return
         principal = self._keys.principal(headers.get(b"authorization"))
-        if principal is None and scope["path"] not in OPEN_ROUTES and not _is_page(scope["path"]):
+        if (
+            principal is None
+            and scope["path"] not in self._open_routes
+            and not _is_page(scope["path"])
+        ):
             await _answer(_KEY, send)
             return
         scope[PRINCIPAL_SCOPE_KEY] = principal
@@ -184,7 +199,8 @@ class Edge:
         if scope["method"] not in _METHODS:
             return _METHOD
         # A client answers what it was asked by POST with its session: those go on to the end.
-        if self._stopping and b"mcp-session-id" not in headers and scope["path"] != "/messages/":
+        goes_on = scope["path"] in ("/messages/", LIVE_ROUTE) or b"mcp-session-id" in headers
+        if self._stopping and not goes_on:
             return _STOPPING
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():

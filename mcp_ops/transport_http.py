@@ -40,7 +40,7 @@ from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
 from mcp_ops.transport_answer import PING_S
 from mcp_ops.transport_calls import shorten
 from mcp_ops.transport_direct import PATH, Direct
-from mcp_ops.transport_edge import MAX_BODY, Edge, Keys, is_loopback
+from mcp_ops.transport_edge import MAX_BODY, OPEN_ROUTES, Edge, Keys, is_loopback
 from mcp_ops.transport_sessions import Sessions
 from mcp_ops.transport_socket import base_url, bound_socket
 from mcp_ops.transport_sse import MESSAGES, SseTransport
@@ -112,13 +112,14 @@ def http_app(
     sse: bool,
     pages: Sequence[BaseRoute] = (),
     lifespan: Lifespan | None = None,
+    open_routes: frozenset[str] = OPEN_ROUTES,
     ping_s: float = PING_S,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
-    `lifespan` is entered before the first request and left after the last. Answers that take
-    longer than `ping_s` seconds are streams with comments.
+    `lifespan` is entered before the first request and left after the last. `open_routes` answer
+    without a key. Answers that take longer than `ping_s` seconds are streams with comments.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
@@ -158,7 +159,7 @@ def http_app(
     def front(app: ASGIApp) -> ASGIApp:
         return Direct(app, server, calls, sessions, others=others, ping_s=ping_s)
 
-    app = _behind_edge(routes, settings, in_flight, alive, front)
+    app = _behind_edge(routes, settings, in_flight, alive, front, open_routes)
     app.state.end_subscriptions = partial(_end_subscriptions, server)
     return app
 
@@ -174,11 +175,13 @@ def _behind_edge(
     in_flight: InFlight,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None,
     before: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    open_routes: frozenset[str] = OPEN_ROUTES,
 ) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
-        edges.append(Edge(before(app), settings=settings, keys=Keys(settings.keys)))
+        inner, keys = before(app), Keys(settings.keys)
+        edges.append(Edge(inner, settings=settings, keys=keys, open_routes=open_routes))
         return edges[-1]
 
     app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)

@@ -292,7 +292,9 @@ class Session:
         """This era ends the response of a request that its client cancelled with an error."""
         error = ErrorData(code=_CANCELLED, message="Request cancelled")
         message = JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
-        await self.route(SessionMessage(message))
+        if (answer := self._answers.get(_name(request_id))) is not None:
+            # As an event: the SDK's client, when it is about to close, fails over a body.
+            answer.end(encode(message), right=False, streamed=True)
 
     def close(self) -> None:
         """End it: the dispatcher cancels what runs, and who waits is told."""

@@ -17,16 +17,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What each part may import of the package, besides itself where it is a folder. From the top of
 # this table down: a part imports only what stands below it.
 _GROUND = {"errors", "redact", "version"}
-_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard"}
+_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard", "spans"}
 _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
+    "settings_base",
     "settings_draft",
     "settings_environ",
     "settings_file",
     "settings_options",
     "settings_policy",
     "settings_problems",
+    "settings_telemetry",
     "settings_toml",
 }
 _TRANSPORT = {
@@ -43,6 +45,8 @@ _TRANSPORT = {
     "transport_sessions",
     "transport_socket",
     "transport_sse",
+    "transport_probes",
+    "transport_spans",
     "transport_stdio",
 }
 _PAGE = {"approval_page", "approval_page_html", "approval_page_sessions"}
@@ -52,7 +56,8 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_sealing", "app_targets", "commands", "tools", "lab"}
+    | {"app", "app_probes", "app_sealing", "app_targets", "app_telemetry"}
+    | {"commands", "tools", "lab", "telemetry"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
@@ -60,13 +65,16 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"commands"},
     "commands": _EVERYTHING,
     "app_sealing": _SETTINGS,
+    "app_probes": _EVERYTHING - {"app", "commands", "lab"},
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
+    "app_telemetry": _EVERYTHING - {"app", "commands", "lab"},
     "app": _EVERYTHING - {"app", "commands", "lab"},
     "approval_page": _LEAVES | _PAGE | {"call", "settings", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
     "transport": _LEAVES | _SETTINGS | _TRANSPORT,
-    "server": _CORE | {"guard", "transport", "transport_bus"},
+    "server": _CORE | {"guard", "transport", "transport_bus", "transport_spans"},
+    "telemetry": _CORE | {"guard", "settings_telemetry"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive"},
     "redrive": _LEAVES | {"capabilities", "tool"},
@@ -89,6 +97,7 @@ ALLOWED: dict[str, set[str]] = {
     "params": set(),
     "redact": {"redact_formats", "redact_known", "redact_names"},
     "heard": set(),
+    "spans": {"errors"},
     "errors": set(),
     "version": set(),
 }

@@ -11,6 +11,8 @@ from mcp_ops.settings import Settings
 from mcp_ops.settings_environ import KEY_VARIABLE, TARGET_VARIABLES, VARIABLES
 from mcp_ops.settings_file import CONFIG_VARIABLE, load_settings
 from mcp_ops.settings_problems import model_in
+from mcp_ops.settings_telemetry import DISABLED
+from mcp_ops.settings_telemetry import VARIABLES as TELEMETRY
 
 PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
 # Filled in by loading, or written in another way in the file.
@@ -33,6 +35,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_every_variable_is_documented() -> None:
     variables = {CONFIG_VARIABLE, KEY_VARIABLE, "MCP_OPS_STATE_DIR", "DATABASE_URL", *VARIABLES}
+    variables |= {DISABLED, *TELEMETRY}
     for _, options in TARGET_VARIABLES.values():
         variables |= options.keys()
     assert {name for name in variables if f"`{name}`" not in PAGE} == set()

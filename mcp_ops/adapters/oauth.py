@@ -145,7 +145,9 @@ class OAuthAdapter(Adapter):
     async def refresh(self, refresh_token: SecretStr) -> TokenSet:
         """Exchange a refresh token once."""
         url = await self._need("token_url")
-        return await refresh_grant(self._http, url, self._client, refresh_token)
+        return await refresh_grant(
+            self._http, url, self._client, refresh_token, target=self._wiring.target
+        )
 
     async def authorization_url(self, state: str) -> AuthorizationRequest:
         """The page on which a person consents (PKCE S256)."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final
 
+from opentelemetry import metrics
 from pydantic import Field, SecretStr
 
 from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
@@ -46,6 +47,10 @@ _WINDOWS: Final = (("Daily", "24 h"), ("Hourly", "1 h"), ("Monthly", "1 month"))
 _MAX_LIMITS: Final = 200
 _MAX_COUNT: Final = 10**15
 _REFRESH: Final = "Call refresh_oauth_token for this target."
+# Named as the operators' queries have it: what counts towards the org's daily limit.
+_api_calls = metrics.get_meter("mcp_ops.adapters").create_counter(
+    "salesforce.api_calls", unit="{call}", description="API requests to Salesforce orgs."
+)
 
 
 class SalesforceAdapter(Adapter):
@@ -169,7 +174,9 @@ class SalesforceAdapter(Adapter):
 
     async def refresh(self, refresh_token: SecretStr) -> TokenSet:
         """Exchange a refresh token once; whether it is rotated is a setting of the app."""
-        return await refresh_grant(self._http, self._token_url, self._client, refresh_token)
+        return await refresh_grant(
+            self._http, self._token_url, self._client, refresh_token, target=self._wiring.target
+        )
 
     async def authorization_url(self, state: str) -> AuthorizationRequest:
         """The org's page on which a person consents (PKCE S256)."""
@@ -245,6 +252,7 @@ class SalesforceAdapter(Adapter):
     async def _get(self, resource: str, token: SecretStr) -> Answer:
         settings = self._settings
         url = f"{settings.instance_url}/services/data/v{settings.api_version}/{resource}"
+        _api_calls.add(1, {"target": self._wiring.target})
         answer = await self._http.send("GET", url, bearer=token)
         self._note_usage(answer)
         if not answer.ok:

@@ -21,7 +21,8 @@ from mcp_ops.guard.policy import Policy
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.opening import adapter_class, implements
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy
-from mcp_ops.settings import Frozen, Settings
+from mcp_ops.settings import Settings
+from mcp_ops.settings_base import Frozen
 from mcp_ops.settings_policy import lines_of
 from mcp_ops.settings_problems import Key, Problems, add_validation, did_you_mean, dotted
 from mcp_ops.settings_toml import read_toml

@@ -25,6 +25,7 @@ from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.seen import Sight
 from mcp_ops.guard.targets import TargetInfo, Targets, View
+from mcp_ops.guard.telemetry import stage
 from mcp_ops.heard import listening
 from mcp_ops.ports import OWN_TARGET, CircuitPolicy, HotStore
 from mcp_ops.redact import Redactor
@@ -142,7 +143,7 @@ class Actor:
         """
         health, error = Health.UNTOUCHED, ""
         try:
-            with listening() as signs, anyio.fail_after(deadline_s):
+            with stage("run", target), listening() as signs, anyio.fail_after(deadline_s):
                 yield
             health = Health.ANSWERED
         except TimeoutError:
@@ -164,7 +165,7 @@ class Actor:
 
     async def _tell(self, target: str, health: Health, error: str, *, probe: bool) -> None:
         """Tell the circuit. A store that fails now must not hide how the call itself ended."""
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), stage("circuit", target):
             try:
                 await self._hot.record(
                     target,

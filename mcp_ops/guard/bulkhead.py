@@ -16,6 +16,7 @@ import anyio
 
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.targets import TargetInfo, Targets
+from mcp_ops.guard.telemetry import stage
 
 _HINT = (
     "Call again later. The operator sets the size with concurrent of the target; for a while "
@@ -47,7 +48,8 @@ class Partition:
         if self.active < self.size:  # then nobody waits: `_serve` gives free places away
             self.active += 1
         else:
-            await self._wait(wait_s, most_waiting)
+            with stage("place", self.name):
+                await self._wait(wait_s, most_waiting)
         try:
             yield
         finally:
@@ -136,6 +138,10 @@ class Bulkheads:
         """Whether a call on a target has its place in this partition already: one that waited for
         a second place could wait for itself."""
         return bool(target) and self._targets.info(target).partition == info.partition
+
+    def used(self) -> tuple[Partition, ...]:
+        """The partitions that were used."""
+        return tuple(self._partitions.values())
 
     def find(self, name: str) -> Partition | None:
         """A partition that was used."""

@@ -20,6 +20,7 @@ from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
 from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.shown import shadow_line
 from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.guard.telemetry import stage
 from mcp_ops.ports import OWN_TARGET, Admission, HotStore
 from mcp_ops.records import BudgetState, Ledger
 from mcp_ops.settings import GuardSettings
@@ -48,8 +49,9 @@ class Gate:
 
     async def plan(self, call: Call, *, info: TargetInfo | None = None, sub: bool = False) -> Plan:
         """What the call needs, unless the configuration refuses it. Raises `Refused`."""
-        plan = await self._planner.plan(call, info=info, sub=sub)
-        self._refuse(plan)
+        with stage("plan", info.name if info else call.target):
+            plan = await self._planner.plan(call, info=info, sub=sub)
+            self._refuse(plan)
         return plan
 
     async def look(self, plan: Plan) -> None:
@@ -61,15 +63,16 @@ class Gate:
 
         The second answer is whether there was room: false gets through in shadow mode only.
         """
-        states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
-        room = all(state.allowed for state in states)
-        takes = take and room
-        request = plan.request
-        if request.take is not takes:
-            request = replace(request, take=takes)
-        admission = await self._hot.admit(request)
-        looking = plan if take else replace(plan, request=request)
-        self._refuse(looking, admission, states)
+        with stage("take" if take else "checks", plan.request.target):
+            states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
+            room = all(state.allowed for state in states)
+            takes = take and room
+            request = plan.request
+            if request.take is not takes:
+                request = replace(request, take=takes)
+            admission = await self._hot.admit(request)
+            looking = plan if take else replace(plan, request=request)
+            self._refuse(looking, admission, states)
         return admission, room
 
     @asynccontextmanager

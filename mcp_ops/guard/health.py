@@ -18,7 +18,7 @@ from mcp_ops.ports import OWN_TARGET, CircuitPhase, CircuitState
 
 PING_S = 5.0
 # Name, warning above, critical above: the operations runbook's table of key metrics.
-_THRESHOLDS = {
+THRESHOLDS = {
     "open circuits": (1, 2),
     "failed checks": (2, 3),
     "dead letters": (50, 100),
@@ -52,6 +52,7 @@ class HealthCheck:
         self._sub_call = sub_call
         self._ping_s = ping_s
         self._away = away
+        self.waiting: dict[str, int] = {}  # dead letters when each queue was last asked
 
     async def components(self) -> list[ComponentHealth]:
         """The state of each target, in the configuration's order."""
@@ -120,6 +121,7 @@ class HealthCheck:
                     )
             except (TimeoutError, OpsError):
                 continue  # its own component says what is wrong with it
+            self.waiting[name] = stats.total
             total += stats.total
         return total
 
@@ -135,7 +137,7 @@ def thresholds(
     }
     found = []
     for name, value in values.items():
-        warning, critical = _THRESHOLDS[name]
+        warning, critical = THRESHOLDS[name]
         if value > warning:
             level = "critical" if value > critical else "warning"
             found.append(Threshold(name=name, value=value, level=level))

@@ -117,6 +117,16 @@ class Inside:
                     self._probed = (now, await control.health())
             return self._probed[1]
 
+    @property
+    def last_health(self) -> ServerHealth | None:
+        """What `health` found last."""
+        return self._probed[1] if self._probed else None
+
+    @property
+    def usage_read(self) -> Mapping[str, float]:
+        """The newest reading of each target's usage, in percent."""
+        return self._usage.last
+
     async def rerun(self, item: FailedOperation) -> OperationAnswer:
         """Run a failed write again as its own tool, for the principal of the current call.
 

@@ -79,6 +79,11 @@ class Operations:
         self.owner = new_id()
         self.keep_pause_s = _KEEP_PAUSE_S
 
+    @property
+    def count(self) -> int:
+        """How many run here."""
+        return len(self._by_id)
+
     def steps(self, call: Call, running: Running) -> StoredSteps:
         """What a write of many steps survives its process by."""
         return StoredSteps(self, self._ledger, running, target=call.target)

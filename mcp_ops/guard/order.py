@@ -42,7 +42,7 @@ from mcp_ops.guard.reads import Reads
 from mcp_ops.guard.record import Frame, open_frame
 from mcp_ops.guard.runaway import Runaway
 from mcp_ops.guard.targets import Targets
-from mcp_ops.guard.telemetry import call_span
+from mcp_ops.guard.telemetry import call_span, stage
 from mcp_ops.guard.writes import Writes
 from mcp_ops.ports import (
     OWN_TARGET,
@@ -260,14 +260,15 @@ class Guard:
 
     def _settled(self, call: Call, result: Result, *, ask_again: bool = False) -> dict[str, Any]:
         """The answer: redacted, cut, stamped."""
-        return settle.settle(
-            result,
-            target=call.target or call.about or OWN_TARGET,
-            at=self.clock.now(),
-            redactor=self.redactor,
-            limit_bytes=self.settings.limits.result_bytes,
-            ask_again=ask_again,
-        )
+        with stage("settle", call.target):
+            return settle.settle(
+                result,
+                target=call.target or call.about or OWN_TARGET,
+                at=self.clock.now(),
+                redactor=self.redactor,
+                limit_bytes=self.settings.limits.result_bytes,
+                ask_again=ask_again,
+            )
 
     async def sub_call(
         self,
@@ -331,9 +332,10 @@ class Guard:
             if plan.decision.require == "approve":
                 self._gate.overlook(plan, RefusalCode.APPROVAL_REQUIRED)
             return Consent(how="none", record="shadow")
-        return await self._approver.obtain(
-            plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
-        )
+        with stage("approval", plan.request.target):
+            return await self._approver.obtain(
+                plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
+            )
 
     async def resume(
         self,

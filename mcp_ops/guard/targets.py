@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from mcp_ops.capabilities.base import Effect, effect_of
 from mcp_ops.errors import Internal
+from mcp_ops.spans import recording, traced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,9 @@ class View:
         if not inspect.iscoroutinefunction(member):
             return member  # what is not awaited reaches no system
         self._record.reached()
+        if recording():
+            kind = getattr(self._adapter, "kind", "")
+            member = traced(member, f"{kind} {name}".strip(), mcp_ops__kind=kind)
         return member if effect is Effect.READ else self._changing(member)
 
     def _changing(self, member: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

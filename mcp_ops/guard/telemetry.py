@@ -6,13 +6,16 @@ Attributes are names and codes: never arguments, payloads or text from a system.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
 
 from mcp_ops.call import Call
 from mcp_ops.errors import OpsError, Refused
+from mcp_ops.spans import CODE, ERROR_TYPE, ended_in
+from mcp_ops.spans import span as inner_span
 
 _tracer = trace.get_tracer("mcp_ops.guard")
 _meter = metrics.get_meter("mcp_ops.guard")
@@ -21,11 +24,25 @@ _refusals = _meter.create_counter(
     "mcp_ops.refusals", unit="{call}", description="Calls that the guard refused, by code."
 )
 _durations = _meter.create_histogram(
-    "mcp_ops.call.duration", unit="s", description="Time from frame to answer."
-)
+    "mcp_ops.call.duration",
+    unit="s",
+    description="Time from frame to answer.",
+    explicit_bucket_boundaries_advisory=(
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60
+    ),
+)  # fmt: skip
 _upstream = _meter.create_counter(
-    "mcp_ops.upstream_calls", unit="{call}", description="Calls that reached a target."
+    "mcp_ops.upstream_calls", unit="{call}", description="Requests of calls to a target."
 )
+
+
+def stage(name: str, target: str = "") -> AbstractContextManager[Span]:
+    """A span around one stage of a call, where the call is recorded."""
+    return inner_span(f"guard.{name}", mcp_ops__target=target)
+
+
+# The span of the call that the current task works for; a write's own task may outlive it.
+_of_call: ContextVar[Span] = ContextVar("mcp_ops_call_span", default=INVALID_SPAN)
 
 
 @contextmanager
@@ -44,11 +61,17 @@ def call_span(call: Call) -> Iterator[Span]:
                     "mcp_ops.principal": call.caller.principal,
                 }
             )
+        token = _of_call.set(span)
         try:
             yield span
         except OpsError as error:  # its record is closed after this span has ended
             _say(span, "refused" if isinstance(error, Refused) else "failed", error.code)
             raise
+        except BaseException as error:
+            ended_in(span, error)
+            raise
+        finally:
+            _of_call.reset(token)
 
 
 def ended(
@@ -62,13 +85,15 @@ def ended(
         _upstream.add(upstream_calls, {"tool": tool, "target": target})
     if verdict == "refused":
         _refusals.add(1, {"code": code, "target": target})
-    _say(trace.get_current_span(), verdict, code)
+    for span in (_of_call.get(), trace.get_current_span()):
+        _say(span, verdict, code)
 
 
 def _say(span: Span, verdict: str, code: str) -> None:
     if span.is_recording():
         span.set_attribute("mcp_ops.verdict", verdict)
         if code:
-            span.set_attribute("mcp_ops.code", code)
+            span.set_attribute(CODE, code)
         if verdict in ("failed", "error", "unknown"):
-            span.set_status(Status(StatusCode.ERROR, code))
+            span.set_attribute(ERROR_TYPE, code or verdict)
+            span.set_status(Status(StatusCode.ERROR))

@@ -35,6 +35,7 @@ class UsageWatch:
         self._clock = clock
         self._settings = settings
         self._newest: dict[str, tuple[str, float]] = {}
+        self.last: dict[str, float] = {}  # the newest reading of each target, in percent
         self._news = anyio.Event()
         self._applying = anyio.Lock()
 
@@ -42,6 +43,7 @@ class UsageWatch:
         """Note a reading of the limit that drives a target; cheap."""
         if used_percent == used_percent and used_percent >= 0:  # refuses NaN
             self._newest[target] = (name, used_percent)
+            self.last[target] = used_percent
             self._news.set()
 
     async def read(self, target: str, reading: UsageReading) -> GuardModeChange:
@@ -50,6 +52,7 @@ class UsageWatch:
         for limit in reading.limits:
             if limit.name == reading.drives:
                 self._newest.pop(target, None)
+                self.last[target] = limit.used_percent
                 await self.apply(target, limit.name, limit.used_percent)
         after = effective(await self._hot.modes(), target)
         return GuardModeChange(mode=after.value, changed=after is not before)

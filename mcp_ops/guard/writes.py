@@ -27,6 +27,7 @@ from mcp_ops.guard.checks import spent
 from mcp_ops.guard.operations import LEASE_S, Operations, Running, pinned_by
 from mcp_ops.guard.record import Frame, verdict_of
 from mcp_ops.guard.settle import clean
+from mcp_ops.guard.telemetry import stage
 from mcp_ops.questions import Redemption
 from mcp_ops.records import Budget, Entry, Ledger, Operation
 from mcp_ops.redact import Redactor
@@ -67,7 +68,8 @@ class Writes:
         running = self._operations.find(call.operation_key)
         if running is not None:
             return await self._join(running, call)
-        operation = await self._ledger.find_operation(call.operation_key)
+        with stage("replay", call.target):
+            operation = await self._ledger.find_operation(call.operation_key)
         return None if operation is None else self._recorded(operation, call)
 
     async def _join(self, running: Running, call: Call) -> dict[str, Any]:
@@ -84,7 +86,8 @@ class Writes:
         """Run a write in its own task and wait for it, at most as long as configured."""
 
         async def whole(running: Running) -> dict[str, Any]:
-            return await self._whole(call, frame, body, running)
+            with stage("operation", call.target):  # may outlast the call's own span
+                return await self._whole(call, frame, body, running)
 
         earlier = self._operations.find(self._key(call))
         if earlier is not None:  # it began while this one was being asked about
@@ -122,24 +125,21 @@ class Writes:
         """Make the intent durable, claim the key, charge budgets and use the approval, in one
         step; the answer of the key's holder if there is one. Raises `Refused`."""
         now = self._clock.now()
-        begun = await self._ledger.begin(
-            entry,
-            Operation(
-                id=call.id,
-                key=self._key(call),
-                digest=call.digest,
-                principal=call.caller.principal,
-                tool=call.tool.name,
-                target=call.target or call.about,
-                state="running",
-                started_at=now,
-                lease_until=now + LEASE_S,
-                owner=self._operations.owner,
-                resume=resume.kept(call, approval=entry.approval) if call.tool.resumable else "",
-            ),
-            budgets=budgets,
-            approval=approval,
+        operation = Operation(
+            id=call.id,
+            key=self._key(call),
+            digest=call.digest,
+            principal=call.caller.principal,
+            tool=call.tool.name,
+            target=call.target or call.about,
+            state="running",
+            started_at=now,
+            lease_until=now + LEASE_S,
+            owner=self._operations.owner,
+            resume=resume.kept(call, approval=entry.approval) if call.tool.resumable else "",
         )
+        with stage("begin", call.target):
+            begun = await self._ledger.begin(entry, operation, budgets=budgets, approval=approval)
         if begun.holder is not None:
             return self._recorded(begun.holder, call)
         if not begun.claimed:
@@ -211,7 +211,8 @@ class Writes:
     async def _ended(self, entry: Entry, operation: Operation) -> None:
         """Make the end durable. If the store takes it not, the write has still been sent."""
         try:
-            await self._ledger.end(entry, operation, keep=True)
+            with stage("end", operation.target):
+                await self._ledger.end(entry, operation, keep=True)
             if operation.resume:
                 await self._ledger.put_fact(pinned_by(operation.id), "")
         except StoreUnavailable as error:
@@ -237,7 +238,8 @@ class Writes:
         outcome = "unknown" if unknown else "failed"
         entry = frame.ended(verdict_of(error), code=error.code, outcome=outcome)
         operation = self._done(call, running, outcome, _lost(call, self._clock))
-        await self._ledger.end(entry, operation, keep=unknown)
+        with stage("end", call.target):
+            await self._ledger.end(entry, operation, keep=unknown)
         if isinstance(error, Failed):
             await self._keep_for_later(call, error)
         raise error

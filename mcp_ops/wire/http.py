@@ -43,6 +43,7 @@ from mcp_ops.errors import (
 )
 from mcp_ops.heard import asking, heard
 from mcp_ops.redact import Redactor, tame
+from mcp_ops.wire.exchange import exchange
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_RETRY_AFTER_S: Final = 3600.0
@@ -290,19 +291,21 @@ class HttpClient:
             sent["content-type"] = "application/json"
             content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
         asking()
-        with translated(self.system), anyio.move_on_after(self._limits.total_s):
-            async with self._client.stream(
-                method, url, headers=sent, data=form, content=content
-            ) as response:
-                heard()
-                return Answer(
-                    status=response.status_code,
-                    headers={name.lower(): value for name, value in response.headers.items()},
-                    body=await self._read(response),
-                )
-        raise UpstreamTimeout(
-            f"{self.system} gave no complete answer within {self._limits.total_s:g} seconds."
-        )
+        with exchange(method, url) as noted:
+            with translated(self.system), anyio.move_on_after(self._limits.total_s):
+                async with self._client.stream(
+                    method, url, headers=sent, data=form, content=content
+                ) as response:
+                    heard()
+                    noted.status = response.status_code
+                    return Answer(
+                        status=response.status_code,
+                        headers={name.lower(): value for name, value in response.headers.items()},
+                        body=await self._read(response),
+                    )
+            raise UpstreamTimeout(
+                f"{self.system} gave no complete answer within {self._limits.total_s:g} seconds."
+            )
 
     async def _read(self, response: httpx2.Response) -> bytes:
         """The decoded body, never more than the limit in memory, also of a compressed bomb."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import quote_plus, urlencode
 
+from opentelemetry import metrics
 from pydantic import SecretStr
 
 from mcp_ops.capabilities.tokens import AuthorizationRequest, TokenSet
@@ -21,6 +22,7 @@ from mcp_ops.errors import (
     BadAnswer,
     ConfigurationError,
     Forbidden,
+    OpsError,
     ReauthorizationRequired,
     Rejected,
     Unauthenticated,
@@ -37,6 +39,10 @@ _MAX_TOKEN: Final = 16_384
 _MAX_LIFETIME_S: Final = 10 * 365 * 86_400.0
 _SKEW_S: Final = 60.0
 _MAX_MOMENT: Final = 253_402_300_800.0  # the year 10000, where Python's dates end
+# Named as the operators' alerts have it.
+_refresh_failures = metrics.get_meter("mcp_ops.wire").create_counter(
+    "oauth.refresh.failure", unit="{refresh}", description="Refreshes of tokens that failed."
+)
 _CHECK_CLIENT: Final = "Check client_id and client_secret in the target's settings."
 
 # RFC 6749 §5.2 and §4.1.2.1, then words that Salesforce adds.
@@ -105,15 +111,24 @@ class OAuthClient:
 
 
 async def refresh_grant(
-    http: HttpClient, token_url: str, client: OAuthClient, refresh_token: SecretStr
+    http: HttpClient,
+    token_url: str,
+    client: OAuthClient,
+    refresh_token: SecretStr,
+    *,
+    target: str = "",
 ) -> TokenSet:
-    """Exchange a refresh token once.
+    """Exchange a refresh token once; a failure is counted under the name of the target.
 
     Raises `ReauthorizationRequired` for a dead one, `Failed` with `executed="unknown"` when the
     answer was lost: then the token may be spent.
     """
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token.get_secret_value()}
-    return await _grant(http, token_url, client, form)
+    try:
+        return await _grant(http, token_url, client, form)
+    except OpsError as error:
+        _refresh_failures.add(1, {"target": target, "code": error.code})
+        raise
 
 
 async def code_grant(

@@ -125,7 +125,8 @@ async def test_spans_say_what_happened_and_carry_no_payload() -> None:
     """In a process of its own: a tracer provider is set once for all."""
     with anyio.fail_after(30):
         done = await anyio.run_process([sys.executable, "-m", "tests.guard.span_peer"])
-    spans = json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    spans = found["calls"]
     assert [span["name"] for span in spans] == [
         "guard look_at_item",
         "guard look_at_item",
@@ -140,6 +141,31 @@ async def test_spans_say_what_happened_and_carry_no_payload() -> None:
     assert ends == [("ok", ""), ("failed", "unreachable"), ("refused", "read_only")]
     assert {read["mcp_ops.effect"], failed["mcp_ops.effect"]} == {"read"}
     assert refused["gen_ai.tool.name"] == "put_item"
+    call = "guard look_at_item"
+    assert found["stages"]["look_at_item"] == [
+        [call, ""],
+        ["guard.plan", call],
+        ["guard.take", call],
+        ["guard.run", call],
+        ["shelf look", "guard.run"],
+        ["guard.circuit", call],
+        ["guard.settle", call],
+    ]
+    write, operation = "guard put_item", "guard.operation"
+    assert found["stages"]["put_item"] == [
+        [write, ""],
+        ["guard.replay", write],
+        ["guard.plan", write],
+        ["guard.approval", write],
+        [operation, write],
+        ["guard.take", operation],
+        ["guard.begin", operation],
+        ["guard.run", operation],
+        ["shelf put", "guard.run"],
+        ["guard.circuit", operation],
+        ["guard.settle", operation],
+        ["guard.end", operation],
+    ]
 
 
 def test_the_end_of_a_call_is_on_the_span_that_is_current() -> None:

@@ -1,7 +1,8 @@
 """Secrets of every format go into every opening of a server, in a process of its own.
 
-Its stderr has the logs at DEBUG, its stdout one JSON object: all that clients were told, and all
-spans. The state stays in the folder that it is given.
+Its stderr has the logs at DEBUG, its stdout one JSON object: all that clients were told, all spans,
+all metrics as Prometheus reads them, and what came to a collector on a socket. The state stays in
+the folder that it is given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import mcp_types as types
+from mcp import Client, MCPError
+from mcp.client import ClientRequestContext
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -25,21 +29,44 @@ from mcp_ops.errors import Rejected, UnknownTool, Unreachable, UpstreamBroken
 from mcp_ops.guard.control import Control
 from mcp_ops.ports import Mode
 from mcp_ops.settings import PolicyRule
+from mcp_ops.settings_telemetry import TelemetrySettings
+from mcp_ops.telemetry.gauges import make_gauges
+from mcp_ops.telemetry.sdk import Sdk
 from tests.guard.bench import AGENT, OPEN, OPERATOR, TWO, Bench, bench
 from tests.guard.shelf import Item
 from tests.secrets_of_each_kind import Sample, samples
+from tests.telemetry.receiver import receiver
+from tests.telemetry.watched import watch_of
 
 CONFIGURED = "kFq83mZt01LwXv55Qn"
 RULES = (PolicyRule(tool="drop_item", require="approve"), PolicyRule(require="none"))
 
 
 async def main(path: Path) -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+    async with receiver() as received:
+        sdk = Sdk(
+            TelemetrySettings(
+                exporters=("otlp",), otlp_endpoint=received.url, prometheus=True, queue=65_536
+            ),
+            version="0",
+        )
+        exporter = InMemorySpanExporter()
+        provider = trace.get_tracer_provider()
+        assert isinstance(provider, TracerProvider)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        told, text = await everything(path, sdk)
+        await sdk.close()
+    spans = [json.loads(span.to_json()) for span in exporter.get_finished_spans()]
+    sent = [body.decode("utf-8", "replace") for _, body in received.bodies]
+    print(json.dumps({"told": told, "spans": spans, "metrics": text, "sent": sent}))
+
+
+async def everything(path: Path, sdk: Sdk) -> tuple[list[Any], str]:
+    """All that goes in; what clients are told, and the metrics."""
     told: list[Any] = []
     async with bench(path, settings=OPEN, rules=RULES, infos=TWO) as b:
+        watch = watch_of(b)
+        make_gauges(lambda: watch.now)
         b.redactor.add(CONFIGURED)
         log.to_stderr("DEBUG", b.redactor)
         configured = Sample(name="configured", secret=CONFIGURED, text=f"saw {CONFIGURED} there")
@@ -50,8 +77,35 @@ async def main(path: Path) -> None:
         for number, sample in enumerate([configured, *found[1::9]]):
             told += await client_says(b, sample, number)
         told += await looked_up(b)
-    spans = [json.loads(span.to_json()) for span in exporter.get_finished_spans()]
-    print(json.dumps({"told": told, "spans": spans}))
+        for mode in ("legacy", "2026-07-28"):
+            told += await by_the_protocol(b, found[1::9], mode)
+        await b.inside.health(Control(b.parts, OPERATOR))
+        await watch.look()
+        text, _ = await sdk.text("")
+    return told, text.decode()
+
+
+async def by_the_protocol(b: Bench, found: list[Sample], mode: str) -> list[str]:
+    """What a client puts into messages beside arguments, and answers to a question."""
+    told = []
+
+    async def answer(
+        context: ClientRequestContext, params: types.ElicitRequestParams
+    ) -> types.ElicitResult | types.ErrorData:
+        return types.ErrorData(code=-1, message=found[0].text)
+
+    async with Client(b.server.mcp, mode=mode, elicitation_callback=answer) as client:
+        for sample in found:
+            meta: Any = {"note": sample.text, "traceparent": sample.text}
+            for tool in (sample.text, "look_at_item"):
+                try:
+                    result = await client.call_tool(tool, {"name": sample.text[:90]}, meta=meta)
+                    told.append(str(result.content))
+                except MCPError as error:
+                    told.append(error.error.message)
+            asked = await client.call_tool("drop_item", {"name": "a", "reason": sample.text})
+            told.append(str(asked.content))
+    return told
 
 
 async def said(b: Bench, tool: str, arguments: dict[str, Any], caller: Any = AGENT) -> str:

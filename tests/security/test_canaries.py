@@ -27,9 +27,14 @@ async def test_no_secret_of_any_format_leaves_by_any_way(tmp_path: Path) -> None
     came = json.loads(done.stdout)
     assert len(came["told"]) > 500
     assert len(came["spans"]) > 500
+    assert {"guard.run", "tools/call look_at_item"} <= {span["name"] for span in came["spans"]}
+    assert "mcp_ops_circuit_state" in came["metrics"]
+    assert "mcp_ops.calls" in "".join(came["sent"])
     leaks = {
         "results, errors and questions": left_in("\n".join(came["told"])),
         "spans": left_in(json.dumps(came["spans"])),
+        "metrics": left_in(came["metrics"]),
+        "what is exported": left_in("\n".join(came["sent"])),
         "logs": left_in(done.stderr.decode()),
         "state": left_in(
             "\n".join(

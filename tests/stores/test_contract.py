@@ -236,6 +236,17 @@ async def test_notes_reach_the_file_by_themselves(backend: Backend, clock: Manua
                 await anyio.sleep(0.01)
 
 
+async def test_lines_that_are_not_written_yet_are_counted(
+    backend: Backend, clock: ManualClock
+) -> None:
+    async with backend.open(clock) as stores:
+        for index in range(3):
+            stores.ledger.note(records.entry(clock, f"c{index}"))
+        assert stores.ledger.unwritten == 3
+        assert len(await stores.ledger.search(AuditQuery())) == 3
+        assert stores.ledger.unwritten == 0
+
+
 async def test_notes_are_written_when_the_store_closes(
     backend: Backend, clock: ManualClock
 ) -> None:

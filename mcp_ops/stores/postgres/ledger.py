@@ -75,6 +75,11 @@ class Ledger:
         """Add a line that is written within a second: no waiting."""
         self._writer.note(entry)
 
+    @property
+    def unwritten(self) -> int:
+        """How many noted lines this process has not written yet."""
+        return self._writer.unwritten
+
     async def flush(self) -> None:
         """Write all noted lines now; they are kept for the next try if that fails."""
         await self._writer.flush()

@@ -139,6 +139,11 @@ class Writer:
         if len(self._noted) in (1, _FLUSH_AT):
             self._wake.set()
 
+    @property
+    def unwritten(self) -> int:
+        """How many noted lines wait, alone or before a job."""
+        return len(self._noted) + sum(len(each.earlier) for each in tuple(self._queue))
+
     def take_noted(self) -> tuple[Entry, ...]:
         """Hand out the lines that wait: whoever takes them sees to it that they are kept.
 

@@ -125,6 +125,11 @@ class Ledger:
         if len(self._noted) >= _FLUSH_AT:
             self._start_flush()
 
+    @property
+    def unwritten(self) -> int:
+        """How many noted lines are not in the file yet."""
+        return len(self._noted) + len(self._writing)
+
     async def flush(self) -> None:
         """Write all noted lines now. Raises `StoreUnavailable`; they are kept for the next try."""
         while self._noted or self._writing:

@@ -1,0 +1,238 @@
+"""The SDK of OpenTelemetry, set up by the settings: who gets spans and metrics, and how many wait.
+
+Exporters work in threads of their own behind bounded queues: one that hangs or refuses costs what
+it was to be sent, and no call. Their libraries are loaded here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, Final
+from uuid import uuid4
+
+import anyio
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.util.types import Attributes
+
+from mcp_ops.errors import ConfigurationError
+from mcp_ops.settings_telemetry import TelemetrySettings, headers_of
+
+CLOSE_S: Final = 3.0
+"""Seconds for what waits to be sent when the server stops."""
+
+# Without these, the exporter of Azure Monitor reports about itself to Microsoft, asks there for
+# options, and may keep what it could not send in a folder for temporary files.
+AZURE_QUIET: Final = {
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL": "true",
+    "APPLICATIONINSIGHTS_SDKSTATS_DISABLED": "true",
+    "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED": "true",
+}
+_ATTRIBUTE_LENGTH: Final = 256
+_BATCH: Final = 512
+_ASKS_THE_CLIENT: Final = "MCP send "  # the SDK's spans; they quote what a client answers
+
+
+def check_extras(settings: TelemetrySettings) -> None:
+    """Raise `ConfigurationError` for libraries that are switched on and not installed."""
+    wanted = [("opentelemetry.sdk", "telemetry", "telemetry")]
+    if "otlp" in settings.exporters:
+        module = "opentelemetry.exporter.otlp.proto.http"
+        wanted.append((module, "telemetry.exporters otlp", "telemetry"))
+    if "azure_monitor" in settings.exporters:
+        module = "azure.monitor.opentelemetry.exporter"
+        wanted.append((module, "telemetry.exporters azure_monitor", "azure-monitor"))
+    if settings.prometheus:
+        wanted.append(("opentelemetry.exporter.prometheus", "telemetry.prometheus", "telemetry"))
+    for module, setting, extra in wanted:
+        if not _installed(module):
+            raise ConfigurationError(
+                f"{setting} needs the library {module}, which is not installed.",
+                hint=f"Install it: pip install 'mcp-ops[{extra}]'. OTEL_SDK_DISABLED=true starts "
+                "without telemetry.",
+            )
+
+
+class Sdk:
+    """Providers of traces and metrics for the whole process, with their exporters."""
+
+    def __init__(self, settings: TelemetrySettings, *, version: str) -> None:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        resource = _resource(settings, version)
+        self._text: Callable[[str], tuple[bytes, str]] | None = None
+        readers = [*_push_readers(settings)]
+        if settings.prometheus:
+            reader, self._text = _prometheus()
+            readers.append(reader)
+        self._traces = TracerProvider(
+            sampler=_sampler(settings.sample_ratio if settings.exporters else 0.0),
+            resource=resource,
+            shutdown_on_exit=False,
+            span_limits=SpanLimits(max_span_attribute_length=_ATTRIBUTE_LENGTH),
+        )
+        for exporter in _span_exporters(settings):
+            batch = min(_BATCH, settings.queue)
+            self._traces.add_span_processor(
+                BatchSpanProcessor(
+                    exporter, max_queue_size=settings.queue, max_export_batch_size=batch
+                )
+            )
+        self._metrics = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+        trace.set_tracer_provider(self._traces)
+        metrics.set_meter_provider(self._metrics)
+
+    @property
+    def serves_text(self) -> bool:
+        """Whether there is something for Prometheus."""
+        return self._text is not None
+
+    async def text(self, accept: str) -> tuple[bytes, str]:
+        """All metrics as Prometheus reads them, and their media type."""
+        assert self._text is not None  # noqa: S101 - asked only where `serves_text`
+        # Thousands of lines take a while: not on the event loop.
+        return await anyio.to_thread.run_sync(self._text, accept)
+
+    async def close(self) -> None:
+        """Send what waits, for at most `CLOSE_S`; what is not sent by then is lost."""
+
+        def shut_down() -> None:
+            self._metrics.shutdown(timeout_millis=CLOSE_S * 1000)
+            self._traces.shutdown()
+
+        # A thread that the interpreter does not wait for: an exporter may hang in a socket.
+        closing = threading.Thread(target=shut_down, name="mcp-ops telemetry", daemon=True)
+        closing.start()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(closing.join, CLOSE_S)
+
+
+def _resource(settings: TelemetrySettings, version: str) -> Any:
+    """Who this is; OTEL_RESOURCE_ATTRIBUTES adds to it."""
+    from opentelemetry.sdk.resources import Resource
+
+    named = {"service.name": settings.service_name, "service.version": version}
+    if settings.instance:
+        named["service.instance.id"] = settings.instance
+    found = Resource.create(named)
+    if "service.instance.id" not in found.attributes:
+        found = found.merge(Resource({"service.instance.id": str(uuid4())}))
+    return found
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even its parent
+        return False
+
+
+def _sampler(ratio: float) -> Any:
+    from opentelemetry.sdk.trace.sampling import (
+        Decision,
+        ParentBased,
+        Sampler,
+        SamplingResult,
+        StaticSampler,
+        TraceIdRatioBased,
+    )
+
+    class OwnSpans(Sampler):
+        """Leaves out the SDK's spans about questions to clients; ours say what is to be said."""
+
+        def __init__(self, inner: Sampler) -> None:
+            self._inner = inner
+
+        def should_sample(
+            self,
+            parent_context: Context | None,
+            trace_id: int,
+            name: str,
+            kind: SpanKind | None = None,
+            attributes: Attributes = None,
+            links: Sequence[Link] | None = None,
+            trace_state: TraceState | None = None,
+        ) -> SamplingResult:
+            if name.startswith(_ASKS_THE_CLIENT):
+                return SamplingResult(Decision.DROP)
+            return self._inner.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
+
+        def get_description(self) -> str:
+            return f"OwnSpans({self._inner.get_description()})"
+
+    if not ratio:  # nobody takes spans, or nobody shall: also not those that a client asks for
+        return StaticSampler(Decision.DROP)
+    return OwnSpans(ParentBased(TraceIdRatioBased(ratio)))
+
+
+def _span_exporters(settings: TelemetrySettings) -> list[Any]:
+    found: list[Any] = []
+    if "otlp" in settings.exporters:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        found.append(
+            OTLPSpanExporter(
+                endpoint=f"{settings.otlp_endpoint}/v1/traces",
+                headers=headers_of(settings.otlp_headers) or None,
+            )
+        )
+    if "azure_monitor" in settings.exporters:
+        from azure.monitor.opentelemetry.exporter import AzureMonitorTraceExporter
+
+        found.append(AzureMonitorTraceExporter(**_azure(settings)))
+    return found
+
+
+def _push_readers(settings: TelemetrySettings) -> list[Any]:
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    exporters: list[Any] = []
+    if "otlp" in settings.exporters:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        exporters.append(
+            OTLPMetricExporter(
+                endpoint=f"{settings.otlp_endpoint}/v1/metrics",
+                headers=headers_of(settings.otlp_headers) or None,
+            )
+        )
+    if "azure_monitor" in settings.exporters:
+        from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
+
+        exporters.append(AzureMonitorMetricExporter(**_azure(settings)))
+    every = settings.interval_s * 1000
+    return [PeriodicExportingMetricReader(each, export_interval_millis=every) for each in exporters]
+
+
+def _azure(settings: TelemetrySettings) -> dict[str, Any]:
+    assert settings.azure_connection is not None  # noqa: S101 - the settings see to it
+    return {
+        "connection_string": settings.azure_connection.get_secret_value(),
+        "disable_offline_storage": True,
+    }
+
+
+def _prometheus() -> tuple[Any, Callable[[str], tuple[bytes, str]]]:
+    """A reader, and what writes the text; with the process's memory and open files."""
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import CollectorRegistry, ProcessCollector
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
+    one_at_a_time = threading.Lock()
+
+    def text(accept: str) -> tuple[bytes, str]:
+        encode, media_type = choose_encoder(accept)
+        with one_at_a_time:  # its collector keeps what is collected in one queue
+            return encode(registry), media_type
+
+    return reader, text

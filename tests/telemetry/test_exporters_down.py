@@ -1,0 +1,49 @@
+"""Collectors that refuse or hang cost no call, and do not hold the server up at its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.clients.live import serving
+from tests.clients.official import MODERN, remote
+from tests.telemetry.receiver import hanging, observed
+from tests.telemetry.test_front_door import stopped
+
+CALLS = 20
+
+
+@asynccontextmanager
+async def collector(kind: str) -> AsyncIterator[tuple[str, anyio.Event]]:
+    """Its address, and what is set once it was asked."""
+    if kind == "refuses":
+        asked = anyio.Event()
+        asked.set()
+        yield "http://127.0.0.1:9", asked  # the discard port: nobody listens
+        return
+    async with hanging() as place:
+        yield place.url, place.asked
+
+
+@pytest.mark.parametrize("kind", ["refuses", "hangs"])
+async def test_a_collector_that_does_not_work_hurts_no_call(kind: str, tmp_path: Path) -> None:
+    async with collector(kind) as (url, asked):
+        place = observed(
+            tmp_path,
+            "[telemetry]\nqueue = 64\n[guard.limits]\nprincipal_per_minute = 1000\n",
+            OTEL_EXPORTER_OTLP_ENDPOINT=url,
+            OTEL_METRIC_EXPORT_INTERVAL="1000",
+            OTEL_BSP_SCHEDULE_DELAY="20",
+        )
+        with anyio.fail_after(60):
+            async with serving(place, "http") as server:
+                async with remote(server.endpoint("http"), "http", MODERN) as talk:
+                    said = [await talk.call("get_guard_status", {}) for _ in range(CALLS)]
+                    await asked.wait()
+                    said += [await talk.call("get_guard_status", {}) for _ in range(CALLS)]
+                assert not any(each.is_error for each in said)
+                assert await stopped(server.process) == 0
