@@ -1,7 +1,8 @@
 # make setup   prepare .venv with locked dependencies
 # make run     the lab and the server on http://127.0.0.1:8000
 # make test    every check: format, lint, types, tests, schema snapshots
-# make clients every tool through the MCP Inspector, over every transport in both eras (minutes)
+# make clients every tool through the MCP Inspector, and all frameworks of docs/clients.md (minutes)
+# make conformance  the official suite in all set-ups, and write docs/conformance.md (minutes)
 # make coverage  which branches the tests of guard and stores take; fails under all of them (minutes)
 # make schemas write the snapshots of the tools again
 # make bench   measure, and write docs/performance.md (long)
@@ -17,7 +18,7 @@ PORT ?= 8000
 # Tests run side by side, one process a core.
 WORKERS ?= auto
 
-.PHONY: setup run test check clients coverage schemas bench faults mutants lock clean
+.PHONY: setup run test check clients conformance coverage schemas bench faults mutants lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -47,11 +48,15 @@ check: $(READY)
 	$(BIN)/mcp-ops schemas --check
 
 clients: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) tests/clients tests/clients/inspector_sweep.py
+	$(BIN)/python -m pytest -n $(WORKERS) tests/clients tests/clients/inspector_sweep.py \
+	  tests/clients/field_sweep.py
+
+conformance: $(READY)
+	$(BIN)/python -m tests.conformance.run --write
 
 # Every branch of what decides and of what it keeps; the others are shown.
 COMPLETE := mcp_ops/guard/*,mcp_ops/stores/*,mcp_ops/server.py
-MEASURED := tests/guard tests/stores tests/security tests/tools tests/test_server.py \
+MEASURED := tests/guard tests/stores tests/security tests/tools tests/auth tests/test_server.py \
   tests/test_cli_policy.py $(wildcard tests/test_redact*.py)
 
 coverage: $(READY)
@@ -78,6 +83,9 @@ lock:
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements.lock
 	uv pip compile requirements-clients.in --generate-hashes --universal \
 	  --python-version 3.11 --no-annotate --no-header --quiet --output-file requirements-clients.lock
+	for each in agent fastmcp mcp1; do uv pip compile tests/clients/frameworks/$$each.in --generate-hashes \
+	  --universal --python-version 3.11 --no-annotate --no-header --quiet \
+	  --output-file tests/clients/frameworks/$$each.lock || exit 1; done
 
 clean:
 	rm -rf $(VENV) .clients .lab .mutants .mypy_cache .ruff_cache .pytest_cache

@@ -25,9 +25,10 @@ from anyio.abc import TaskStatus
 
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
-from mcp_ops.app_probes import Readiness, health_of
 from mcp_ops.app_sealing import installation_key, question_keys
 from mcp_ops.app_targets import configured_targets
+from mcp_ops.auth.keys import KeyBook
+from mcp_ops.auth.ring import KeyRing
 from mcp_ops.call import Caller
 from mcp_ops.capabilities.guard import ComponentHealth, GuardControl
 from mcp_ops.capabilities.usage import UsageGuard
@@ -50,7 +51,6 @@ from mcp_ops.server import OpsServer, Reply
 from mcp_ops.settings import Settings
 from mcp_ops.settings_options import secrets_in
 from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
-from mcp_ops.stores.sqlite.ledger import MOST_NOTED
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.transport_bus import ToolListBus
@@ -75,6 +75,7 @@ class App:
     operations: Operations
     parts: Parts
     inside: Inside
+    keys: KeyRing
 
     async def call(self, name: str, arguments: dict[str, Any], caller: Caller) -> Reply:
         """One tool call, on the way that every call takes."""
@@ -93,7 +94,13 @@ class App:
             policy=self.guard.policy,
             clock=self.parts.clock,
             redactor=self.guard.redactor,
+            environment_of=self._environment_of,
         )
+
+    def _environment_of(self, target: str) -> str:
+        """The environment of a target; of one that is not here any more the strictest."""
+        known = target in self.guard.targets.names()
+        return self.guard.targets.info(target).environment if known else "prod"
 
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
@@ -108,10 +115,12 @@ async def open_app(
     clock: Clock | None = None,
     redactor: Redactor | None = None,
     alone: bool = False,
+    tools: Mapping[str, Tool] = ALL_TOOLS,
 ) -> AsyncIterator[App]:
     """Everything, opened; leaving waits for running writes, then closes in reverse.
 
-    `alone` opens stores of this machine where the shared ones are away: for break-glass.
+    `alone` opens stores of this machine where the shared ones are away: for break-glass. `tools`
+    are those that may be published.
 
     Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
     """
@@ -123,6 +132,13 @@ async def open_app(
             open_stores(_place(settings, alone=alone), clock, floor=_floor(settings, clock))
         )
         check_cache(settings.guard.cache.tools, ALL_TOOLS)
+        keys = KeyRing(
+            settings.server.keys,
+            clock,
+            book=KeyBook(stores.ledger, clock.now),
+            grants=settings.server.grants,
+        )
+        await keys.refresh()
         usage = UsageWatch(
             hot=stores.hot, ledger=stores.ledger, clock=clock, settings=settings.guard.usage
         )
@@ -154,9 +170,7 @@ async def open_app(
             redactor=redactor,
             operations=operations,
             make_port=make_port,
-            approver_keys=frozenset(
-                f"key:{key.name}" for key in settings.server.keys if "ops:approve" in key.scopes
-            ),
+            approver_keys=keys,
         )
         health = HealthCheck(
             targets=targets,
@@ -165,9 +179,7 @@ async def open_app(
             sub_call=guard.sub_call,
             away=stores.away,
         )
-        inside = Inside(
-            guard=guard, tools=ALL_TOOLS, ledger=stores.ledger, usage=usage, health=health
-        )
+        inside = Inside(guard=guard, tools=tools, ledger=stores.ledger, usage=usage, health=health)
         inside_of.append(inside)
         queue = EmbeddedQueue(
             stores.failed,
@@ -192,7 +204,8 @@ async def open_app(
             hiding = Hiding(stores.hot, targets)
             bus = ToolListBus(stores.signals)
             tasks.start_soon(bus.follow, hiding.state)
-        published = publish([targets.info(name) for name in targets.names()], settings.tools)
+        infos = [targets.info(name) for name in targets.names()]
+        published = publish(infos, settings.tools, tools)
         server = OpsServer(
             guard=guard,
             tools=published,
@@ -209,14 +222,15 @@ async def open_app(
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
-            tools=ALL_TOOLS,
+            tools=tools,
             ledger=stores.ledger,
             operations=operations,
             now=clock.now,
-            keys={f"key:{key.name}": frozenset(key.scopes) for key in settings.server.keys},
+            keys=keys.scopes,
         )
         tasks.start_soon(operations.keep_leases)
         tasks.start_soon(resumer.follow)
+        tasks.start_soon(keys.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)
         app = App(
@@ -228,6 +242,7 @@ async def open_app(
             operations=operations,
             parts=parts,
             inside=inside,
+            keys=keys,
         )
         try:
             yield app
@@ -238,12 +253,23 @@ async def open_app(
                 _log.warning("%d writes did not end in time; their outcome is unknown", left)
 
 
+def _as_it_is(_app: App) -> None:
+    """Nothing is added to what was opened."""
+
+
 async def serve(
-    settings: Settings, environ: Mapping[str, str], listener: socket.socket | None = None
+    settings: Settings,
+    environ: Mapping[str, str],
+    listener: socket.socket | None = None,
+    *,
+    tools: Mapping[str, Tool] = ALL_TOOLS,
+    prepare: Callable[[App], None] = _as_it_is,
 ) -> int:
     """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0.
 
     `listener` is a bound socket to serve HTTP on, for one of several workers.
+    With `tools` and `prepare`, which sees the opened parts before the first request, the suite of
+    the protocol's conformance puts what it calls beside the tools.
     """
     redactor = Redactor()  # the logs' and the app's: what one learns the other hides
     log.to_stderr(environ.get("MCP_OPS_LOG_LEVEL", "WARNING"), redactor)
@@ -255,15 +281,21 @@ async def serve(
             tasks.start_soon(_stop_when_left, stop)
         async with (
             _exporting(settings, redactor) as sdk,
-            open_app(settings, environ=environ, redactor=redactor) as app,
+            open_app(settings, environ=environ, redactor=redactor, tools=tools) as app,
             _watching(app, sdk) as metrics,
         ):
+            prepare(app)
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
-                await _serve_http(app, stop, metrics, listener)
+                # Only who serves HTTP pays for importing it.
+                from mcp_ops.app_http import serve_app
+
+                await serve_app(
+                    app, redactor, stop, on_ready=_say_ready, metrics=metrics, listener=listener
+                )
         tasks.cancel_scope.cancel()
     return 0
 
@@ -284,40 +316,6 @@ def _watching(app: App, sdk: Any) -> AbstractAsyncContextManager[Metrics | None]
 
     telemetry = app.settings.telemetry
     return watching(sdk, telemetry, parts=app.parts, stores=app.stores, inside=app.inside)
-
-
-async def _serve_http(
-    app: App, stop: anyio.Event, metrics: Metrics | None, listener: socket.socket | None
-) -> None:
-    # Only who serves HTTP pays for importing it.
-    from mcp_ops.approval_page import key_page
-    from mcp_ops.transport_edge import OPEN_ROUTES
-    from mcp_ops.transport_http import http_app, serve_http
-    from mcp_ops.transport_probes import METRICS_PATH, probe_routes
-
-    settings = app.settings.server
-    probed = app.settings.telemetry
-    ready = Readiness(app.parts, most_unwritten=MOST_NOTED)
-    open_too = {METRICS_PATH} if metrics and probed.metrics_open else set()
-    application = http_app(
-        app.server.mcp,
-        settings=settings,
-        health=health_of(app.parts, app.inside),
-        sse=settings.transport == "sse",
-        pages=[
-            # Who signs in is known to one process, and the next request may meet another worker.
-            *(
-                key_page(app.people, settings.keys, app.parts.clock)
-                if settings.workers == 1
-                else ()
-            ),
-            *probe_routes(ready, metrics, metrics_open=probed.metrics_open),
-        ],
-        open_routes=OPEN_ROUTES | open_too,
-    )
-    await serve_http(
-        application, settings=settings, stop=stop, on_ready=_say_ready, listener=listener
-    )
 
 
 def _say_ready(url: str) -> None:

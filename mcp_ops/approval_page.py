@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Final, Protocol
@@ -29,6 +29,7 @@ from mcp_ops.approval_page_sessions import (
     Signer,
     Throttle,
 )
+from mcp_ops.auth.ring import KeyRing
 from mcp_ops.call import Caller
 from mcp_ops.clock import Clock
 from mcp_ops.errors import (
@@ -41,8 +42,7 @@ from mcp_ops.errors import (
     StoreUnavailable,
 )
 from mcp_ops.questions import Approval
-from mcp_ops.settings import KeySettings
-from mcp_ops.transport_edge import APPROVALS_PATH, Keys, is_loopback, origin_host
+from mcp_ops.transport_edge import APPROVALS_PATH, is_loopback, origin_host
 
 COOKIE: Final = "mcp-ops-approvals"
 LONGEST_NOTE: Final = 500
@@ -106,12 +106,9 @@ def approval_routes(desk: Desk, credentials: Credentials, clock: Clock) -> list[
     return [Route(path, endpoint=served.answer, methods=["GET", "POST"]) for path in paths]
 
 
-def key_page(desk: Desk, keys: Sequence[KeySettings], clock: Clock) -> list[BaseRoute]:
-    """The page for those whose key may approve; none where there is no such key."""
-    may_approve = [key for key in keys if "ops:approve" in key.scopes]
-    if not may_approve:
-        return []
-    return approval_routes(desk, KeyCredentials(Keys(may_approve)), clock)
+def key_page(desk: Desk, keys: KeyRing, clock: Clock) -> list[BaseRoute]:
+    """The page for those whose key may approve; 404 while there is no such key."""
+    return approval_routes(desk, KeyCredentials(keys), clock)
 
 
 class ApprovalPage:
@@ -126,6 +123,8 @@ class ApprovalPage:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request, with the same headers whatever becomes of it."""
+        if not self._credentials.offered():
+            return Response(status_code=404)
         nonce = secrets.token_urlsafe(16)
         visit = self._visit(request)
         try:
@@ -235,6 +234,9 @@ class ApprovalPage:
         session = self._sessions.find(session_id) if session_id else None
         if session is not None and session.place != place:
             session = None
+        if session is not None and not self._credentials.holds(session.signer):
+            self._sessions.close(session_id)
+            session = None
         return _Visit(
             request=request,
             where=where[1:] if place else where,
@@ -320,7 +322,11 @@ def _cookie(request: Request) -> str:
 
 def _caller(signer: Signer) -> Caller:
     return Caller(
-        principal=signer.principal, scopes=signer.scopes, channel="http", client="approval page"
+        principal=signer.principal,
+        scopes=signer.scopes,
+        reach=signer.reach,
+        channel="http",
+        client="approval page",
     )
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Protocol
 
-from mcp_ops.transport_edge import Keys
+from mcp_ops.auth.principal import Denied
+from mcp_ops.auth.ring import KeyRing
+from mcp_ops.reach import Reaches
 
 SESSION_S: Final = 900.0
 """Seconds that a session lasts, however it is used."""
@@ -36,6 +38,8 @@ class Signer:
 
     principal: str
     scopes: frozenset[str]
+    key_id: str = ""
+    reach: Reaches = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +69,43 @@ class Credentials(Protocol):
         """Whose secret this is, in the same time whatever it is; None when nobody's."""
         ...
 
+    def offered(self) -> bool:
+        """Whether anybody could sign in: where nobody can, there is no page."""
+        ...
+
+    def holds(self, signer: Signer) -> bool:
+        """Whether who signed in may still be here."""
+        ...
+
 
 class KeyCredentials:
-    """The configured keys that have the scope `ops:approve`."""
+    """The keys that have the scope `ops:approve`, configured and created ones."""
 
     label = "API key with the scope ops:approve"
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
 
     def who(self, secret: str) -> Signer | None:
         """The key's principal, as the transport names it."""
-        found = self._keys.principal(b"Bearer " + secret.encode("utf-8", "replace"))
-        if found is None or _NEEDED not in found.scopes:
+        found = self._keys.find(secret.strip().encode("utf-8", "replace"))
+        if isinstance(found, Denied) or _NEEDED not in found.principal.scopes:
             return None
-        return Signer(principal=found.id, scopes=frozenset(found.scopes))
+        principal = found.principal
+        return Signer(
+            principal=principal.id,
+            scopes=frozenset(principal.scopes),
+            key_id=found.key_id,
+            reach=principal.reach,
+        )
+
+    def offered(self) -> bool:
+        """Whether a key may approve now."""
+        return self._keys.may_approve()
+
+    def holds(self, signer: Signer) -> bool:
+        """Whether the key was not revoked meanwhile."""
+        return not signer.key_id or self._keys.holds(signer.key_id)
 
 
 class OneTimeCode:
@@ -103,6 +129,14 @@ class OneTimeCode:
             return None
         self._next()
         return self._signer
+
+    def offered(self) -> bool:
+        """A code is always to be had."""
+        return True
+
+    def holds(self, signer: Signer) -> bool:
+        """Who signed in stays for the session."""
+        return signer.principal == self._signer.principal
 
     def _next(self) -> None:
         code = secrets.token_hex(10)

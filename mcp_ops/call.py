@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import InvalidInput
+from mcp_ops.reach import Reaches
 from mcp_ops.redact import Redactor
 from mcp_ops.tool import ArgumentModel, Tool
 
@@ -57,7 +58,7 @@ class Caller:
     `answered` is the question id and the answer that came with this call, out of sealed state.
     `progress` reports how far a long call is; it never raises. `break_glass` is set by the
     command line alone, for an operator who has shown that credential: what would refuse the call
-    is passed by, and recorded.
+    is passed by, and recorded. `reach` is where the scopes hold, everywhere where it is empty.
     """
 
     principal: str
@@ -72,6 +73,7 @@ class Caller:
     trace_id: str = ""
     progress: Callable[[float, float, str], Awaitable[None]] | None = None
     break_glass: bool = False
+    reach: Reaches = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,10 +33,12 @@ def capabilities() -> frozenset[type]:
     return frozenset(cls for cls in direct | linked if Capability in cls.__mro__)
 
 
-def publish(infos: list[TargetInfo], settings: ToolSettings) -> dict[str, Published]:
+def publish(
+    infos: list[TargetInfo], settings: ToolSettings, tools: Mapping[str, Tool] = ALL_TOOLS
+) -> dict[str, Published]:
     """The tools for these targets, narrowed by profile, include and exclude."""
     published: dict[str, Published] = {}
-    for tool in ALL_TOOLS.values():
+    for tool in tools.values():
         if not _chosen(tool.name, settings):
             continue
         names = tuple(

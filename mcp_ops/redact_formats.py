@@ -203,6 +203,7 @@ WORDS: tuple[Format, ...] = (
     _format("Salesforce refresh token", "5aep", r"\b5Aep[\w.]{30,}+"),
     _format("Twilio", "sk", rf"{_START}SK[0-9a-f]{{32}}\b"),
     _format("npm, PyPI", "npm_ pypi-", r"\bnpm_[A-Za-z0-9]{30,}+|\bpypi-[\w-]{30,}+"),
+    _format("mcp-ops", "mcpops_", r"\bmcpops_[\w-]{20,}+"),
     _format("age", "age-secret-key-1", r"\bAGE-SECRET-KEY-1[A-Z0-9]{20,100}+"),
     _format(
         "further services",

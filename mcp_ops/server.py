@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mcp_types as types
@@ -21,17 +21,29 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from mcp_ops.call import Answer, Call, Caller, Channel, NeedsAnswer, Question, new_id, parse
+from mcp_ops.call import (
+    SCOPE_OF,
+    Answer,
+    Call,
+    Caller,
+    Channel,
+    NeedsAnswer,
+    Question,
+    new_id,
+    parse,
+)
+from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
 from mcp_ops.guard.hiding import Hiding
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.record import Frame
+from mcp_ops.reach import Reaches, reaches, reaches_all
 from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
-from mcp_ops.transport import CallerFacts, Wire, caller_facts
+from mcp_ops.transport import CallerFacts, Wire, caller_facts, http_principal
 from mcp_ops.transport_bus import ChangingServer, ToolListBus
 from mcp_ops.transport_spans import observe
 
@@ -43,6 +55,7 @@ INSTRUCTIONS = (
 )
 _QUESTION = "confirm"
 _STATE = "question:"
+_LISTS = 256  # of tools, one for each set of scopes and reach that is asked with
 _LOCAL_SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy"})
 _log = logging.getLogger("mcp_ops.server")
 
@@ -55,17 +68,17 @@ class Published:
     targets: tuple[str, ...]
     schemas: ToolSchemas
 
-    def input_schema(self) -> dict[str, Any]:
-        """The tool's schema with its `target`: an enum, with a default where there is one only."""
+    def input_schema(self, *, everywhere: bool = True) -> dict[str, Any]:
+        """The tool's schema with its `target`: an enum, with a default where there is one only.
+
+        `everywhere` is whether a tool on the server itself may be told to act on all targets.
+        """
         schema = dict(self.schemas.input)
         properties: dict[str, Any] = dict(schema["properties"])
         if self.tool.own:
             if "target" in properties:
-                extra = ["all"] if properties["target"].get("default") == "all" else []
-                properties["target"] = {**properties["target"], "enum": [*self.targets, *extra]}
-                if "target" not in schema.get("required", []) and not extra:
-                    properties["target"]["enum"] = [*self.targets, ""]
-            return {**schema, "properties": properties}
+                return self._own_schema(schema, properties, everywhere=everywhere)
+            return schema
         target: dict[str, Any] = {
             "type": "string",
             "enum": list(self.targets),
@@ -77,6 +90,22 @@ class Published:
         else:
             required = ["target", *required]
         answer = {**schema, "properties": {"target": target, **properties}}
+        return {**answer, "required": required} if required else answer
+
+    def _own_schema(
+        self, schema: dict[str, Any], properties: dict[str, Any], *, everywhere: bool
+    ) -> dict[str, Any]:
+        target, required = dict(properties["target"]), list(schema.get("required", []))
+        others: list[str] = []
+        if target.get("default") == "all" and everywhere:
+            others = ["all"]
+        elif target.get("default") == "all":
+            del target["default"]
+            required = ["target", *required]
+        elif "target" not in required:
+            others = [""]
+        target["enum"] = [*self.targets, *others]
+        answer = {**schema, "properties": {**properties, "target": target}}
         return {**answer, "required": required} if required else answer
 
 
@@ -115,6 +144,7 @@ class OpsServer:
         self._local = f"agent:{user}"
         schemas = {name: published.input_schema() for name, published in tools.items()}
         self._listed = [_listed(tools[name], schema) for name, schema in schemas.items()]
+        self._lists: dict[tuple[frozenset[str], Reaches], list[types.Tool]] = {}
         self._hiding = hiding
         self.mcp: Server[Any] = (Server if bus is None else ChangingServer)(
             NAME,
@@ -187,9 +217,12 @@ class OpsServer:
         if isinstance(reason := raw.get("reason"), str):
             # Read by people, kept in many places, and no part of what a call does.
             raw = {**raw, "reason": self._redactor.text(reason)}
-        return parse(
-            published.tool, raw, caller=caller, call_id=frame.call_id, targets=published.targets
-        )
+        targets = published.targets
+        if caller.reach and raw.get("target") not in targets:
+            # What this caller may use is what it is told of, and what a default is chosen from.
+            effect = Effect.READ if raw.get("dry_run") is True else published.tool.effect
+            targets = self._reached(published, SCOPE_OF[effect], caller.reach) or targets
+        return parse(published.tool, raw, caller=caller, call_id=frame.call_id, targets=targets)
 
     def _failure(self, error: OpsError, frame: Frame, raw: Mapping[str, Any]) -> Reply:
         target = raw.get("target")
@@ -216,12 +249,55 @@ class OpsServer:
     ) -> types.ListToolsResult:
         if params is not None and params.cursor:
             raise MCPError(code=types.INVALID_PARAMS, message="There is one page of tools only.")
-        if self._hiding is None:
-            return types.ListToolsResult(tools=self._listed)
-        http = caller_facts(ctx).principal
-        tools = {name: (each.tool, each.targets) for name, each in self._tools.items()}
-        hidden = await self._hiding.hidden(tools, self._local if http is None else http.id)
-        return types.ListToolsResult(tools=[one for one in self._listed if one.name not in hidden])
+        principal = http_principal(ctx)
+        listed = self._listed
+        if principal is not None:
+            listed = self.tools_for(frozenset(principal.scopes), principal.reach)
+        if self._hiding is not None:
+            tools = {name: (each.tool, each.targets) for name, each in self._tools.items()}
+            who = self._local if principal is None else principal.id
+            hidden = await self._hiding.hidden(tools, who)
+            listed = [tool for tool in listed if tool.name not in hidden]
+        return types.ListToolsResult(tools=listed)
+
+    def tools_for(self, scopes: frozenset[str], reach: Reaches = ()) -> list[types.Tool]:
+        """The tools that these scopes may use, each with the targets that it may use them on."""
+        found = self._lists.get((scopes, reach))
+        if found is None:
+            usable = [
+                (listed, published, scope)
+                for listed, published in zip(self._listed, self._tools.values(), strict=True)
+                if (scope := SCOPE_OF[published.tool.effect]) in scopes
+            ]
+            found = [
+                tool
+                for listed, published, scope in usable
+                if (tool := self._narrowed(listed, published, scope, reach)) is not None
+            ]
+            if len(self._lists) >= _LISTS:
+                self._lists.clear()
+            self._lists[scopes, reach] = found
+        return found
+
+    def _narrowed(
+        self, listed: types.Tool, published: Published, scope: str, reach: Reaches
+    ) -> types.Tool | None:
+        tool = published.tool
+        aims = not tool.own or "target" in tool.arguments.model_fields
+        if not reach or not aims:
+            return listed
+        targets = self._reached(published, scope, reach)
+        everywhere = reaches_all(reach, scope) or tool.effect is Effect.READ
+        if not targets and not (tool.own and everywhere):
+            return None
+        narrowed = replace(published, targets=targets)
+        return _listed(narrowed, narrowed.input_schema(everywhere=everywhere))
+
+    def _reached(self, published: Published, scope: str, reach: Reaches) -> tuple[str, ...]:
+        def info(name: str) -> str:
+            return self._guard.targets.info(name).environment
+
+        return tuple(n for n in published.targets if reaches(reach, scope, n, info(n)))
 
     async def _on_call_tool(
         self, ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
@@ -233,11 +309,8 @@ class OpsServer:
             return _input_required(ending.question)
         except UnknownTool as error:
             raise MCPError(code=types.INVALID_PARAMS, message=error.message) from None
-        wire = Wire(
-            content=[{"type": "text", "text": reply.text}],
-            isError=reply.is_error,
-            resultType="complete",
-        )
+        content = [{"type": "text", "text": reply.text}]
+        wire = Wire(content=content, isError=reply.is_error, resultType="complete")
         if reply.structured is not None:
             wire["structuredContent"] = reply.structured
         return wire
@@ -268,6 +341,7 @@ class OpsServer:
             client_confirms=http is None or http.host_confirms,
             trace_id=facts.traceparent.split("-")[1] if facts.traceparent else "",
             progress=progress if facts.progress_token is not None else None,
+            reach=() if http is None else http.reach,
         )
 
 

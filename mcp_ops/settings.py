@@ -6,22 +6,26 @@ import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from mcp_ops.ports import Mode
+from mcp_ops.settings_access import GrantSettings, IssuerSettings, MutualTlsSettings, Url
 from mcp_ops.settings_base import Frozen
 from mcp_ops.settings_telemetry import TelemetrySettings
+from mcp_ops.settings_types import (
+    AGENT_SCOPES,
+    Environment,
+    LongSecret,
+    Name,
+    Scope,
+)
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
-Environment = Literal["dev", "staging", "prod"]
 Requirement = Literal["none", "confirm", "approve", "deny"]
 Profile = Literal["solo", "team", "strict"]
-Scope = Literal["ops:read", "ops:write", "ops:destroy", "ops:approve", "ops:admin"]
 
 Link = Literal["secrets", "endpoint"]
-
-_SHORTEST_KEY = 16
 
 
 def _moment(text: str) -> str:
@@ -56,12 +60,6 @@ def _calendar_file(text: str) -> str:
     return text
 
 
-def _long_enough(key: SecretStr) -> SecretStr:
-    if len(key.get_secret_value()) < _SHORTEST_KEY:
-        raise ValueError(f"a key of at least {_SHORTEST_KEY} characters, such as 32 random bytes")
-    return key
-
-
 def _scheme(*schemes: str) -> AfterValidator:
     def check(store: SecretStr) -> SecretStr:
         text = store.get_secret_value()
@@ -74,13 +72,11 @@ def _scheme(*schemes: str) -> AfterValidator:
 
 HotUrl = Annotated[SecretStr, _scheme("redis", "rediss", "unix")]
 LedgerUrl = Annotated[SecretStr, _scheme("postgresql", "postgres")]
-SealKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 Rfc3339 = Annotated[str, AfterValidator(_moment)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 LocalTime = Annotated[str, AfterValidator(_local_time)]
 Zone = Annotated[str, AfterValidator(_zone)]
 CalendarFile = Annotated[str, AfterValidator(_calendar_file)]
-BearerKey = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class CircuitSettings(Frozen):
@@ -207,7 +203,7 @@ class PolicyRule(Frozen):
 class BreakGlassSettings(Frozen):
     """The operator's way past the guard in an emergency; without a key there is none."""
 
-    key: BearerKey | None = Field(None, description="A reference: env:NAME or file:PATH.")
+    key: LongSecret | None = Field(None, description="A reference: env:NAME or file:PATH.")
 
 
 class GuardSettings(Frozen):
@@ -239,8 +235,8 @@ class KeySettings(Frozen):
     """A static bearer key for HTTP."""
 
     name: Name
-    key: BearerKey = Field(description="A reference: env:NAME or file:PATH.")
-    scopes: tuple[Scope, ...] = ("ops:read", "ops:write", "ops:destroy")
+    key: LongSecret = Field(description="A reference: env:NAME or file:PATH.")
+    scopes: tuple[Scope, ...] = AGENT_SCOPES
     host_confirms: bool = Field(
         False, description="The host asks its user before each call (Azure AI Foundry does)."
     )
@@ -252,6 +248,7 @@ class ServerSettings(Frozen):
     transport: Literal["stdio", "sse", "http"] = "stdio"
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
+    url: Url = Field("", description="The public address, such as https://ops.example.com.")
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Further Host names, for a public name behind a proxy."
     )
@@ -260,7 +257,29 @@ class ServerSettings(Frozen):
     sessions: bool = Field(
         True, description="Sessions of revisions before 2026-07-28; they live in one process."
     )
+    require_key: bool = Field(
+        False, description="Nobody gets in without a credential, also on loopback."
+    )
     keys: tuple[KeySettings, ...] = ()
+    issuers: tuple[IssuerSettings, ...] = ()
+    mutual_tls: MutualTlsSettings | None = None
+    grants: tuple[GrantSettings, ...] = ()
+
+    @property
+    def asks(self) -> bool:
+        """Whether the configuration lets in nobody without a credential."""
+        others = bool(self.keys or self.issuers)
+        return self.require_key or others or self.mutual_tls is not None
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Self:
+        if self.issuers and not self.url:
+            raise ValueError("a server.url where there are issuers: tokens are for that address")
+        if self.url and urlsplit(self.url).path not in ("", "/"):
+            raise ValueError("a server.url without a path")
+        if len({each.iss for each in self.issuers}) < len(self.issuers):
+            raise ValueError("one of server.issuers for each issuer")
+        return self
 
     @model_validator(mode="after")
     def _several_workers(self) -> Self:
@@ -285,10 +304,10 @@ class StoreSettings(Frozen):
         SecretStr("sqlite"),
         description="Audit, approvals, operations: sqlite, or PostgreSQL's URL.",
     )
-    key: SealKey | None = Field(
+    key: LongSecret | None = Field(
         None, description="Seals a shared ledger and questions; one for all replicas, a reference."
     )
-    question_keys: tuple[SealKey, ...] = Field(
+    question_keys: tuple[LongSecret, ...] = Field(
         (),
         description="Seal what clients carry back: the first seals, all open; references. "
         "Without any store.key does, or a key of the state directory.",

@@ -22,6 +22,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "WEBSITES_PORT": ("server", "port"),
     "PORT": ("server", "port"),
     "MCP_OPS_ALLOWED_HOSTS": ("server", "allowed_hosts"),
+    "MCP_OPS_URL": ("server", "url"),
     "MCP_OPS_WORKERS": ("server", "workers"),
     "MCP_OPS_SESSIONS": ("server", "sessions"),
     "MCP_RATE_LIMIT_MODE": ("guard", "mode"),

@@ -194,15 +194,22 @@ def _check_names(draft: Draft, problems: Problems) -> None:
 
 def _check_server(settings: Settings, draft: Draft, problems: Problems) -> None:
     server = settings.server
-    names = [key.name for key in server.keys]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(draft.where(("server", "keys")), f'two keys are called "{name}".')
-    if server.transport == "stdio" or server.keys or _is_loopback(server.host):
+    tls = server.mutual_tls
+    named = {
+        "keys": [key.name for key in server.keys],
+        "issuers": [issuer.name for issuer in server.issuers],
+        "mutual_tls": [each.name for each in tls.certificates] if tls is not None else [],
+    }
+    for table, names in named.items():
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            problems.add(draft.where(("server", table)), f'two {table} are called "{name}".')
+    if server.transport == "stdio" or server.asks or _is_loopback(server.host):
         return
     problems.add(
         draft.where(("server", "host")),
         "this host can be reached from other machines, and no key is configured. Set MCP_OPS_KEY "
-        "or [[server.keys]], or listen on 127.0.0.1.",
+        "or [[server.keys]] or [[server.issuers]], or server.require_key for keys of "
+        "mcp-ops keys create, or listen on 127.0.0.1.",
     )
 
 
@@ -234,6 +241,8 @@ def _idle_globs(settings: Settings) -> list[str]:
         (("guard", "protected", i), rule.target) for i, rule in enumerate(settings.guard.protected)
     ]
     globs += [(("policy", i), rule.target) for i, rule in enumerate(settings.policy)]
+    for i, grant in enumerate(settings.server.grants):
+        globs += [(("server", "grants", i), glob) for glob in grant.targets]
     for i, window in enumerate(settings.guard.freeze):
         globs += [(("guard", "freeze", i), glob) for glob in window.targets]
     return [

@@ -18,6 +18,7 @@ from mcp_types import ClientCapabilities
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
+from mcp_ops.auth.principal import HttpPrincipal
 from mcp_ops.errors import ConfigurationError
 
 PRINCIPAL_SCOPE_KEY: Final = "mcp_ops.principal"
@@ -38,15 +39,6 @@ _LABEL_LENGTH = 64
 
 class Wire(dict[str, Any]):
     """A result of `tools/call` in the form that 2026-07-28 sends, which nobody checks again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpPrincipal:
-    """Who calls over HTTP: `key:<name>`, or `anonymous@loopback` where no key is configured."""
-
-    id: str
-    scopes: tuple[str, ...]
-    host_confirms: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ import orjson
 from mcp_types import INTERNAL_ERROR
 from starlette.types import Message, Receive, Scope, Send
 
-from mcp_ops.transport import PRINCIPAL_SCOPE_KEY, HttpPrincipal
-from mcp_ops.transport_edge import MAX_BODY
+from mcp_ops.auth.principal import HttpPrincipal
+from mcp_ops.transport import PRINCIPAL_SCOPE_KEY
+from mcp_ops.transport_refusals import MAX_BODY
 
 PING_S: Final = 15.0
 """Seconds between comments on a response that takes longer, so that proxies keep it."""

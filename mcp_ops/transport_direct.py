@@ -36,8 +36,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_ops.transport_answer import PING_S, STREAM_HEAD, accepts, read_body
 from mcp_ops.transport_calls import METHOD, PlainCalls, plain_params
-from mcp_ops.transport_edge import MAX_BODY
 from mcp_ops.transport_json import odd_json
+from mcp_ops.transport_refusals import MAX_BODY
 
 PATH: Final = "/mcp"
 

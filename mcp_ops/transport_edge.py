@@ -1,32 +1,47 @@
-"""What every HTTP request passes before anything else sees it: host, origin, key, size, method.
+"""What every HTTP request passes before anything else sees it: host, origin, size, method, door.
 
 One pure ASGI middleware, on every route. It leaves the principal in the scope, and in the shape
-in which the SDK looks for the owner of a session, so that a session is only found by the key that
-opened it. It also knows the long-lived streams, and ends them when the server stops.
+in which the SDK looks for the owner of a session, so that a session is only found by the principal
+that opened it. It reads bodies whole, so that nobody behind it waits for a slow client. It knows
+the long-lived streams, and ends them when the server stops, or when who opened them is not let in
+any more.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-import anyio
-import orjson
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_ops.errors import ConfigurationError
-from mcp_ops.settings import KeySettings, ServerSettings
-from mcp_ops.transport import PRINCIPAL_SCOPE_KEY, HttpPrincipal
-
-MAX_BODY: Final = 1024 * 1024
-"""Largest body of a request, in bytes."""
+from mcp_ops.auth.certificates import UNTRUSTED_PROXY
+from mcp_ops.auth.challenge import WELL_KNOWN
+from mcp_ops.auth.door import Door
+from mcp_ops.auth.principal import Admitted, Denied, HttpPrincipal
+from mcp_ops.settings import ServerSettings
+from mcp_ops.transport import PRINCIPAL_SCOPE_KEY
+from mcp_ops.transport_connection import LARGE_HEAD
+from mcp_ops.transport_refusals import (
+    HEAD,
+    HOST,
+    LENGTH,
+    MAX_BODY,
+    METHOD,
+    ORIGIN,
+    STOPPING,
+    STREAMS,
+    TOO_LARGE,
+    TWICE,
+    Refusal,
+    answer,
+    denial,
+)
+from mcp_ops.transport_streams import Streams
 
 OPEN_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready"})
 """Routes that answer without a key; they tell less then."""
@@ -40,103 +55,45 @@ APPROVALS_PATH: Final = "/approvals"
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_STREAMING = frozenset({"GET", "HEAD"})
+_LISTEN = b"subscriptions/listen"
 _ONCE = frozenset({b"host", b"origin", b"authorization", b"content-length", b"mcp-session-id"})
-_ANONYMOUS = HttpPrincipal(id="anonymous@loopback", scopes=("ops:read", "ops:write", "ops:destroy"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """An answer instead of the application's."""
-
-    status: int
-    code: str
-    message: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-_TWICE = Refusal(status=400, code="bad_request", message="A header appears more than once.")
-_HOST = Refusal(
-    status=421,
-    code="host_not_allowed",
-    message="This Host is not served. The operator adds a public name to server.allowed_hosts.",
-)
-_ORIGIN = Refusal(
-    status=403,
-    code="origin_not_allowed",
-    message="Pages of this origin may not call. The operator adds it to server.allowed_origins.",
-)
-_METHOD = Refusal(
-    status=405,
-    code="method_not_allowed",
-    message="Only GET, HEAD, POST and DELETE are served.",
-    headers=((b"allow", b"GET, HEAD, POST, DELETE"),),
-)
-_LENGTH = Refusal(status=400, code="bad_request", message="Content-Length is not a number.")
-_TOO_LARGE = Refusal(
-    status=413, code="too_large", message=f"A body may have at most {MAX_BODY} bytes."
-)
-_KEY = Refusal(
-    status=401,
-    code="unauthorized",
-    message="A valid key is needed: send it as Authorization: Bearer <key>.",
-    headers=((b"www-authenticate", b'Bearer realm="mcp-ops"'),),
-)
-_STOPPING = Refusal(
-    status=503,
-    code="stopping",
-    message="The server is stopping; nothing was run. Call again when it is back.",
-    headers=((b"retry-after", b"5"), (b"connection", b"close")),
+_MAX_USERS = 4_096
+_CORS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, HEAD, OPTIONS"),
+    (b"access-control-allow-headers", b"*"),
+    (b"access-control-max-age", b"86400"),
 )
 
 
-class Keys:
-    """The configured keys as digests; without any, everybody on loopback is one principal."""
-
-    def __init__(self, keys: Sequence[KeySettings]) -> None:
-        secrets = [key.key.get_secret_value() for key in keys]
-        if len(set(secrets)) < len(secrets):
-            raise ConfigurationError("server.keys: each key needs its own value")
-        self._digests = [
-            (
-                hashlib.sha256(secret.encode()).digest(),
-                HttpPrincipal(
-                    id=f"key:{key.name}", scopes=key.scopes, host_confirms=key.host_confirms
-                ),
-            )
-            for key, secret in zip(keys, secrets, strict=True)
-        ]
-
-    def principal(self, authorization: bytes | None) -> HttpPrincipal | None:
-        """Whose key this header carries; takes the same time whichever it is, or none."""
-        if not self._digests:
-            return _ANONYMOUS
-        scheme, _, token = (authorization or b"").partition(b" ")
-        digest = hashlib.sha256(token.strip()).digest()
-        found = None
-        for known, principal in self._digests:
-            if hmac.compare_digest(known, digest):
-                found = principal
-        return found if scheme.lower() == b"bearer" else None
+StepUp = Callable[[HttpPrincipal, bytes], Denied | None]
 
 
 class Edge:
-    """The middleware."""
+    """The middleware. `step_up` refuses calls for which a user could give a scope."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
         settings: ServerSettings,
-        keys: Keys,
+        door: Door,
+        step_up: StepUp | None = None,
         open_routes: frozenset[str] = OPEN_ROUTES,
     ) -> None:
         self._app = app
+        self._door = door
+        self._step_up = step_up
         self._open_routes = open_routes
-        self._keys = keys
+        public = urlsplit(settings.url).hostname
         self._hosts = LOOPBACK | {host.lower() for host in settings.allowed_hosts}
+        self._hosts |= {public} if public else set()
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
-        self._users: dict[str, AuthenticatedUser] = {}
-        self._streams: set[anyio.CancelScope] = set()
+        self._once = _ONCE | door.headers
+        self._users: OrderedDict[str, AuthenticatedUser] = OrderedDict()
+        self.streams = Streams()
         self._stopping = False
 
     @property
@@ -150,63 +107,126 @@ class Edge:
 
     def end_streams(self) -> None:
         """End the long-lived streams, properly closed, so that their connections close."""
-        for scope in list(self._streams):
-            scope.cancel()
+        self.streams.end()
+
+    def end_lost_streams(self) -> None:
+        """End the streams of those who are not let in any more: key revoked, token expired."""
+        self.streams.end(lambda admitted: not self._door.holds(admitted))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or hand on with the principal in the scope."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
+            # Blanks around a value are no part of it; the faster parser leaves those behind it.
+            scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
             await self._http(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        refusal = self._check(scope, headers)
+        path: str = scope["path"]
+        public = path == WELL_KNOWN or path.startswith(f"{WELL_KNOWN}/")
+        refusal = self._check(scope, headers, public=public)
         if refusal is not None:
-            await _answer(refusal, send)
+            await answer(refusal, send)
             return
-        principal = self._keys.principal(headers.get(b"authorization"))
-        if (
-            principal is None
-            and scope["path"] not in self._open_routes
-            and not _is_page(scope["path"])
-        ):
-            await _answer(_KEY, send)
+        if public:
+            await self._public(scope, receive, send)
             return
-        scope[PRINCIPAL_SCOPE_KEY] = principal
-        if principal is not None:
-            scope["user"] = self._user(principal)
-        if scope["method"] == "GET":
-            await self._stream(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        client = scope.get("client")
+        found = self._door.look(headers, client[0] if client else "")
+        if found is None:
+            found = await self._door.verify(headers)
+        admitted = found if isinstance(found, Admitted) else None
+        if isinstance(found, Denied):
+            # Somebody who pretends to be the proxy gets nothing, not even what is open.
+            is_open = path in self._open_routes or _is_page(path)
+            if not is_open or found.code == UNTRUSTED_PROXY:
+                await answer(self._denial(found, path), send)
+                return
+        scope[PRINCIPAL_SCOPE_KEY] = admitted.principal if admitted is not None else None
+        if admitted is not None:
+            scope["user"] = self._user(admitted.principal)
+        await self._admitted(scope, receive, send, headers, admitted)
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
-        names = [name for name, _ in scope["headers"] if name in _ONCE]
+    async def _admitted(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: dict[bytes, bytes],
+        admitted: Admitted | None,
+    ) -> None:
+        if scope["method"] in _STREAMING:
+            await self._stream(scope, receive, send, admitted)
+            return
+        body = await _whole_body(receive)
+        if body is None:
+            return  # the client is gone
+        if len(body) > MAX_BODY:
+            await answer(TOO_LARGE, send)
+            return
+        if admitted is not None and admitted.delegated and self._step_up is not None:
+            lacking = self._step_up(admitted.principal, body)
+            if lacking is not None:
+                await answer(self._denial(lacking, scope["path"]), send)
+                return
+        again = _once_more(body, receive)
+        if headers.get(b"mcp-method") == _LISTEN:  # a stream without an end of its own
+            await self._stream(scope, again, send, admitted)
+        else:
+            await self._app(scope, again, send)
+
+    async def _public(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What every page of the web may read: how to get in."""
+
+        async def shared(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *_CORS]}
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await shared({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._app(scope, receive, shared)
+
+    def _denial(self, denied: Denied, path: str) -> Refusal:
+        return denial(denied, self._door.challenges.header(denied, path))
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes], *, public: bool) -> Refusal | None:
+        names = [name for name, _ in scope["headers"] if name in self._once]
         if len(names) != len(set(names)):
-            return _TWICE
+            return TWICE
+        if LARGE_HEAD in scope:
+            return HEAD
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._host_allowed(host):
-            return _HOST
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        # The page's own forms come from the host that they are sent to; it looks at that, too.
-        own = _is_page(scope["path"]) and origin_host(origin) == host.lower() != ""
-        if b"origin" in headers and not own and not self._origin_allowed(origin):
-            return _ORIGIN
-        if scope["method"] not in _METHODS:
-            return _METHOD
+            return HOST
+        if not public and self._foreign(scope["path"], headers, host):
+            return ORIGIN
+        if scope["method"] not in (_READING if public else _METHODS):
+            return METHOD
         # A client answers what it was asked by POST with its session: those go on to the end.
         goes_on = scope["path"] in ("/messages/", LIVE_ROUTE) or b"mcp-session-id" in headers
         if self._stopping and not goes_on:
-            return _STOPPING
+            return STOPPING
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            return _LENGTH
-        # Bodies without a length are counted by the SDK as they come.
-        return _TOO_LARGE if len(length) > 9 or int(length) > MAX_BODY else None
+            return LENGTH
+        # Bodies without a length are counted as they come.
+        return TOO_LARGE if len(length) > 9 or int(length) > MAX_BODY else None
+
+    def _foreign(self, path: str, headers: dict[bytes, bytes], host: str) -> bool:
+        """Whether a page of an origin that is not on the list sent this."""
+        if b"origin" not in headers:
+            return False
+        origin = headers[b"origin"].decode("latin-1")
+        # The page's own forms come from the host that they are sent to; it looks at that, too.
+        own = _is_page(path) and origin_host(origin) == host.lower() != ""
+        return not own and not self._origin_allowed(origin)
 
     def _host_allowed(self, host: str) -> bool:
         # A name without a port is allowed with any; one with a port only with that one.
@@ -218,31 +238,52 @@ class Edge:
         return origin.lower().startswith(("http://", "https://")) and _name(origin) in LOOPBACK
 
     def _user(self, principal: HttpPrincipal) -> AuthenticatedUser:
-        # The SDK compares client_id of whoever opened a session with who uses it.
+        # The SDK compares client_id of whoever opened a session with who uses it. It is the
+        # principal's: a session goes on with a newer token, and with no other's.
         user = self._users.get(principal.id)
         if user is None:
-            token = AccessToken(token="", client_id=principal.id, scopes=list(principal.scopes))
+            token = AccessToken(token="", client_id=principal.id, scopes=[])
             user = self._users[principal.id] = AuthenticatedUser(token)
+            if len(self._users) > _MAX_USERS:
+                self._users.popitem(last=False)
         return user
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        open_body = False
+    async def _stream(
+        self, scope: Scope, receive: Receive, send: Send, admitted: Admitted | None
+    ) -> None:
+        if admitted is not None and self.streams.full(admitted.principal.id):
+            await answer(STREAMS, send)
+        else:
+            await self.streams.run(self._app, scope, receive, send, admitted)
 
-        async def watched(message: Message) -> None:
-            nonlocal open_body
-            open_body = bool(
-                message["type"] == "http.response.start" or message.get("more_body", False)
-            )
-            await send(message)
 
-        with anyio.CancelScope() as stream:
-            self._streams.add(stream)
-            try:
-                await self._app(scope, receive, watched)
-            finally:
-                self._streams.discard(stream)
-        if stream.cancelled_caught and open_body:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def _whole_body(receive: Receive) -> bytes | None:
+    """The body, once all of it is here, or more of it than there may be; None when the client is
+    gone. How long that may take is the connection's business."""
+    body: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            return body
+        if not message.get("more_body", False):
+            return body
+
+
+def _once_more(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body, and then what comes after it."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 def is_loopback(host: str) -> bool:
@@ -273,14 +314,3 @@ def _name(url: str) -> str:
     bare = f"[{name}]" if ":" in name else name
     expected = {bare, f"{bare}:"} if port is None else {f"{bare}:{port}"}
     return name if url.lower().partition("//")[2] in expected else ""
-
-
-async def _answer(refusal: Refusal, send: Send) -> None:
-    body = orjson.dumps({"error": refusal.code, "message": refusal.message})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *refusal.headers,
-    ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -34,22 +34,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from mcp_ops.auth.challenge import WELL_KNOWN, Challenges
+from mcp_ops.auth.door import Door, configured_door
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
 from mcp_ops.transport_answer import PING_S
 from mcp_ops.transport_calls import shorten
+from mcp_ops.transport_connection import MAX_CONNECTIONS, MAX_HEAD, guarded_protocol
 from mcp_ops.transport_direct import PATH, Direct
-from mcp_ops.transport_edge import MAX_BODY, OPEN_ROUTES, Edge, Keys, is_loopback
+from mcp_ops.transport_edge import OPEN_ROUTES, Edge, StepUp, is_loopback
+from mcp_ops.transport_refusals import MAX_BODY
 from mcp_ops.transport_sessions import Sessions
 from mcp_ops.transport_socket import base_url, bound_socket
 from mcp_ops.transport_sse import MESSAGES, SseTransport
-
-MAX_CONNECTIONS: Final = 2_000
-"""Connections and requests at once; more are answered 503."""
-
-MAX_HEAD: Final = 32 * 1024
-"""Bytes of a request line and headers that the pure-Python parser reads."""
 
 KEEP_ALIVE_S: Final = 75
 """Seconds that an idle connection stays open: longer than proxies keep theirs."""
@@ -112,18 +110,22 @@ def http_app(
     sse: bool,
     pages: Sequence[BaseRoute] = (),
     lifespan: Lifespan | None = None,
+    door: Door | None = None,
+    step_up: StepUp | None = None,
     open_routes: frozenset[str] = OPEN_ROUTES,
     ping_s: float = PING_S,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
-    `lifespan` is entered before the first request and left after the last. `open_routes` answer
-    without a key. Answers that take longer than `ping_s` seconds are streams with comments.
+    `lifespan` is entered before the first request and left after the last. `door` decides who gets
+    in; without one the keys and certificates of `settings` do. `open_routes` answer without a key.
+    Answers that take longer than `ping_s` seconds are streams with comments.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
-    if not settings.keys and not is_loopback(settings.host):
+    door = door or configured_door(settings)
+    if not door.closed and not is_loopback(settings.host):
         raise ConfigurationError(
             "server.host is reachable from other machines and no key is configured",
             hint="add a [[server.keys]] section, or bind 127.0.0.1",
@@ -144,6 +146,8 @@ def http_app(
         streams = SseTransport(server)
         routes += streams.routes()
         others[MESSAGES] = streams.post
+    if door.challenges.oauth:
+        routes += _metadata_routes(door.challenges, ("", "/mcp", "/sse") if sse else ("", "/mcp"))
     routes += pages
 
     @asynccontextmanager
@@ -159,14 +163,14 @@ def http_app(
     def front(app: ASGIApp) -> ASGIApp:
         return Direct(app, server, calls, sessions, others=others, ping_s=ping_s)
 
-    app = _behind_edge(routes, settings, in_flight, alive, front, open_routes)
+    app = _behind_edge(routes, settings, in_flight, alive, door, step_up, open_routes, front)
     app.state.end_subscriptions = partial(_end_subscriptions, server)
     return app
 
 
 def page_app(pages: Sequence[BaseRoute], settings: ServerSettings) -> Starlette:
     """An application of pages alone, without the protocol, behind the same edge."""
-    return _behind_edge(pages, settings, InFlight(), None)
+    return _behind_edge(pages, settings, InFlight(), None, configured_door(settings), None)
 
 
 def _behind_edge(
@@ -174,19 +178,22 @@ def _behind_edge(
     settings: ServerSettings,
     in_flight: InFlight,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None,
-    before: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    door: Door,
+    step_up: StepUp | None,
     open_routes: frozenset[str] = OPEN_ROUTES,
+    before: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
-        inner, keys = before(app), Keys(settings.keys)
-        edges.append(Edge(inner, settings=settings, keys=keys, open_routes=open_routes))
+        inner = before(app)
+        made = Edge(inner, settings=settings, door=door, step_up=step_up, open_routes=open_routes)
+        edges.append(made)
         return edges[-1]
 
     app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)
     app.middleware_stack = app.build_middleware_stack()
-    app.state.edge, app.state.in_flight = edges[-1], in_flight
+    app.state.edge, app.state.in_flight, app.state.door = edges[-1], in_flight, door
     app.state.end_subscriptions = lambda: None
     return app
 
@@ -226,11 +233,13 @@ async def serve_http(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_S,
         h11_max_incomplete_event_size=MAX_HEAD,
+        http=guarded_protocol(),
     )
     serving = _Serving(config, lambda: on_ready(base_url(listener, settings.host)))
     with listener:
         async with anyio.create_task_group() as tg:
             tg.start_soon(_stop_serving, app, serving, stop)
+            tg.start_soon(app.state.door.sweep, app.state.edge.end_lost_streams)
             await serving.serve(sockets=[listener])
             tg.cancel_scope.cancel()
 
@@ -282,6 +291,18 @@ def _health_route(health: Health) -> Callable[[Request], Awaitable[Response]]:
         return JSONResponse(details, status_code=status, headers={"cache-control": "no-store"})
 
     return answer
+
+
+def _metadata_routes(challenges: Challenges, paths: Sequence[str]) -> list[BaseRoute]:
+    def route(path: str) -> Route:
+        async def answer(_: Request) -> Response:
+            return JSONResponse(
+                challenges.metadata(path), headers={"cache-control": "max-age=3600"}
+            )
+
+        return Route(f"{WELL_KNOWN}{path}", endpoint=answer, methods=["GET", "HEAD"])
+
+    return [route(path) for path in paths]
 
 
 class _Shortening(logging.Filter):

@@ -63,6 +63,7 @@ def samples(seed: int = 18) -> list[Sample]:
         "Stripe secret key": f"sk_live_{draw(99)}",
         "Stripe restricted key": f"rk_test_{draw(24)}",
         "Stripe webhook secret": f"whsec_{draw(32)}",
+        "key of mcp-ops": f"mcpops_{draw(43, WORDY)}",
         "OpenAI key": f"sk-proj-{draw(74, WORDY)}",
         "Anthropic key": f"sk-ant-api03-{draw(93, WORDY)}AA",
         "npm token": f"npm_{draw(36)}",

@@ -27,11 +27,11 @@ from mcp_ops.approval_page_sessions import (
     Signer,
     Throttle,
 )
+from mcp_ops.auth.ring import KeyRing
 from mcp_ops.clock import ManualClock
 from mcp_ops.guard.people import People
 from mcp_ops.questions import Approval
 from mcp_ops.settings import GuardSettings, KeySettings, ServerSettings
-from mcp_ops.transport_edge import Keys
 from mcp_ops.transport_http import http_app, page_app
 from tests.guard.bench import AGENT, SCOPES, WHY, Bench, bench
 from tests.served import serve
@@ -126,7 +126,7 @@ async def open_page(
     path: Path, *, credentials: Credentials | None = None, **server: Any
 ) -> AsyncIterator[Desk]:
     chosen = ServerSettings.model_validate({"port": 0, **server})
-    who = credentials or KeyCredentials(Keys(KEYS))
+    who = credentials or KeyCredentials(KeyRing(KEYS, ManualClock()))
     with anyio.fail_after(20):
         async with bench(path, settings=TEAM) as b:
             app = page_app(approval_routes(desk(b), who, b.clock), chosen)
@@ -471,9 +471,8 @@ async def test_what_there_is_not_is_not_found_and_not_echoed(tmp_path: Path, pat
 
 async def test_a_store_that_is_closed_is_said_and_nothing_more(tmp_path: Path) -> None:
     async with bench(tmp_path, settings=TEAM) as b:
-        page = page_app(
-            approval_routes(desk(b), KeyCredentials(Keys(KEYS)), b.clock), ServerSettings(port=0)
-        )
+        who = KeyCredentials(KeyRing(KEYS, b.clock))
+        page = page_app(approval_routes(desk(b), who, b.clock), ServerSettings(port=0))
     with anyio.fail_after(10):
         async with serve(page) as base, httpx2.AsyncClient() as http:
             browser = Browser(http, base)
@@ -614,7 +613,7 @@ async def test_beside_the_protocol_it_is_open_only_where_a_key_may_approve(
                 settings=settings,
                 health=health,
                 sse=False,
-                pages=key_page(desk(b), keys, b.clock),
+                pages=key_page(desk(b), KeyRing(keys, b.clock), b.clock),
             )
             async with serve(app) as base, httpx2.AsyncClient() as http:
                 found = await http.get(f"{base}/approvals")

@@ -17,10 +17,21 @@ FILES = sorted(ROOT.rglob("*.py"))
 # What each part may import of the package, besides itself where it is a folder. From the top of
 # this table down: a part imports only what stands below it.
 _GROUND = {"errors", "redact", "version"}
-_LEAVES = _GROUND | {"ports", "records", "questions", "failed", "clock", "params", "heard", "spans"}
+_LEAVES = _GROUND | {
+    "ports",
+    "records",
+    "questions",
+    "failed",
+    "clock",
+    "params",
+    "heard",
+    "reach",
+    "spans",
+}
 _CORE = _LEAVES | {"capabilities", "schema", "tool", "call"}
 _SETTINGS = {
     "settings",
+    "settings_access",
     "settings_base",
     "settings_draft",
     "settings_environ",
@@ -30,6 +41,7 @@ _SETTINGS = {
     "settings_problems",
     "settings_telemetry",
     "settings_toml",
+    "settings_types",
 }
 _TRANSPORT = {
     "transport",
@@ -37,6 +49,7 @@ _TRANSPORT = {
     "transport_bus",
     "transport_calls",
     "transport_direct",
+    "transport_connection",
     "transport_edge",
     "transport_eras",
     "transport_http",
@@ -45,9 +58,11 @@ _TRANSPORT = {
     "transport_sessions",
     "transport_socket",
     "transport_sse",
+    "transport_refusals",
     "transport_probes",
     "transport_spans",
     "transport_stdio",
+    "transport_streams",
 }
 _PAGE = {"approval_page", "approval_page_html", "approval_page_sessions"}
 _EVERYTHING = (
@@ -56,8 +71,8 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_probes", "app_sealing", "app_targets", "app_telemetry"}
-    | {"commands", "tools", "lab", "telemetry"}
+    | {"app", "app_http", "app_probes", "app_sealing", "app_targets", "app_telemetry"}
+    | {"auth", "commands", "tools", "lab", "telemetry"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
@@ -65,14 +80,16 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"commands"},
     "commands": _EVERYTHING,
     "app_sealing": _SETTINGS,
+    "app_http": _EVERYTHING - {"commands", "lab"},
     "app_probes": _EVERYTHING - {"app", "commands", "lab"},
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
     "app_telemetry": _EVERYTHING - {"app", "commands", "lab"},
     "app": _EVERYTHING - {"app", "commands", "lab"},
-    "approval_page": _LEAVES | _PAGE | {"call", "settings", "transport_edge"},
+    "approval_page": _LEAVES | _PAGE | {"auth", "call", "transport_edge"},
     "catalog": _CORE | {"tools", "guard", "server", "settings"},
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
-    "transport": _LEAVES | _SETTINGS | _TRANSPORT,
+    "transport": _LEAVES | _SETTINGS | _TRANSPORT | {"auth"},
+    "auth": _LEAVES | _SETTINGS | {"wire"},
     "server": _CORE | {"guard", "transport", "transport_bus", "transport_spans"},
     "telemetry": _CORE | {"guard", "settings_telemetry"},
     "guard": _CORE | {"settings"},
@@ -97,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
     "params": set(),
     "redact": {"redact_formats", "redact_known", "redact_names"},
     "heard": set(),
+    "reach": set(),
     "spans": {"errors"},
     "errors": set(),
     "version": set(),

@@ -17,7 +17,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 
-from mcp_ops.transport import HttpPrincipal
+from mcp_ops.auth.principal import HttpPrincipal
 from mcp_ops.transport_http import http_app, serve_http
 from tests.served import serve
 from tests.test_transport_http import BOTH, HELLO, VERSION, modern, running, settings

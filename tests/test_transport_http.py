@@ -26,8 +26,8 @@ from pydantic import SecretStr
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import KeySettings, ServerSettings
 from mcp_ops.transport import seal
-from mcp_ops.transport_edge import MAX_BODY
 from mcp_ops.transport_http import http_app, serve_http
+from mcp_ops.transport_refusals import MAX_BODY
 from tests.transport_peer import build, health
 
 ROOT = Path(__file__).parent.parent
@@ -172,6 +172,7 @@ async def test_the_official_client_calls_over_both_transports_in_both_eras(
         "id": "key:alice",
         "scopes": ["ops:read"],
         "host_confirms": True,
+        "reach": [],
     }
     assert caller["client"] == "mcp"
     assert caller["era"] == ("2026" if mode == VERSION else "session")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 import anyio
 import typer
 
+from mcp_ops.auth.principal import principal_of
 from mcp_ops.call import Caller, Channel
 from mcp_ops.commands.arguments import read_arguments
 from mcp_ops.commands.call import find_tool
@@ -173,9 +174,14 @@ def caller_as(settings: Settings, principal: str, channel: str) -> Caller:
     scopes = OPERATOR_SCOPES if chosen == "cli" else AGENT_SCOPES
     if chosen == "http":
         scopes = frozenset(key.scopes if key else KeySettings.model_fields["scopes"].default)
+    # Over HTTP the grants say how far the scopes reach.
+    granted = principal_of(
+        principal, sorted(scopes), settings.server.grants if chosen == "http" else ()
+    )
     return Caller(
         principal=principal,
-        scopes=scopes,
+        scopes=frozenset(granted.scopes),
+        reach=granted.reach,
         channel=chosen,
         client_confirms=chosen == "stdio" or (key is not None and key.host_confirms),
     )

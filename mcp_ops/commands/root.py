@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mcp_ops.commands import approvals, audit, elevate, lab, mode, policy
+from mcp_ops.commands import approvals, audit, elevate, keys, lab, mode, policy
 from mcp_ops.commands.call import call
 from mcp_ops.commands.doctor import doctor
 from mcp_ops.commands.exits import Exit
@@ -78,6 +78,7 @@ app.add_typer(approvals.group, name="approvals")
 app.add_typer(mode.group, name="mode")
 app.add_typer(policy.group, name="policy")
 app.add_typer(elevate.group, name="elevate")
+app.add_typer(keys.group, name="keys")
 app.add_typer(audit.group, name="audit")
 app.add_typer(lab.group, name="lab")
 

@@ -81,6 +81,7 @@ class RunningApp(Protocol):
     tools: Mapping[str, Tool]
     stores: Stores
     guard: Any
+    keys: Any
 
     def control(self, caller: Caller) -> Any:
         """The guard's controls in the hands of a caller."""

@@ -10,7 +10,7 @@ target still does, and while those who said yes may still say it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Approver:
         ledger: Ledger,
         targets: Targets,
         rehearse: Rehearse,
-        keys: frozenset[str] | None = None,
+        keys: Container[str] | None = None,
     ) -> None:
         """`keys` are the principals of the keys that may approve now; None: it is not known."""
         self._approvals = approvals

@@ -19,6 +19,7 @@ from mcp_ops.guard.modes import CODES, applying
 from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.ports import PRINCIPAL_SCOPE, Admission, CircuitPhase, Mode, ModeEntry
+from mcp_ops.reach import reaches, reaches_all
 from mcp_ops.records import BudgetState
 from mcp_ops.redact import quoted
 from mcp_ops.settings import GuardSettings
@@ -40,6 +41,7 @@ class Situation:
     tightening: bool
     taking: bool
     at: float
+    environment: str = "prod"
     admission: Admission | None = None
     budgets: tuple[BudgetState, ...] = ()
     frozen: tuple[Freeze, ...] = ()
@@ -89,15 +91,32 @@ def _first(checks: tuple[Check, ...], situation: Situation) -> Refused | None:
 
 
 def access(s: Situation) -> Refused | None:
-    """The principal's scopes cover the effect."""
+    """The principal's scopes cover the effect, on this target."""
     scope = SCOPE_OF[s.call.effect]
-    if scope in s.call.caller.scopes:
+    if scope not in s.call.caller.scopes:
+        return Refused(
+            RefusalCode.PERMISSION_DENIED,
+            f"{s.call.caller.principal} lacks the scope {scope} that {s.call.tool.name} needs.",
+            hint="The operator gives scopes to a key in [[server.keys]] of the configuration.",
+        )
+    if not s.call.caller.reach or _in_reach(s, scope):
         return None
     return Refused(
         RefusalCode.PERMISSION_DENIED,
-        f"{s.call.caller.principal} lacks the scope {scope} that {s.call.tool.name} needs.",
-        hint="The operator gives scopes to a key in [[server.keys]] of the configuration.",
+        f"{s.call.caller.principal} has the scope {scope} on other targets than "
+        f"{s.subject or 'all'} only.",
+        hint="tools/list shows which. The operator says where scopes hold: [[server.grants]] in "
+        "the configuration.",
     )
+
+
+def _in_reach(s: Situation, scope: str) -> bool:
+    reach = s.call.caller.reach
+    if s.subject:
+        return reaches(reach, scope, s.subject, s.environment)
+    # Without a target it is about this server; what changes it for all targets needs all of them.
+    everywhere = s.call.effect is not Effect.READ and "target" in s.call.tool.arguments.model_fields
+    return reaches_all(reach, scope) if everywhere else True
 
 
 def denied_by_policy(s: Situation) -> Refused | None:

@@ -286,10 +286,10 @@ class Control:
     async def operation(self, operation_id: str) -> OperationStatus:
         """An operation or an approval by id."""
         operation = await self._p.ledger.get_operation(operation_id)
-        if operation is not None:
+        if operation is not None and self._may_look(operation.principal):
             return self._operation(operation)
-        approval = await self._p.approvals.get(operation_id)
-        if approval is not None:
+        approval = None if operation else await self._p.approvals.get(operation_id)
+        if approval is not None and self._may_look(approval.principal):
             return shown.approval_status(approval)
         raise NotFound(
             "There is no operation or approval with this id.",
@@ -325,6 +325,12 @@ class Control:
             evidence = {"operation": operation_id, "tool": operation.tool}
             await self._changed("cancel_operation", operation.target, reason, evidence)
         return status
+
+    def _may_look(self, principal: str) -> bool:
+        """Whether the answer of somebody's write is for this caller: over HTTP for whoever asked
+        for it, and for those who decide or operate."""
+        mine = self._caller.principal == principal or self._caller.channel != "http"
+        return mine or not self._caller.scopes.isdisjoint(("ops:approve", "ops:admin"))
 
     @property
     def _operator(self) -> bool:

@@ -192,6 +192,7 @@ def _situation(plan: Plan, settings: GuardSettings, *, at: float, **seen: Any) -
         modes_allowed=plan.request.modes_allowed,
         use_circuit=plan.request.use_circuit,
         tightening=plan.tightening,
+        environment=plan.environment,
         taking=False,
         at=at,
         frozen=plan.frozen,

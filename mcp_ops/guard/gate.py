@@ -137,6 +137,7 @@ class Gate:
             modes_allowed=plan.request.modes_allowed,
             use_circuit=plan.request.use_circuit,
             tightening=plan.tightening,
+            environment=plan.environment,
             taking=plan.request.take,
             at=admission.at if admission else self._clock.now(),
             admission=admission,

@@ -11,7 +11,7 @@ settle    outcome to the circuit, evidence to the ledger, the answer redacted an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -74,7 +74,7 @@ class Guard:
         redactor: Redactor,
         operations: Operations,
         make_port: MakePort,
-        approver_keys: frozenset[str] | None = None,
+        approver_keys: Container[str] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = Policy(rules, settings.profile)
@@ -291,6 +291,8 @@ class Guard:
             about="",
             parent=parent.id,
             approved_by=parent.id,
+            # Which target needs which is the operator's word: who reaches one needs no more.
+            caller=replace(parent.caller, reach=()),
             tool=replace(parent.tool, effect=effect, capability=capability, bulk=False),
             dry_run=False,
         )

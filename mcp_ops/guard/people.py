@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from mcp_ops.call import FINGERPRINT, Caller, Channel, new_id
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Conflict, NotFound, RefusalCode, Refused
 from mcp_ops.guard.policy import Policy
+from mcp_ops.ports import OWN_TARGET
 from mcp_ops.questions import Approval, Approvals
+from mcp_ops.reach import reaches
 from mcp_ops.records import Entry, EntryKind, Ledger
 from mcp_ops.redact import Redactor
 
@@ -26,7 +29,10 @@ class People:
         policy: Policy,
         clock: Clock,
         redactor: Redactor,
+        environment_of: Callable[[str], str] = lambda _: "prod",
     ) -> None:
+        """`environment_of` tells where a target stands, for who may approve in some only."""
+        self._environment_of = environment_of
         self._approvals = approvals
         self._ledger = ledger
         self._policy = policy
@@ -100,6 +106,14 @@ class People:
                 RefusalCode.PERMISSION_DENIED,
                 f"{caller.principal} may not approve.",
                 hint="A person approves at a terminal: mcp-ops approvals approve.",
+            )
+        target = approval.target or OWN_TARGET
+        environment = self._environment_of(target)
+        if not reaches(caller.reach, "ops:approve", target, environment):
+            raise Refused(
+                RefusalCode.PERMISSION_DENIED,
+                f"{caller.principal} may approve on other targets than {target} only.",
+                hint="The operator says where scopes hold: [[server.grants]].",
             )
         asked_under = str(approval.seen_shown.get("profile", ""))
         profile = asked_under or self._policy.profile_for(caller.channel)

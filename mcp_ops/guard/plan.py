@@ -33,6 +33,7 @@ class Plan:
     decision: Decision
     request: AdmitRequest
     tightening: bool
+    environment: str = "prod"
     budgets: tuple[Budget, ...] = ()
     frozen: tuple[Freeze, ...] = ()
     overlooked: list[RefusalCode] = field(default_factory=list)
@@ -107,6 +108,7 @@ class Planner:
             decision=decision,
             request=request,
             tightening=tightening,
+            environment=about.environment if about else "prod",
             budgets=() if sub or free else budgets_of(call, self.limits, tightening=tightening),
             frozen=() if call.effect is Effect.READ or free else await self.freezes.at(at),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import orjson
@@ -19,6 +19,7 @@ from mcp_ops.call import Call, Caller, parse
 from mcp_ops.errors import InvalidInput, OpsError
 from mcp_ops.guard.act import current
 from mcp_ops.guard.operations import LEASE_S, Operations, pinned_by
+from mcp_ops.reach import Reach
 from mcp_ops.records import Entry, EntryKind, Ledger, Operation
 from mcp_ops.tool import Tool
 
@@ -46,6 +47,14 @@ def kept(call: Call, *, approval: str) -> str:
                 "client": caller.client,
                 "era": caller.era,
                 "trace_id": caller.trace_id,
+                "reach": [
+                    {
+                        "scopes": sorted(each.scopes),
+                        "targets": each.targets,
+                        "environments": each.environments,
+                    }
+                    for each in caller.reach
+                ],
             },
         }
     ).decode()
@@ -62,10 +71,10 @@ class Resumer:
         ledger: Ledger,
         operations: Operations,
         now: Callable[[], float],
-        keys: Mapping[str, frozenset[str]] | None = None,
+        keys: Callable[[], Mapping[str, frozenset[str]]] = dict,
     ) -> None:
-        """`keys` are the principals of the keys that are configured now, with their scopes."""
-        self._keys = keys or {}
+        """`keys` are the principals of the keys that there are now, with their scopes."""
+        self._keys = keys
         self._guard = guard
         self._tools = tools
         self._ledger = ledger
@@ -132,9 +141,7 @@ class Resumer:
     def _call(self, operation: Operation) -> tuple[Call, str, tuple[str, ...] | None]:
         tool = self._tools[operation.tool]
         data = orjson.loads(operation.resume)
-        caller = self._present(
-            Caller(**{**data["caller"], "scopes": frozenset(data["caller"]["scopes"])})
-        )
+        caller = self._present(_caller(data["caller"]))
         names = self._guard.targets.names()
         if operation.target not in names:
             raise KeyError(operation.target)
@@ -153,7 +160,20 @@ class Resumer:
         A process without keys knows of none, and leaves them to another."""
         if not caller.principal.startswith("key:"):
             return caller
-        if not self._keys:
+        keys = self._keys()
+        if not keys:
             raise KeyError(caller.principal)
-        left = self._keys.get(caller.principal, frozenset())
+        left = keys.get(caller.principal, frozenset())
         return replace(caller, scopes=caller.scopes & left)
+
+
+def _caller(kept: Mapping[str, Any]) -> Caller:
+    reach = tuple(
+        Reach(
+            scopes=frozenset(each["scopes"]),
+            targets=tuple(each["targets"]),
+            environments=tuple(each["environments"]),
+        )
+        for each in kept.get("reach", ())
+    )
+    return Caller(**{**kept, "scopes": frozenset(kept["scopes"]), "reach": reach})

@@ -73,12 +73,12 @@ class LiveLab:
 
 
 @contextmanager
-def live_lab(directory: Path) -> Iterator[LiveLab]:
-    """A lab in the directory, until left."""
+def live_lab(directory: Path, *, shared: bool = False) -> Iterator[LiveLab]:
+    """A lab in the directory, until left; `shared` adds the stores that replicas share."""
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(
-            running_lab(directory, settle_s=STEP_S, slow_s=2.0)
+            running_lab(directory, settle_s=STEP_S, slow_s=2.0, shared=shared)
         ) as lab,
     ):
         yield LiveLab(lab=lab, portal=portal)
@@ -136,9 +136,18 @@ class Serving:
 async def serving(place: Place, transport: str) -> AsyncIterator[Serving]:
     """`mcp-ops serve` over SSE or Streamable HTTP; killed at the end if it still runs."""
     command = place.command("serve", "--transport", transport, "--port", "0")
-    with place.stderr.open("ab") as said:
+    async with listening(command, place.environment, place.stderr) as server:
+        yield server
+
+
+@asynccontextmanager
+async def listening(
+    command: list[str], environment: dict[str, str], stderr: Path
+) -> AsyncIterator[Serving]:
+    """A command that serves over HTTP and says where; killed at the end if it still runs."""
+    with stderr.open("ab") as said:
         async with (
-            await anyio.open_process(command, env=place.environment, cwd=ROOT) as process,
+            await anyio.open_process(command, env=environment, cwd=ROOT) as process,
             anyio.create_task_group() as tasks,
         ):
             try:

@@ -107,7 +107,8 @@ async def test_a_write_whose_lease_on_its_work_was_lost_stops_and_leaves_its_rec
             await running.done.wait()
         assert b.world.effects == ["put 0", "put 1"]
         after = await stored(b, operation)
-        assert (after.state, after.lease_until) == ("running", lease)
+        assert after.state == "running"
+        assert after.lease_until >= lease  # not handed over: another one has its work
         assert [e.kind for e in await b.entries(call_id=operation)] == ["began"]
 
 

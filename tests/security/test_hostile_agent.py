@@ -261,7 +261,7 @@ async def test_a_write_of_a_key_that_was_taken_away_does_not_go_on(
         async with bench(
             tmp_path, rules=FREE, clock=first.clock, worlds={"shelf": world}
         ) as second:
-            second.resumer._keys = left
+            second.resumer._keys = lambda: left
             assert await second.resumer.take() == 1
             status = await status_of(second, operation)
             assert (status["state"], world.effects) == ("unknown", ["put 0"])

@@ -175,7 +175,7 @@ class _Endpoints:
                 "introspection_endpoint": f"{issuer}/introspect",
                 "userinfo_endpoint": f"{issuer}/userinfo",
                 "jwks_uri": f"{issuer}/jwks.json",
-                "scopes_supported": SCOPE.split(),
+                "scopes_supported": self._authority.client.scope.split(),
                 "response_types_supported": ["code"],
                 "response_modes_supported": ["query"],
                 "grant_types_supported": ["authorization_code", "refresh_token"],
@@ -293,6 +293,7 @@ def oauth_server(
     client_id: str = "mcp-ops-lab",
     redirect_uris: tuple[str, ...] = ("http://127.0.0.1:8765/callback",),
     audience: str = "https://api.lab.example",
+    scope: str = SCOPE,
 ) -> OAuthStandIn:
     """Build the stand-in; key, secret and tokens live in `directory` and survive a restart.
 
@@ -306,7 +307,7 @@ def oauth_server(
         client_id=client_id,
         client_secret=_kept(directory / "client-secret", lambda: secrets.token_urlsafe(24)),
         redirect_uris=redirect_uris,
-        scope=SCOPE,
+        scope=scope,
     )
 
     def now() -> float:

@@ -1,0 +1,158 @@
+"""Connections of slow and greedy clients: cut before they cost anybody else a place.
+
+uvicorn waits for headers without end, and for a client that does not read. Here a head has a time
+and a size, a stalled answer has a time, and so has what a client still sends after its answer.
+"""
+
+from __future__ import annotations
+
+from asyncio import BaseTransport, Protocol, TimerHandle
+from typing import Any, Final
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+MAX_CONNECTIONS: Final = 2_000
+"""Connections and requests at once; more are answered 503, or cut."""
+
+MAX_HEAD: Final = 32 * 1024
+"""Bytes of a request line and headers."""
+
+HEAD_S: Final = 10.0
+"""Seconds within which a head has to be here, from the connection or its first byte on."""
+
+BODY_S: Final = 20.0
+"""Seconds within which a body has to be here, from the end of the head on."""
+
+STALL_S: Final = 30.0
+"""Seconds that a client may not read what is sent to it."""
+
+LARGE_HEAD: Final = "mcp_ops.large_head"
+"""Stands in the scope of a request whose head came at once and was too large."""
+
+LINGER_S: Final = 5.0
+"""Seconds that a client may go on to send a body after it got its answer."""
+
+_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+class Bounds(Protocol):
+    """What is put over one of uvicorn's two protocols."""
+
+    most = MAX_CONNECTIONS
+    head_s = HEAD_S
+    body_s = BODY_S
+    stall_s = STALL_S
+    linger_s = LINGER_S
+    # The protocol's own.
+    cycle: Any
+    connections: Any
+    loop: Any
+    transport: Any
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head = 0
+        self._head_timer: TimerHandle | None = None
+        self._body_timer: TimerHandle | None = None
+        self._stall_timer: TimerHandle | None = None
+        if len(self.connections) > self.most:
+            # Not even worth an answer: what refuses politely is full as well.
+            self.transport.abort()
+            return
+        self._head_timer = self.loop.call_later(self.head_s, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for name in ("_head_timer", "_body_timer", "_stall_timer"):
+            self._stop(name)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        waits = before is None or before.response_complete
+        super().data_received(data)
+        if self._body_timer is not None and not self.cycle.more_body:
+            self._stop("_body_timer")
+        if not waits:
+            return
+        if self.cycle is not before:
+            self._begins(self.cycle, self._head + len(data))
+            return
+        self._head += len(data)
+        if self._head > MAX_HEAD:
+            self._end(_LARGE)
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_s, self._late)
+
+    def _begins(self, cycle: Any, size: int) -> None:
+        """A head is here; `size` is how much came, with what came of the body."""
+        self._head = 0
+        self._stop("_head_timer")
+        if cycle.more_body:
+            self._stop("_body_timer")
+            self._body_timer = self.loop.call_later(self.body_s, self._trickles, cycle)
+        if size > MAX_HEAD:
+            pairs = cycle.scope["headers"]
+            if sum(len(name) + len(value) for name, value in pairs) > MAX_HEAD:
+                cycle.scope[LARGE_HEAD] = True
+
+    def _trickles(self, cycle: Any) -> None:
+        self._body_timer = None
+        if cycle is self.cycle and cycle.more_body and not cycle.response_complete:
+            self._end(b"" if cycle.response_started else _LATE)
+
+    def on_response_complete(self) -> None:
+        done = self.cycle
+        super().on_response_complete()  # type: ignore[misc] # both protocols have it
+        if done.more_body:  # it was answered before it had said everything
+            self.loop.call_later(self.linger_s, self._lingers, done)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(self.stall_s, self._stalls)
+
+    def resume_writing(self) -> None:
+        self._stop("_stall_timer")
+        super().resume_writing()
+
+    def _late(self) -> None:
+        self._head_timer = None
+        self._end(_LATE if self._head else b"")
+
+    def _lingers(self, done: Any) -> None:
+        if self.cycle is done and done.response_complete and done.more_body:
+            self._end(b"")
+
+    def _stalls(self) -> None:
+        self._stall_timer = None
+        self.transport.abort()
+
+    def _end(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
+
+    def _stop(self, name: str) -> None:
+        timer = getattr(self, name)
+        if timer is not None:
+            timer.cancel()
+            setattr(self, name, None)
+
+
+def guarded_protocol(
+    base: type[Protocol] = AutoHTTPProtocol,
+    *,
+    most: int = MAX_CONNECTIONS,
+    head_s: float = HEAD_S,
+    body_s: float = BODY_S,
+    stall_s: float = STALL_S,
+    linger_s: float = LINGER_S,
+) -> type[Protocol]:
+    """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed."""
+    bounds = {"most": most, "head_s": head_s, "body_s": body_s}
+    bounds |= {"stall_s": stall_s, "linger_s": linger_s}
+    return type("Guarded", (Bounds, base), bounds)
