@@ -25,7 +25,7 @@ import uvloop
 from benchmarks.load_client import Kind, Load, LoadClient
 from benchmarks.raw_client import Call, http_server, rss_mb
 
-KEY = "benchmark-key-0123456789abcdef"
+KEYS = tuple(f"benchmark-key-{number:02}-0123456789abcdef" for number in range(24))
 CLIENTS = (1, 8, 64, 256)
 KINDS: dict[Kind, str] = {
     "2026": "Streamable HTTP, 2026-07-28",
@@ -41,9 +41,6 @@ concurrent_per_target = 1000
 
 [server]
 port = 0
-[[server.keys]]
-name = "benchmark"
-key = "env:BENCHMARK_KEY"
 """
 _FEW, _MANY = 50, 450
 
@@ -135,9 +132,14 @@ async def serving(name: str, directory: Path) -> AsyncIterator[tuple[str, int]]:
     command = [sys.executable, "-m", "benchmarks.bare_sdk", "http"]
     if name == "guard":
         config = directory / "config.toml"
-        config.write_text(CONFIG, encoding="utf-8")
+        keys = [
+            f'[[server.keys]]\nname = "key-{number}"\nkey = "env:BENCHMARK_KEY_{number}"\n'
+            for number in range(len(KEYS))
+        ]
+        config.write_text("".join([CONFIG, *keys]), encoding="utf-8")
         command = [sys.executable, "-m", "benchmarks.guarded", "http", "--config", str(config)]
-    env = {"BENCHMARK_KEY": KEY, "MCP_OPS_STATE_DIR": str(directory), "HOME": str(directory)}
+    secrets = {f"BENCHMARK_KEY_{number}": key for number, key in enumerate(KEYS)}
+    env = {**secrets, "MCP_OPS_STATE_DIR": str(directory), "HOME": str(directory)}
     async with http_server(command, env) as (url, pid):
         yield url.removesuffix("/mcp"), pid
 
@@ -147,7 +149,7 @@ async def _loads(figures: HttpFigures, scale: float) -> None:
         for name in ("SDK", "guard"):
             with tempfile.TemporaryDirectory() as directory:
                 async with serving(name, Path(directory)) as (url, _):
-                    client = LoadClient([url], kind, KEY if name == "guard" else "")
+                    client = LoadClient([url], kind, KEYS if name == "guard" else ())
                     await client.drive(NO_OP, clients=8, count=200)
                     for clients in CLIENTS:
                         count = int(max(4 * clients, 600 if clients == 1 else 1500) * scale)
@@ -164,7 +166,7 @@ async def _replicas(figures: HttpFigures, scale: float) -> None:
             serving("guard", Path(directory)) as (two, _),
         ):
             for urls in ([one], [one, two]):
-                client = LoadClient(urls, "2026", KEY)
+                client = LoadClient(urls, "2026", KEYS)
                 await client.drive(NO_OP, clients=8, count=200)
                 found = await client.drive(NO_OP, clients=64, count=int(3000 * scale))
                 figures.replicas(len(urls), found.rate)
@@ -175,7 +177,7 @@ async def _memory(figures: HttpFigures) -> None:
         for name in ("SDK", "guard"):
             with tempfile.TemporaryDirectory() as directory:
                 async with serving(name, Path(directory)) as (url, pid):
-                    client = LoadClient([url], kind, KEY if name == "guard" else "")  # type: ignore[arg-type]
+                    client = LoadClient([url], kind, KEYS if name == "guard" else ())  # type: ignore[arg-type]
                     await client.idle(_FEW)
                     before = rss_mb(pid)
                     await client.idle(_MANY)

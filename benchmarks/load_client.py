@@ -8,6 +8,7 @@ there and its head stays as it is.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,10 +164,11 @@ def _wrong(answer: bytes) -> bool:
 class LoadClient:
     """Clients of one server, or of several that share the work."""
 
-    def __init__(self, urls: Sequence[str], kind: Kind, key: str = "") -> None:
+    def __init__(self, urls: Sequence[str], kind: Kind, keys: Sequence[str] = ()) -> None:
         self._at = [(urlsplit(url).hostname or "", urlsplit(url).port or 80) for url in urls]
         self._kind = kind
-        self._key = key
+        self._keys = itertools.cycle(keys or ("",))  # a principal has a bound on its streams
+        self._key = ""
         self._held: list[asyncio.BaseTransport] = []
 
     async def drive(self, call: Call, *, clients: int, count: int) -> Load:
@@ -189,6 +191,7 @@ class LoadClient:
     async def idle(self, clients: int) -> None:
         """Open so many more clients that wait, each shaken hands with: for who looks at memory."""
         for number in range(clients):
+            self._key = next(self._keys)
             host, port = self._at[number % len(self._at)]
             if self._kind == "sse":
                 stream = await self._stream(host, port)
@@ -204,6 +207,7 @@ class LoadClient:
         self._held.clear()
 
     async def _client(self, run: _Run, call: Call, number: int) -> _Client:
+        self._key = next(self._keys)
         host, port = self._at[number % len(self._at)]
         path, more, stream = "/mcp", "", None
         if self._kind == "sse":
