@@ -13,7 +13,12 @@ from typing import Any
 import anyio
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    Metric,
+    NumberDataPoint,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -65,7 +70,14 @@ def _metrics(reader: InMemoryMetricReader) -> Iterator[dict[str, Any]]:
                         "unit": metric.unit,
                         "scope": scope.scope.name,
                         "points": list(_points(metric)),
+                        "bounds": _bounds(metric),
                     }
+
+
+def _bounds(metric: Metric) -> list[float]:
+    """The seconds at which a histogram's buckets end."""
+    points = [p for p in metric.data.data_points if isinstance(p, HistogramDataPoint)]
+    return list(points[0].explicit_bounds) if points else []
 
 
 def _points(metric: Metric) -> Iterator[dict[str, Any]]:

@@ -72,6 +72,10 @@ def told_metrics(metrics: dict[str, Any]) -> None:
     for name in ("mcp_ops.calls", "mcp_ops.call.duration"):
         points = metrics[name]["points"]
         assert sorted(points, key=str) == sorted(counted, key=str)
+    assert metrics["mcp_ops.call.duration"]["bounds"] == [
+        *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+        *(1, 2, 5, 10, 30, 60),
+    ]
     assert metrics["mcp_ops.refusals"]["points"] == [
         {"value": 1, "code": "locked_down", "target": "shelf"}
     ]
