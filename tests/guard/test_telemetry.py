@@ -94,6 +94,7 @@ def test_an_end_that_is_a_fault_is_one_on_the_span_that_is_current() -> None:
         ("failed", "unreachable", StatusCode.ERROR),
         ("error", "internal_error", StatusCode.ERROR),
         ("unknown", "connection_lost", StatusCode.ERROR),
+        ("unknown", "", StatusCode.ERROR),
     ):
         with tracer.start_as_current_span("call") as span:
             telemetry.ended(
@@ -101,3 +102,5 @@ def test_an_end_that_is_a_fault_is_one_on_the_span_that_is_current() -> None:
             )
         assert isinstance(span, ReadableSpan)
         assert span.status.status_code is status
+        fault = (code or verdict) if status is StatusCode.ERROR else None
+        assert (span.attributes or {}).get("error.type") == fault
