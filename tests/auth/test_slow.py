@@ -30,8 +30,10 @@ BIG = 16 * 1024 * 1024  # more than the system keeps for a reader
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers at once; `/big` with much, `/read` after the whole body."""
+    """Answers at once; `/big` with much, `/read` after the whole body, `/stay` with nothing."""
     while scope["path"] == "/read" and (await receive()).get("more_body"):
+        pass
+    while scope["path"] == "/stay" and (await receive())["type"] != "http.disconnect":
         pass
     size = BIG if scope["path"] == "/big" else 2
     head = [(b"content-length", str(size).encode())]
