@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mcp_ops.auth.principal import Admitted, HttpPrincipal
 from mcp_ops.transport_connection import MAX_HEAD, guarded_protocol
+from mcp_ops.transport_edge import MAX_OPEN_BODY
 from mcp_ops.transport_refusals import MAX_BODY
 from mcp_ops.transport_streams import MAX_STREAMS_EACH
 from tests.auth.standing import ACCEPT, ALICE, BOB, Standing, key, standing
@@ -235,6 +236,15 @@ async def test_a_stranger_is_refused_before_the_body_is_read(tmp_path: Path) -> 
         await stream.send(posted("content-length: 100", "expect: 100-continue", token="x"))
         got = await stream.receive()
     assert got.startswith(b"HTTP/1.1 401")
+
+
+async def test_of_a_stranger_no_large_body_is_kept(tmp_path: Path) -> None:
+    """On the routes that are open to all: the rest of it is not even waited for."""
+    async with connected(tmp_path) as (_, stream):
+        head = ["POST /approvals/sign-in HTTP/1.1", "host: localhost", "content-length: 1000000"]
+        await stream.send("\r\n".join([*head, "", ""]).encode() + b"x" * (MAX_OPEN_BODY + 1))
+        got = await stream.receive()
+    assert got.startswith(b"HTTP/1.1 413")
 
 
 async def test_a_client_that_goes_away_with_half_a_body_leaves_nothing(tmp_path: Path) -> None:
