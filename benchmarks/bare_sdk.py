@@ -1,7 +1,8 @@
 """A bare low-level server of the SDK with one no-op tool: what mcp-ops is measured against.
 
 `stdio` is the SDK's own transport; `pipes` is the same server on ours, to see the transport
-alone; `http` is the SDK's application, served as its own `run()` does.
+alone; `http` is the SDK's application with SSE beside it, on the HTTP server and the event loop
+that mcp-ops has as well.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import anyio
 import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.sse import SseServerTransport
 from mcp.server.stdio import stdio_server
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 
 class Arguments(BaseModel):
@@ -96,12 +101,40 @@ async def _http() -> None:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(256)
-    app = bare_server().streamable_http_app()
+    app = _with_sse(bare_server())
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve(sockets=[listener])
+
+
+def _with_sse(server: Server[Any]) -> Starlette:
+    app = server.streamable_http_app()
+    transport = SseServerTransport("/messages/")
+
+    class Stream:
+        """An application, which a function would not be taken for."""
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async with transport.connect_sse(scope, receive, send) as (reader, writer):
+                await server.run(reader, writer, server.create_initialization_options())
+
+    app.router.routes += [
+        Route("/sse", endpoint=Stream(), methods=["GET"]),
+        Mount("/messages/", app=transport.handle_post_message),
+    ]
+    return app
+
+
+def _loop(transport: str) -> dict[str, Any]:
+    if transport != "http":
+        return {}
+    import uvloop  # not part of the bare start on stdio
+
+    return {"loop_factory": uvloop.new_event_loop}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("transport", choices=["stdio", "pipes", "http"])
-    anyio.run({"stdio": _stdio, "pipes": _pipes, "http": _http}[parser.parse_args().transport])
+    chosen = parser.parse_args().transport
+    serving = {"stdio": _stdio, "pipes": _pipes, "http": _http}[chosen]
+    anyio.run(serving, backend_options=_loop(chosen))

@@ -87,7 +87,7 @@ async def _serve_http(server: OpsServer, settings: Any, stop: anyio.Event) -> No
     async def health() -> tuple[int, dict[str, Any]]:
         return 200, {"status": "ok"}
 
-    app = http_app(server.mcp, settings=settings, health=health, sse=False)
+    app = http_app(server.mcp, settings=settings, health=health, sse=True)
     await serve_http(app, settings=settings, stop=stop, on_ready=lambda url: print(url, flush=True))
 
 

@@ -236,6 +236,15 @@ class HttpPeer:
 async def http_peer(
     command: Sequence[str], env: Mapping[str, str] | None = None, *, key: str = ""
 ) -> AsyncIterator[HttpPeer]:
+    """A server as a subprocess, spoken to at the URL that it prints."""
+    async with http_server(command, env) as (url, _):
+        yield HttpPeer(url, key)
+
+
+@asynccontextmanager
+async def http_server(
+    command: Sequence[str], env: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[str, int]]:
     """A server as a subprocess that prints its URL on a line of its own, on either output."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -245,8 +254,7 @@ async def http_peer(
         env={**os.environ, **(env or {})},
     )
     try:
-        url = await asyncio.wait_for(_url(process), timeout=30)
-        yield HttpPeer(url, key)
+        yield await asyncio.wait_for(_url(process), timeout=30), process.pid
     finally:
         await _end(process)
 

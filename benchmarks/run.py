@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import http_clients
 from benchmarks.raw_client import Call, http_peer, rss_mb, stdio_peer
 from benchmarks.report import Bar, Figures, Tokens, count_tokens, render
 
@@ -193,7 +194,7 @@ async def _measure_stdio(
             figures.add(contender.name, rate.name, got)
 
 
-def bars(figures: Figures, tokens: Tokens) -> list[Bar]:
+def bars(figures: Figures, tokens: Tokens, http: http_clients.HttpFigures) -> list[Bar]:
     """What we hold ourselves to: ratios to the bare SDK in the same run, and tokens."""
     ours, guard, bare = "mcp-ops, stdio", "guard, stdio", "SDK, stdio"
     web, bare_web = "guard, HTTP with a key", "SDK, HTTP"
@@ -217,6 +218,11 @@ def bars(figures: Figures, tokens: Tokens) -> list[Bar]:
         at_least("Guarded write, 64 in flight", (guard, "write 64"), (bare, "read 64"), 1.0),
         at_least("HTTP with a key, 1 in flight", (web, "read 1"), (bare_web, "read 1"), 1.0),
         at_least("HTTP with a key, 64 in flight", (web, "read 64"), (bare_web, "read 64"), 1.0),
+        *(
+            Bar(name=f"{title}, 1 to 256 clients", value=http.least(kind), limit=1.0, upper=False)
+            for kind, title in http_clients.KINDS.items()
+        ),
+        Bar(name="Two replicas on two cores", value=http.replicas_ratio(), limit=1.7, upper=False),
         at_most("Tokens of the dearest read tool", tokens.dearest(reads=True), 180, "tokens"),
         at_most("Tokens of the dearest write tool", tokens.dearest(reads=False), 260, "tokens"),
         at_most("Tokens of all published tools", tokens.total(), 4_500, "tokens"),
@@ -252,9 +258,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=PAGE)
     options = parser.parse_args()
     figures, tokens = asyncio.run(run(options.rounds, options.scale))
-    judged = bars(figures, tokens)
+    http = http_clients.HttpFigures()
+    http_clients.run(http_clients.measure_all(http, options.rounds, options.scale))
+    judged = bars(figures, tokens, http)
     page = render(
-        figures=figures, tokens=tokens, bars=judged, machine=machine(), rounds=options.rounds
+        figures=figures,
+        tokens=tokens,
+        bars=judged,
+        machine=machine(),
+        rounds=options.rounds,
+        more=http.lines(),
     )
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(page, encoding="utf-8")

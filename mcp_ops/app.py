@@ -6,11 +6,9 @@ Everything is opened in one exit stack and closed in reverse.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import logging
-import os
-import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import (
@@ -27,6 +25,7 @@ from anyio.abc import TaskStatus
 
 from mcp_ops import log
 from mcp_ops.adapters.embedded import EmbeddedQueue
+from mcp_ops.app_sealing import installation_key, question_keys
 from mcp_ops.app_targets import configured_targets
 from mcp_ops.auth.keys import KeyBook
 from mcp_ops.auth.ring import KeyRing
@@ -38,6 +37,7 @@ from mcp_ops.clock import Clock, SystemClock
 from mcp_ops.errors import Internal
 from mcp_ops.guard.control import Control, Parts
 from mcp_ops.guard.health import HealthCheck
+from mcp_ops.guard.hiding import Hiding
 from mcp_ops.guard.inside import Inside
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
@@ -53,6 +53,7 @@ from mcp_ops.settings_options import secrets_in
 from mcp_ops.stores.opening import SQLITE, Place, Stores, open_stores
 from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
+from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.version import VERSION
 
 DRAIN_S = 25.0
@@ -198,6 +199,11 @@ async def open_app(
             started_at=clock.now(),
             away=stores.away,
         )
+        hiding = bus = None
+        if settings.guard.hide_disabled_tools:
+            hiding = Hiding(stores.hot, targets)
+            bus = ToolListBus(stores.signals)
+            tasks.start_soon(bus.follow, hiding.state)
         infos = [targets.info(name) for name in targets.names()]
         published = publish(infos, settings.tools, tools)
         server = OpsServer(
@@ -208,9 +214,11 @@ async def open_app(
             clock=clock,
             version=VERSION,
             user=_user(),
+            hiding=hiding,
+            bus=bus,
         )
-        redactor.use_key(sealing_key := _sealing_key(settings))
-        seal(server.mcp, [sealing_key], bind_caller(_user()))
+        redactor.use_key(installation_key(settings))
+        seal(server.mcp, question_keys(settings), bind_caller(_user()))
         await stack.enter_async_context(targets.serving(tasks))
         resumer = Resumer(
             guard=guard,
@@ -252,12 +260,14 @@ def _as_it_is(_app: App) -> None:
 async def serve(
     settings: Settings,
     environ: Mapping[str, str],
+    listener: socket.socket | None = None,
     *,
     tools: Mapping[str, Tool] = ALL_TOOLS,
     prepare: Callable[[App], None] = _as_it_is,
 ) -> int:
     """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0.
 
+    `listener` is a bound socket to serve HTTP on, for one of several workers.
     With `tools` and `prepare`, which sees the opened parts before the first request, the suite of
     the protocol's conformance puts what it calls beside the tools.
     """
@@ -267,6 +277,8 @@ async def serve(
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_stop_on_signals, stop)
+        if listener is not None:
+            tasks.start_soon(_stop_when_left, stop)
         async with (
             _exporting(settings, redactor) as sdk,
             open_app(settings, environ=environ, redactor=redactor, tools=tools) as app,
@@ -281,7 +293,9 @@ async def serve(
                 # Only who serves HTTP pays for importing it.
                 from mcp_ops.app_http import serve_app
 
-                await serve_app(app, redactor, stop, on_ready=_say_ready, metrics=metrics)
+                await serve_app(
+                    app, redactor, stop, on_ready=_say_ready, metrics=metrics, listener=listener
+                )
         tasks.cancel_scope.cancel()
     return 0
 
@@ -317,6 +331,12 @@ async def _stop_on_signals(stop: anyio.Event, *, task_status: TaskStatus[None]) 
             return
 
 
+async def _stop_when_left(stop: anyio.Event) -> None:
+    # Standard input is a pipe from who started the workers, and says only that they have gone.
+    await anyio.wait_readable(sys.stdin)
+    stop.set()
+
+
 def _place(settings: Settings, *, alone: bool) -> Place:
     store = settings.store
     return Place(
@@ -325,6 +345,7 @@ def _place(settings: Settings, *, alone: bool) -> Place:
         ledger=store.ledger.get_secret_value(),
         key=store.key.get_secret_value() if store.key else "",
         alone=alone,
+        signals=settings.guard.hide_disabled_tools,
         keeping={
             "failed_items": settings.deadletters.max_items,
             "failed_s": settings.deadletters.retention_days * 86_400,
@@ -347,33 +368,6 @@ def _floor(settings: Settings, clock: Clock) -> tuple[ModeEntry, ...]:
             since=clock.now(),
         ),
     )
-
-
-def _sealing_key(settings: Settings) -> bytes:
-    """The key that seals questions to clients: that of all replicas, else one a state directory,
-    so that a restart and the processes beside this one open them too."""
-    if settings.store.key is not None:
-        shared = settings.store.key.get_secret_value().encode()
-        return hashlib.sha256(b"questions" + shared).digest()
-    path = settings.state_dir / "sealing.key"
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        key = b""
-    if len(key) == 32:
-        return key
-    fresh = secrets.token_bytes(32)
-    draft = path.with_name(f"sealing.{secrets.token_hex(4)}.tmp")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(fresh)
-    try:
-        # Whoever links first wins; the others read what is there.
-        draft.replace(path) if key else os.link(draft, path)
-    except FileExistsError:
-        fresh = path.read_bytes()
-    finally:
-        draft.unlink(missing_ok=True)
-    return fresh
 
 
 def _user() -> str:

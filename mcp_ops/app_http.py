@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,10 @@ async def serve_app(
     *,
     on_ready: Callable[[str], None],
     metrics: Metrics | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
-    """Serve an open app until `stop` is set, with `metrics` where they are on. Raises
+    """Serve an open app until `stop` is set, with `metrics` where they are on; `listener` is the
+    bound socket of one of several workers. Raises
     `ConfigurationError`, also where it could be reached from other machines without a credential.
     """
     settings, clock = app.settings.server, app.parts.clock
@@ -49,14 +52,17 @@ async def serve_app(
             health=health_of(app.parts, app.inside),
             sse=settings.transport == "sse",
             pages=[
-                *key_page(app.people, app.keys, clock),
+                # Who signs in is known to one process, and the next request may meet another.
+                *(key_page(app.people, app.keys, clock) if settings.workers == 1 else ()),
                 *probe_routes(ready, metrics, metrics_open=probed.metrics_open),
             ],
             door=door,
             step_up=step_up(app.tools, app.stores.ledger, clock),
             open_routes=OPEN_ROUTES | open_too,
         )
-        await serve_http(application, settings=settings, stop=stop, on_ready=on_ready)
+        await serve_http(
+            application, settings=settings, stop=stop, on_ready=on_ready, listener=listener
+        )
 
 
 def step_up(tools: Mapping[str, Tool], ledger: Ledger, clock: Clock) -> StepUp:

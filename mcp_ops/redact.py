@@ -22,6 +22,7 @@ from mcp_ops.redact_formats import (
     MARKED,
     STARTS,
     WORDS,
+    any_in,
     begins_over_lines,
     is_key_line,
     key_lines,
@@ -46,6 +47,8 @@ __all__ = ["MASK", "Redactor", "fingerprint", "quoted", "tame", "visible"]
 _MAX_DEPTH = 40
 _MAX_PARTS = 200_000
 _MAX_JSON = 4 * 1024 * 1024
+_SHORT = 64
+_MOST_SEEN = 1_000
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _UNSAFE = re.compile(
@@ -117,6 +120,7 @@ class Redactor:
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._known = Known()
+        self._seen: dict[str, str] = {}  # names of clients and tools come with every call
 
     def use_key(self, key: bytes) -> None:
         """Make fingerprints that this installation's other processes make too. Until then they are
@@ -135,6 +139,8 @@ class Redactor:
         """
         for secret in secrets:
             self._known.add(secret.encode("utf-8", "replace").decode())
+        # Not emptied: another thread may be about to put in what it found before.
+        self._seen = {}
 
     def suspects(self, dumped: bytes) -> bool:
         """Whether serialized JSON may hold a secret; false is certain, true means: clean it."""
@@ -147,7 +153,7 @@ class Redactor:
         lower = " ".join(words).lower()
         text = dumped.decode("utf-8", "replace")
         marked = [each for each in MARKED if each.possible(text, lower)]
-        named = any(literal in lower for literal in LITERALS)
+        named = any_in(LITERALS, lower)
         if "\\" in text:
             if any(self._holds_escaped(each) for each in _ESCAPED.findall(text)):
                 return True
@@ -170,6 +176,16 @@ class Redactor:
     def text(self, text: str) -> str:
         """The text without secrets, also those that colours or invisible characters cut in two:
         who reads the text later may not see, or have taken out, what parts them."""
+        seen = self._seen
+        if len(text) > _SHORT:
+            return self._text(text)
+        if (found := seen.get(text)) is None:
+            if len(seen) >= _MOST_SEEN:
+                seen.clear()
+            found = seen[text] = self._text(text)
+        return found
+
+    def _text(self, text: str) -> str:
         if not (text.isascii() and text.isprintable()) and _UNSAFE.search(text):
             bare = _bare(text)
             if (masked := self._masked(bare)) != bare:
@@ -193,7 +209,7 @@ class Redactor:
         for each in formats:
             if each.possible(text, lower):
                 text = each.masked(text)
-        if any(literal in lower for literal in LITERALS):
+        if any_in(LITERALS, lower):
             text = masked_by_name(text)
         return kubernetes_secrets(key_lines(text))
 
@@ -218,9 +234,11 @@ class Redactor:
 
 
 def _holds_token(words: list[str]) -> bool:
+    if not words:
+        return False
     text = " ".join(words)
     lower = text.lower()
-    if any(start in lower for start in STARTS) and any(each.found(text) for each in WORDS):
+    if any_in(STARTS, lower) and any(each.found(text) for each in WORDS):
         return True
     return any(map(is_key_line, words))
 

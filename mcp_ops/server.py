@@ -35,6 +35,7 @@ from mcp_ops.call import (
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, OpsError, UnknownTool, Upstream
+from mcp_ops.guard.hiding import Hiding
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.record import Frame
 from mcp_ops.reach import Reaches, reaches, reaches_all
@@ -42,7 +43,8 @@ from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
-from mcp_ops.transport import CallerFacts, caller_facts, http_principal
+from mcp_ops.transport import CallerFacts, Wire, caller_facts, http_principal
+from mcp_ops.transport_bus import ChangingServer, ToolListBus
 from mcp_ops.transport_spans import observe
 
 NAME = "mcp-ops"
@@ -129,26 +131,34 @@ class OpsServer:
         clock: Clock,
         version: str,
         user: str,
+        hiding: Hiding | None = None,
+        bus: ToolListBus | None = None,
     ) -> None:
         self._guard = guard
         self._tools = tools
         self._ledger = ledger
         self._redactor = redactor
         self._clock = clock
-        self._user = user
+        # Not the client's name: budgets, limits, denials, keys and policies hang on the principal,
+        # and a client that chose it would be a new one with every call. It is in `client`.
+        self._local = f"agent:{user}"
         schemas = {name: published.input_schema() for name, published in tools.items()}
         self._listed = [_listed(tools[name], schema) for name, schema in schemas.items()]
         self._lists: dict[tuple[frozenset[str], Reaches], list[types.Tool]] = {}
-        self.mcp: Server[Any] = Server(
+        self._hiding = hiding
+        self.mcp: Server[Any] = (Server if bus is None else ChangingServer)(
             NAME,
             version=version,
             title="Operations",
             instructions=INSTRUCTIONS,
             on_list_tools=self._on_list_tools,
             on_call_tool=self._on_call_tool,
+            on_subscriptions_listen=None if bus is None else bus.listen,
             get_tool_input_schema=schemas.get,
         )
         observe(self.mcp, schemas)
+        if bus is not None:
+            self.mcp.middleware.append(bus)
 
     async def call_tool(self, name: str, raw: dict[str, Any], caller: Caller) -> Reply:
         """One call, whoever makes it. Raises `UnknownTool`, or `NeedsAnswer` for a question."""
@@ -240,11 +250,15 @@ class OpsServer:
         if params is not None and params.cursor:
             raise MCPError(code=types.INVALID_PARAMS, message="There is one page of tools only.")
         principal = http_principal(ctx)
-        if principal is None:
-            return types.ListToolsResult(tools=self._listed)
-        return types.ListToolsResult(
-            tools=self.tools_for(frozenset(principal.scopes), principal.reach)
-        )
+        listed = self._listed
+        if principal is not None:
+            listed = self.tools_for(frozenset(principal.scopes), principal.reach)
+        if self._hiding is not None:
+            tools = {name: (each.tool, each.targets) for name, each in self._tools.items()}
+            who = self._local if principal is None else principal.id
+            hidden = await self._hiding.hidden(tools, who)
+            listed = [tool for tool in listed if tool.name not in hidden]
+        return types.ListToolsResult(tools=listed)
 
     def tools_for(self, scopes: frozenset[str], reach: Reaches = ()) -> list[types.Tool]:
         """The tools that these scopes may use, each with the targets that it may use them on."""
@@ -295,12 +309,8 @@ class OpsServer:
             return _input_required(ending.question)
         except UnknownTool as error:
             raise MCPError(code=types.INVALID_PARAMS, message=error.message) from None
-        # In wire form: the SDK holds it against the revision's own model all the same.
-        wire: dict[str, Any] = {
-            "content": [{"type": "text", "text": reply.text}],
-            "isError": reply.is_error,
-            "resultType": "complete",
-        }
+        content = [{"type": "text", "text": reply.text}]
+        wire = Wire(content=content, isError=reply.is_error, resultType="complete")
         if reply.structured is not None:
             wire["structuredContent"] = reply.structured
         return wire
@@ -311,9 +321,6 @@ class OpsServer:
         facts = caller_facts(ctx)
         http = facts.principal
         channel: Channel = "stdio" if http is None else "http"
-        # Not the client's name: budgets, limits, denials, keys and policies hang on the principal,
-        # and a client that chose it would be a new one with every call. It is in `client`.
-        local = f"agent:{self._user}"
 
         async def ask(question: Question) -> Answer | None:
             return await _elicit(ctx, question)
@@ -323,7 +330,7 @@ class OpsServer:
                 await ctx.session.report_progress(done, total or None, message)
 
         return Caller(
-            principal=local if http is None else http.id,
+            principal=self._local if http is None else http.id,
             scopes=_LOCAL_SCOPES if http is None else frozenset(http.scopes),
             channel=channel,
             client=f"{facts.client} {facts.client_version}".strip(),

@@ -219,6 +219,9 @@ class GuardSettings(Frozen):
     confirm_fallback: Literal["client", "approve"] = Field(
         "client", description="On stdio, for clients that cannot ask."
     )
+    hide_disabled_tools: bool = Field(
+        False, description="List no tools that the modes in force refuse, and tell of changes."
+    )
     limits: LimitSettings = LimitSettings()
     circuit: CircuitSettings = CircuitSettings()
     cache: CacheSettings = CacheSettings()
@@ -250,6 +253,10 @@ class ServerSettings(Frozen):
         (), description="Further Host names, for a public name behind a proxy."
     )
     allowed_origins: tuple[str, ...] = Field((), description="Further browser origins.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that serve HTTP on one port.")
+    sessions: bool = Field(
+        True, description="Sessions of revisions before 2026-07-28; they live in one process."
+    )
     require_key: bool = Field(
         False, description="Nobody gets in without a credential, also on loopback."
     )
@@ -274,6 +281,15 @@ class ServerSettings(Frozen):
             raise ValueError("one of server.issuers for each issuer")
         return self
 
+    @model_validator(mode="after")
+    def _several_workers(self) -> Self:
+        if self.workers > 1 and (self.transport != "http" or self.sessions):
+            raise ValueError(
+                'for several workers transport = "http" and sessions = false: '
+                "a session lives in one process"
+            )
+        return self
+
 
 class StoreSettings(Frozen):
     """Where the guard's state lives: a file of this machine, or stores that replicas share.
@@ -290,6 +306,11 @@ class StoreSettings(Frozen):
     )
     key: LongSecret | None = Field(
         None, description="Seals a shared ledger and questions; one for all replicas, a reference."
+    )
+    question_keys: tuple[LongSecret, ...] = Field(
+        (),
+        description="Seal what clients carry back: the first seals, all open; references. "
+        "Without any store.key does, or a key of the state directory.",
     )
     ledger_days: float = Field(
         90, ge=1, le=3_650, description="Lines of the ledger are kept so long."

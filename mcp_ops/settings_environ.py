@@ -23,6 +23,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "PORT": ("server", "port"),
     "MCP_OPS_ALLOWED_HOSTS": ("server", "allowed_hosts"),
     "MCP_OPS_URL": ("server", "url"),
+    "MCP_OPS_WORKERS": ("server", "workers"),
+    "MCP_OPS_SESSIONS": ("server", "sessions"),
     "MCP_RATE_LIMIT_MODE": ("guard", "mode"),
     "CIRCUIT_BREAKER_THRESHOLD": ("guard", "circuit", "threshold"),
     "CIRCUIT_BREAKER_TIMEOUT": ("guard", "circuit", "open_s"),
@@ -30,6 +32,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "MCP_OPS_STORE_HOT": ("store", "hot"),
     "MCP_OPS_STORE_LEDGER": ("store", "ledger"),
     "MCP_OPS_STORE_KEY": ("store", "key"),
+    "MCP_OPS_QUESTION_KEYS": ("store", "question_keys"),
 }
 
 # Per target: its kind, and which variable is which option.
@@ -57,6 +60,7 @@ SECRET_TARGET = "local-secrets"  # noqa: S105 - a target's name
 # An empty value of these means: no such target, whatever the file says.
 _EMPTY_REMOVES = {"REDIS_URL": "redis", "DATABASE_URL": "postgres"}
 _LOWERED = frozenset({"MCP_TRANSPORT", "MCP_RATE_LIMIT_MODE"})
+_LISTS = frozenset({"allowed_hosts", "question_keys"})
 _REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -93,10 +97,10 @@ def _settings(draft: Draft, environ: Mapping[str, str]) -> None:
         if not text:
             continue
         value: Any = text.lower() if name in _LOWERED else text
-        if key[0] == "store" and text != "sqlite" and not text.startswith(("env:", "file:")):
-            value = f"env:{name}"  # a URL with its password stays in the environment
-        if key[-1] == "allowed_hosts":
+        if key[-1] in _LISTS:
             value = [part.strip() for part in text.split(",") if part.strip()]
+        elif key[0] == "store" and text != "sqlite" and not text.startswith(("env:", "file:")):
+            value = f"env:{name}"  # a URL with its password stays in the environment
         draft.put(key, value, variable(name))
     ports = {environ.get(name, "").strip() for name in ("PORT", "WEBSITES_PORT")} - {""}
     if len(ports) > 1:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp_types import ClientCapabilities
@@ -35,6 +35,10 @@ Era = Literal["2026", "session"]
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9._-]+")
 _LABEL_LENGTH = 64
+
+
+class Wire(dict[str, Any]):
+    """A result of `tools/call` in the form that 2026-07-28 sends, which nobody checks again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +124,26 @@ def seal(
         raise ConfigurationError(
             "the keys that seal request state must be at least one, distinct, of 32 bytes or more"
         ) from exc
-    server.middleware.append(RequestStateBoundary(security, default_audience=server.name))
+    server.middleware.append(_Boundary(security, default_audience=server.name))
+
+
+class _Boundary(RequestStateBoundary):
+    """The SDK's, which is not asked about calls that neither bring state nor end in a question."""
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """The SDK's middleware."""
+        if ctx.params is None or ctx.params.get("requestState") is not None:
+            return await super().__call__(ctx, call_next)
+        result = await call_next(ctx)
+        if isinstance(result, dict) and result.get("resultType") != "input_required":
+            return result
+
+        async def known(_: ServerRequestContext[Any, Any]) -> HandlerResult:
+            return result
+
+        return await super().__call__(ctx, known)
 
 
 def _shows_forms(capabilities: ClientCapabilities | None) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -98,6 +99,11 @@ class Edge:
         self._users: OrderedDict[str, AuthenticatedUser] = OrderedDict()
         self.streams = Streams()
         self._stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is about to end: hosts send it nothing new."""
+        return self._stopping
 
     def refuse_new(self) -> None:
         """Answer 503 to everything that opens something new; streams and answers go on."""
@@ -311,6 +317,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)  # a client names the same host with every request
 def _name(url: str) -> str:
     """The host of a URL that is nothing but scheme, host and port; empty when it is more."""
     try:

@@ -48,15 +48,16 @@ async def serve_era(
     """Serve one connection until `reader` ends. `opening` is the first request that it gives."""
     modern = opening.method != "initialize" and _enveloped(opening.params)
     async with server.lifespan(server) as state:
-        await (_serve_modern if modern else _serve_session)(server, reader, writer, state)
+        await (_serve_modern if modern else serve_session)(server, reader, writer, state)
 
 
-async def _serve_session(
+async def serve_session(
     server: Server[Any],
     reader: ReadStream[SessionMessage | Exception],
     writer: WriteStream[SessionMessage],
     state: Any,
 ) -> None:
+    """Serve one connection with a handshake until `reader` ends."""
     dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
         # Inline, so that a request right behind it finds the session initialized.
         reader,

@@ -12,38 +12,42 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
+    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
 )
+from functools import partial
 from typing import Any, Final
 
 import anyio
 import uvicorn
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.sse import SseServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.subscriptions import ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from mcp_ops.auth.challenge import WELL_KNOWN, Challenges
 from mcp_ops.auth.door import Door, configured_door
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import DRAIN_S, PRINCIPAL_SCOPE_KEY
+from mcp_ops.transport_answer import PING_S
+from mcp_ops.transport_calls import shorten
 from mcp_ops.transport_connection import MAX_CONNECTIONS, MAX_HEAD, guarded_protocol
+from mcp_ops.transport_direct import PATH, Direct
 from mcp_ops.transport_edge import OPEN_ROUTES, Edge, StepUp, is_loopback
 from mcp_ops.transport_refusals import MAX_BODY
-
-MAX_SESSIONS: Final = 1_000
-"""Sessions of the older era that may be open; the SDK closes them after 30 idle minutes."""
+from mcp_ops.transport_sessions import Sessions
+from mcp_ops.transport_socket import base_url, bound_socket
+from mcp_ops.transport_sse import MESSAGES, SseTransport
 
 KEEP_ALIVE_S: Final = 75
 """Seconds that an idle connection stays open: longer than proxies keep theirs."""
@@ -54,7 +58,6 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 # At DEBUG the first writes whole answers, and the others what clients send.
 _SESSION_LOGS = (
     "sse_starlette.sse",
-    "mcp.server.sse",
     "mcp.server.streamable_http",
     "mcp.server.streamable_http_manager",
 )
@@ -110,12 +113,14 @@ def http_app(
     door: Door | None = None,
     step_up: StepUp | None = None,
     open_routes: frozenset[str] = OPEN_ROUTES,
+    ping_s: float = PING_S,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
     `lifespan` is entered before the first request and left after the last. `door` decides who gets
     in; without one the keys and certificates of `settings` do. `open_routes` answer without a key.
+    Answers that take longer than `ping_s` seconds are streams with comments.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
@@ -128,25 +133,39 @@ def http_app(
     _shorten_session_ids()
     in_flight = InFlight()
     server.middleware.insert(0, in_flight)
-    sessions = StreamableHTTPSessionManager(
-        server, max_request_body_size=MAX_BODY, max_sessions=MAX_SESSIONS
-    )
+    calls = shorten(server)
+    # What has no session: 2026-07-28, and the revisions before it where sessions are off.
+    single = StreamableHTTPSessionManager(server, max_request_body_size=MAX_BODY, stateless=True)
+    sessions = Sessions(server, ping_s=ping_s) if settings.sessions else None
     routes: list[BaseRoute] = [
-        Route("/mcp", endpoint=StreamableHTTPASGIApp(sessions)),
+        Route(PATH, endpoint=StreamableHTTPASGIApp(single), methods=["POST"]),
         Route("/health", endpoint=_health_route(health), methods=["GET"]),
     ]
+    others: dict[str, ASGIApp] = {}
     if sse:
-        routes += _sse_routes(server)
+        streams = SseTransport(server)
+        routes += streams.routes()
+        others[MESSAGES] = streams.post
     if door.challenges.oauth:
         routes += _metadata_routes(door.challenges, ("", "/mcp", "/sse") if sse else ("", "/mcp"))
     routes += pages
 
     @asynccontextmanager
     async def alive(_: Starlette) -> AsyncIterator[None]:
-        async with nullcontext() if lifespan is None else lifespan(), sessions.run():
+        async with AsyncExitStack() as stack:
+            if lifespan is not None:
+                await stack.enter_async_context(lifespan())
+            await stack.enter_async_context(single.run())
+            if sessions is not None:
+                await stack.enter_async_context(sessions.run())
             yield
 
-    return _behind_edge(routes, settings, in_flight, alive, door, step_up, open_routes)
+    def front(app: ASGIApp) -> ASGIApp:
+        return Direct(app, server, calls, sessions, others=others, ping_s=ping_s)
+
+    app = _behind_edge(routes, settings, in_flight, alive, door, step_up, open_routes, front)
+    app.state.end_subscriptions = partial(_end_subscriptions, server)
+    return app
 
 
 def page_app(pages: Sequence[BaseRoute], settings: ServerSettings) -> Starlette:
@@ -162,18 +181,28 @@ def _behind_edge(
     door: Door,
     step_up: StepUp | None,
     open_routes: frozenset[str] = OPEN_ROUTES,
+    before: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> Starlette:
     edges: list[Edge] = []
 
     def edge(app: Any) -> Edge:
-        made = Edge(app, settings=settings, door=door, step_up=step_up, open_routes=open_routes)
+        inner = before(app)
+        made = Edge(inner, settings=settings, door=door, step_up=step_up, open_routes=open_routes)
         edges.append(made)
         return edges[-1]
 
     app = Starlette(routes=routes, middleware=[Middleware(edge)], lifespan=lifespan)
     app.middleware_stack = app.build_middleware_stack()
     app.state.edge, app.state.in_flight, app.state.door = edges[-1], in_flight, door
+    app.state.end_subscriptions = lambda: None
     return app
+
+
+def _end_subscriptions(server: Server[Any]) -> None:
+    """End the streams of `subscriptions/listen` with their results: clients listen elsewhere."""
+    entry = server.get_request_handler("subscriptions/listen")
+    if entry is not None and isinstance(entry.handler, ListenHandler):
+        entry.handler.close()
 
 
 async def serve_http(
@@ -182,14 +211,16 @@ async def serve_http(
     settings: ServerSettings,
     stop: anyio.Event,
     on_ready: Callable[[str], None],
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve `app` until `stop` is set; then let calls in flight end, for at most `DRAIN_S`.
 
     `on_ready` gets the base URL, with the port that was bound. Signals are the caller's business.
+    `listener` is a bound socket that is shared with other workers.
 
     Raises ConfigurationError when the address can't be bound.
     """
-    listener = _listen(settings)
+    listener = listener or bound_socket(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -204,7 +235,7 @@ async def serve_http(
         h11_max_incomplete_event_size=MAX_HEAD,
         http=guarded_protocol(),
     )
-    serving = _Serving(config, lambda: on_ready(_url(listener, settings.host)))
+    serving = _Serving(config, lambda: on_ready(base_url(listener, settings.host)))
     with listener:
         async with anyio.create_task_group() as tg:
             tg.start_soon(_stop_serving, app, serving, stop)
@@ -243,34 +274,13 @@ async def _stop_serving(app: Starlette, serving: _Serving, stop: anyio.Event) ->
     in_flight: InFlight = app.state.in_flight
     edge.refuse_new()
     in_flight.refuse_new()
+    app.state.end_subscriptions()
     with anyio.move_on_after(DRAIN_S - _CLOSE_S):
         await in_flight.idle()
     # The last answers are on their way through the SDK's streams.
     await anyio.sleep(_SETTLE_S)
     edge.end_streams()
     serving.should_exit = True
-
-
-def _listen(settings: ServerSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol number: asyncio switches Nagle off only for sockets that name it, and
-    # a small answer would wait 40 ms for an acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as exc:
-        listener.close()
-        raise ConfigurationError(
-            f"server.port: port {settings.port} can't be bound on this host",
-            hint="another process may have it; choose another port, or 0 for a free one",
-        ) from exc
-    listener.setblocking(False)
-    return listener
-
-
-def _url(listener: socket.socket, host: str) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def _health_route(health: Health) -> Callable[[Request], Awaitable[Response]]:
@@ -281,20 +291,6 @@ def _health_route(health: Health) -> Callable[[Request], Awaitable[Response]]:
         return JSONResponse(details, status_code=status, headers={"cache-control": "no-store"})
 
     return answer
-
-
-def _sse_routes(server: Server[Any]) -> list[BaseRoute]:
-    transport = SseServerTransport("/messages/", max_request_body_size=MAX_BODY)
-
-    class Stream:
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            async with transport.connect_sse(scope, receive, send) as (reader, writer):
-                await server.run(reader, writer, server.create_initialization_options())
-
-    return [
-        Route("/sse", endpoint=Stream(), methods=["GET"]),
-        Mount("/messages/", app=transport.handle_post_message),
-    ]
 
 
 def _metadata_routes(challenges: Challenges, paths: Sequence[str]) -> list[BaseRoute]:
@@ -315,9 +311,6 @@ class _Shortening(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         text = _SESSION_ID.sub(r"\1…", record.getMessage())
         record.msg, record.args = _LONG_WORD.sub(r"\1…", text), ()
-        if record.name == "mcp.server.sse":
-            # The only exceptions logged there are of the parser, and quote the body.
-            record.exc_info = record.exc_text = None
         return record.levelno >= logging.INFO
 
 

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
-import orjson
 from mcp.server.lowlevel import Server
 from mcp.shared.message import SessionMessage
 from mcp_types import (
@@ -30,12 +29,13 @@ from mcp_types import (
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
-    jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
 from mcp_ops.transport import DRAIN_S
+from mcp_ops.transport_calls import shorten
 from mcp_ops.transport_eras import serve_era
+from mcp_ops.transport_json import encode, parse
 from mcp_ops.transport_pipes import Sink, Source, claimed_stdio, open_sink, open_source
 
 MAX_LINE: Final = 8 * 1024 * 1024
@@ -58,6 +58,7 @@ async def serve_stdio(server: Server[Any], *, stop: anyio.Event) -> None:
 
     Raises ConfigurationError when standard input or output is closed.
     """
+    shorten(server)
     with claimed_stdio() as (fd_in, fd_out):
         sink = await open_sink(fd_out)
         inbox = Inbox()
@@ -255,6 +256,8 @@ class Inbox:
                     why = "the server is stopping; nothing was run, call again when it is back"
                 elif len(self._unanswered) >= MAX_IN_FLIGHT:
                     why = f"{MAX_IN_FLIGHT} requests wait for answers; nothing was run, wait"
+                elif message.method == "subscriptions/listen":
+                    return True  # it is answered when the connection ends
                 else:
                     self._unanswered.add(request_id)
                     return True
@@ -322,7 +325,7 @@ class Outbox:
 
     async def put(self, message: JSONRPCMessage) -> None:
         """Write a message that answers nothing that was admitted."""
-        await self._sink.write(encode(message))
+        await self._sink.write(encode(message) + b"\n")
 
     async def aclose(self) -> None:
         """Take no more messages; what was taken is still written."""
@@ -338,44 +341,6 @@ class Outbox:
         exc_tb: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def parse(line: bytes) -> JSONRPCMessage:
-    """A line as the message that it is; ValueError (also pydantic's) when it is none."""
-    value = orjson.loads(line)
-    if isinstance(value, dict) and "method" in value:
-        # What the union of four models would find out by trying them all.
-        kind = JSONRPCRequest if "id" in value else JSONRPCNotification
-        return kind.model_validate(value)
-    return jsonrpc_message_adapter.validate_python(value, by_name=False)
-
-
-def encode(message: JSONRPCMessage) -> bytes:
-    """A message as a line: what the SDK would write, but never a lone surrogate and never NaN."""
-    if type(message) is JSONRPCResponse:
-        value: Any = {"jsonrpc": "2.0", "id": message.id, "result": message.result}
-    else:
-        value = message.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    try:
-        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
-        # Lone surrogates, integers beyond 64 bits, types that only pydantic knows: rare and slow.
-        plain = message.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        text = json.dumps(_finite(plain), ensure_ascii=False, separators=(",", ":"))
-        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return joined.encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list():
-            return [_finite(item) for item in value]
-        case float() if value != value or value in (float("inf"), float("-inf")):
-            return None
-        case _:
-            return value
 
 
 def _gone(request_id: RequestId) -> JSONRPCError:

@@ -45,11 +45,19 @@ _SETTINGS = {
 }
 _TRANSPORT = {
     "transport",
+    "transport_answer",
+    "transport_bus",
+    "transport_calls",
+    "transport_direct",
     "transport_connection",
     "transport_edge",
     "transport_eras",
     "transport_http",
+    "transport_json",
     "transport_pipes",
+    "transport_sessions",
+    "transport_socket",
+    "transport_sse",
     "transport_refusals",
     "transport_probes",
     "transport_spans",
@@ -63,14 +71,15 @@ _EVERYTHING = (
     | _TRANSPORT
     | _PAGE
     | {"adapter", "adapters", "wire", "stores", "guard", "server", "catalog", "opening", "log"}
-    | {"app", "app_http", "app_probes", "app_targets", "app_telemetry", "auth", "commands", "tools"}
-    | {"lab", "telemetry"}
+    | {"app", "app_http", "app_probes", "app_sealing", "app_targets", "app_telemetry"}
+    | {"auth", "commands", "tools", "lab", "telemetry"}
 )
 ALLOWED: dict[str, set[str]] = {
     "__init__": _LEAVES,
     "__main__": {"cli"},
     "cli": {"commands"},
     "commands": _EVERYTHING,
+    "app_sealing": _SETTINGS,
     "app_http": _EVERYTHING - {"commands", "lab"},
     "app_probes": _EVERYTHING - {"app", "commands", "lab"},
     "app_targets": _EVERYTHING - {"app", "commands", "lab"},
@@ -81,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "opening": _LEAVES | {"capabilities", "adapter", "guard"},
     "transport": _LEAVES | _SETTINGS | _TRANSPORT | {"auth"},
     "auth": _LEAVES | _SETTINGS | {"wire"},
-    "server": _CORE | {"guard", "transport", "transport_spans"},
+    "server": _CORE | {"guard", "transport", "transport_bus", "transport_spans"},
     "telemetry": _CORE | {"guard", "settings_telemetry"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive"},

@@ -99,6 +99,8 @@ def test_an_empty_variable_counts_as_not_set(place: Place) -> None:
         ("CIRCUIT_BREAKER_THRESHOLD", "5", lambda s: s.guard.circuit.threshold, 5),
         ("CIRCUIT_BREAKER_TIMEOUT", "90", lambda s: s.guard.circuit.open_s, 90),
         ("DLQ_RETENTION_DAYS", "14", lambda s: s.deadletters.retention_days, 14),
+        ("MCP_OPS_WORKERS", "1", lambda s: s.server.workers, 1),
+        ("MCP_OPS_SESSIONS", "false", lambda s: s.server.sessions, False),
         (
             "MCP_OPS_STORE_HOT",
             "rediss://:a-password@cache:6380/0",
@@ -121,6 +123,21 @@ def test_a_shared_ledger_needs_the_key_of_all_replicas(place: Place) -> None:
     settings = place.load(None, {**shared, "MCP_OPS_STORE_KEY": "0123456789abcdef"})
     assert settings.store.ledger.get_secret_value() == shared["MCP_OPS_STORE_LEDGER"]
     assert "a-password" not in repr(settings)
+
+
+def test_the_keys_of_questions_are_references_in_their_order(place: Place) -> None:
+    values = {"NEW": "the-new-key-0123456789", "OLD": "the-old-key-0123456789"}
+    named = {**values, "MCP_OPS_QUESTION_KEYS": "env:NEW, env:OLD"}
+    for settings in (
+        place.load(None, named),
+        place.load('[store]\nquestion_keys = ["env:NEW", "env:OLD"]\n', values),
+    ):
+        found = [key.get_secret_value() for key in settings.store.question_keys]
+        assert found == [values["NEW"], values["OLD"]]
+        assert values["NEW"] not in repr(settings)
+    with pytest.raises(ConfigurationError, match="expected a reference") as caught:
+        place.load('[store]\nquestion_keys = ["the-new-key-0123456789"]\n', {})
+    assert "the-new-key" not in str(caught.value)
 
 
 @pytest.mark.parametrize("half", ["hot", "ledger"])

@@ -61,10 +61,14 @@ def settings(**changes: Any) -> ServerSettings:
 
 @asynccontextmanager
 async def running(
-    chosen: ServerSettings, *, sse: bool = True, stop: anyio.Event | None = None
+    chosen: ServerSettings,
+    *,
+    sse: bool = True,
+    stop: anyio.Event | None = None,
+    seal_keys: list[bytes] = SEAL,
 ) -> AsyncIterator[str]:
     """The peer on a socket in this process; its base URL."""
-    app = http_app(build(SEAL), settings=chosen, health=health, sse=sse)
+    app = http_app(build(seal_keys), settings=chosen, health=health, sse=sse)
     ending = stop or anyio.Event()
     urls: list[str] = []
     ready = anyio.Event()
@@ -126,9 +130,9 @@ async def accept(
     return types.ElicitResult(action="accept", content={"yes": True})
 
 
-async def endpoint(stream: httpx2.Response) -> str:
-    """Where an SSE stream wants its messages posted."""
-    async for line in stream.aiter_lines():
+async def endpoint(lines: AsyncIterator[str]) -> str:
+    """Where an SSE stream wants its messages posted. Who forgets `lines` closes the stream."""
+    async for line in lines:
         if line.startswith("data: "):
             return line.removeprefix("data: ")
     raise AssertionError("the stream ended")
@@ -186,6 +190,19 @@ async def test_a_person_is_asked_over_both_transports_in_both_eras(
         result = await client.call_tool("confirm", {})
     assert result.structured_content is not None
     assert result.structured_content["action"] == "accept"
+
+
+async def test_without_sessions_a_client_of_the_older_era_calls_and_is_not_asked() -> None:
+    async with (
+        running(settings(sessions=False), sse=False) as url,
+        speaking(url, mode="legacy", elicitation_callback=accept) as client,
+    ):
+        looked = await client.call_tool("look", {"name": "api"})
+        asked = await client.call_tool("confirm", {})
+    assert looked.structured_content is not None
+    assert looked.structured_content["arguments"] == {"name": "api"}
+    assert asked.structured_content is not None
+    assert asked.structured_content["action"] == "cannot ask"
 
 
 async def test_without_keys_everybody_on_loopback_is_one_anonymous_principal() -> None:
@@ -315,7 +332,8 @@ async def test_an_sse_session_is_found_only_by_the_key_that_opened_it() -> None:
         httpx2.AsyncClient(base_url=url) as http,
         http.stream("GET", "/sse", headers=bearer(ALICE)) as stream,
     ):
-        path = await endpoint(stream)
+        lines = stream.aiter_lines()
+        path = await endpoint(lines)
         foreign = await http.post(path, headers={**BOTH, **bearer(BOB)}, json=HELLO)
         own = await http.post(path, headers={**BOTH, **bearer(ALICE)}, json=HELLO)
     assert (foreign.status_code, own.status_code) == (404, 202)
@@ -334,6 +352,31 @@ async def test_state_that_was_sealed_for_one_key_is_refused_from_another() -> No
         own = (await http.post("/mcp", headers={**head, **bearer(ALICE)}, json=body)).json()
     assert foreign["error"]["code"] == types.INVALID_PARAMS
     assert own["result"]["structuredContent"]["action"] == "accept"
+
+
+async def test_a_question_is_open_to_every_key_and_sealed_by_the_first() -> None:
+    old, new = b"o" * 32, b"n" * 32
+    retry = {"inputResponses": {"confirm": {"action": "accept"}}}
+
+    async def spoken(*keys: bytes, state: str = "") -> dict[str, Any]:
+        head, body = modern("confirm", **({**retry, "requestState": state} if state else {}))
+        async with (
+            running(settings(), seal_keys=list(keys)) as url,
+            httpx2.AsyncClient(base_url=url) as http,
+        ):
+            found: dict[str, Any] = (await http.post("/mcp", headers=head, json=body)).json()
+            return found
+
+    asked_by_old = (await spoken(old))["result"]["requestState"]
+    asked_by_new = (await spoken(new, old))["result"]["requestState"]
+    for keys, state, opens in (
+        ((new, old), asked_by_old, True),
+        ((new,), asked_by_old, False),
+        ((new,), asked_by_new, True),
+        ((old,), asked_by_new, False),
+    ):
+        answer = await spoken(*keys, state=state)
+        assert ("result" in answer) is opens, (keys, answer)
 
 
 async def test_a_body_that_is_too_large_is_refused_with_and_without_a_length() -> None:
@@ -361,7 +404,7 @@ async def test_repeated_headers_and_odd_methods_are_refused() -> None:
     assert (odd.status_code, odd.headers["allow"]) == (405, "GET, HEAD, POST, DELETE")
 
 
-async def test_session_ids_are_shortened_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_session_ids_and_bodies_are_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     secret = "0123456789abcdef" * 2
     async with running(settings()) as url, httpx2.AsyncClient(base_url=url) as http:
@@ -371,11 +414,11 @@ async def test_session_ids_are_shortened_in_the_log(caplog: pytest.LogCaptureFix
         await http.post("/mcp", headers={**BOTH, "mcp-session-id": secret}, json=PING)
         await http.post(f"/messages/?session_id={secret}", headers=BOTH, json=PING)
         async with http.stream("GET", "/sse") as stream:
-            path = await endpoint(stream)
+            lines = stream.aiter_lines()
+            path = await endpoint(lines)
             await http.post(path, headers=BOTH, content=b'{"jsonrpc": "a body in the log"}')
-    ours = [record for record in caplog.records if record.name.startswith("mcp.")]
+    ours = [record for record in caplog.records if record.name.startswith("mcp")]
     text = "\n".join(logging.Formatter().format(record) for record in ours)
-    assert "Created new transport with session ID" in text
     assert opened.headers["mcp-session-id"] not in text
     assert path.partition("=")[2] not in text.replace("-", "")
     assert secret not in text

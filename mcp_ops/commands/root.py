@@ -58,11 +58,14 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port to listen on.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that serve http on one port.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Serve MCP until stopped."""
     path: Path | None = config
-    options = ServeOptions(transport=transport, host=host, port=port, config=path)
+    options = ServeOptions(transport=transport, host=host, port=port, workers=workers, config=path)
     raise typer.Exit(run_server(options))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import anyio
 
 from mcp_ops.commands.exits import Exit
-from mcp_ops.errors import OpsError, the_error
+from mcp_ops.errors import ConfigurationError, OpsError, the_error
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
 
 TRANSPORTS = ("stdio", "sse", "http")
+_OPTIONS = frozenset({"--transport", "--host", "--port", "--workers", "--config"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,16 @@ class ServeOptions:
     transport: str | None = None
     host: str | None = None
     port: int | None = None
+    workers: int | None = None
     config: Path | None = None
+
+    def arguments(self) -> list[str]:
+        """The same on a command line, for the workers that this process starts."""
+        return [
+            f"--{each.name}={value}"
+            for each in fields(self)
+            if (value := getattr(self, each.name)) is not None
+        ]
 
 
 def parse(arguments: Sequence[str]) -> ServeOptions | None:
@@ -42,24 +53,38 @@ def parse(arguments: Sequence[str]) -> ServeOptions | None:
             if not rest:
                 return None
             value = rest.pop(0)
-        if name not in ("--transport", "--host", "--port", "--config") or not value:
+        if name not in _OPTIONS or not value:
             return None
         found[name] = value
-    port = found.get("--port")
     if found.get("--transport", "stdio") not in TRANSPORTS:
         return None
-    if port is not None and not (port.isascii() and port.isdigit() and int(port) <= 65_535):
+    try:
+        port = _number(found.get("--port"), 0, 65_535)
+        workers = _number(found.get("--workers"), 1, 64)
+    except ValueError:
         return None
     return ServeOptions(
         transport=found.get("--transport"),
         host=found.get("--host"),
-        port=int(port) if port is not None else None,
+        port=port,
+        workers=workers,
         config=Path(found["--config"]) if "--config" in found else None,
     )
 
 
-def serve(options: ServeOptions) -> int:
-    """Serve until stopped. Everything that is said goes to stderr: stdout is the protocol's."""
+def _number(text: str | None, least: int, most: int) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise ValueError
+    return int(text)
+
+
+def serve(options: ServeOptions, *, listener: socket.socket | None = None) -> int:
+    """Serve until stopped. Everything that is said goes to stderr: stdout is the protocol's.
+
+    `listener` is the bound socket of one of several workers.
+    """
     environ = process_environment()
     try:
         settings = load_settings(
@@ -69,10 +94,15 @@ def serve(options: ServeOptions) -> int:
                 "server.transport": options.transport,
                 "server.host": options.host,
                 "server.port": options.port,
+                "server.workers": options.workers,
             },
         )
+        if listener is not None:
+            return _run(settings, environ, listener)
         for notice in settings.notices:
             _say(f"notice: {notice}")
+        if settings.server.workers > 1:
+            return _run_workers(settings, options)
         return _run(settings, environ)
     except (OpsError, BaseExceptionGroup) as exc:
         error = the_error(exc)
@@ -84,14 +114,29 @@ def serve(options: ServeOptions) -> int:
         return Exit.INTERRUPTED
 
 
-def _run(settings: Settings, environ: Mapping[str, str]) -> int:
+def _run(
+    settings: Settings, environ: Mapping[str, str], listener: socket.socket | None = None
+) -> int:
     options: dict[str, Any] = {}
     if settings.server.transport != "stdio":
         # Only HTTP gains from uvloop, and only who serves it pays for the import.
         options = {"loop_factory": import_module("mcp_ops.transport_http").fast_loop()}
     serving = import_module("mcp_ops.app").serve
-    code: int = anyio.run(serving, settings, environ, backend_options=options)
+    code: int = anyio.run(serving, settings, environ, listener, backend_options=options)
     return code
+
+
+def _run_workers(settings: Settings, options: ServeOptions) -> int:
+    if sys.platform == "win32":
+        raise ConfigurationError("server.workers: several workers need Linux or macOS.")
+    from mcp_ops.commands.workers import Workers, worker_command
+    from mcp_ops.transport_socket import bound_socket
+
+    server = settings.server
+    with bound_socket(server) as listener:
+        command = worker_command(listener, options.arguments())
+        made = Workers(command, listener, count=server.workers, say=_say)
+        return anyio.run(made.run)
 
 
 def _say(text: str) -> None:

@@ -66,7 +66,10 @@ class Gate:
         with stage("take" if take else "checks", plan.request.target):
             states = await self._ledger.budgets(plan.budgets) if plan.budgets else ()
             room = all(state.allowed for state in states)
-            request = replace(plan.request, take=take and room)
+            takes = take and room
+            request = plan.request
+            if request.take is not takes:
+                request = replace(request, take=takes)
             admission = await self._hot.admit(request)
             looking = plan if take else replace(plan, request=request)
             self._refuse(looking, admission, states)

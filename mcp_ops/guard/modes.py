@@ -20,6 +20,7 @@ from mcp_ops.ports import (
     ModeSource,
 )
 from mcp_ops.settings import UsageSettings
+from mcp_ops.tool import Tool
 
 # Strictest last, as an agent's right to tighten and the text of a refusal see them.
 STRICTNESS: tuple[Mode, ...] = (
@@ -61,16 +62,21 @@ def modes_allowed(call: Call, info: TargetInfo | None, *, always: bool) -> froze
     loosening is decided by a person, and for break-glass. `info` is None for a tool on the server
     itself.
     """
+    return _ALL if always else allowed_of(call.tool, call.effect, info)
+
+
+def allowed_of(tool: Tool, effect: Effect, info: TargetInfo | None) -> frozenset[Mode]:
+    """The modes under which a tool may be called to such an effect."""
     own = info is None or info.name == OWN_TARGET
-    if always or (own and call.effect is Effect.READ):
+    if own and effect is Effect.READ:
         return _ALL
-    if call.effect is Effect.READ:
-        if call.tool.bulk and info is not None and info.metered:
+    if effect is Effect.READ:
+        if tool.bulk and info is not None and info.metered:
             return _BULK_METERED
-        if call.tool.capability in CHECKS_OF_STATE and not call.tool.bulk:
+        if tool.capability in CHECKS_OF_STATE and not tool.bulk:
             return _READ | {Mode.CRITICAL}
         return _READ
-    if call.effect is Effect.WRITE and call.tool.recovery:
+    if effect is Effect.WRITE and tool.recovery:
         return _RECOVERY
     return _WRITE
 

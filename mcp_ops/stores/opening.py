@@ -23,6 +23,7 @@ from mcp_ops.failed import FailedOperations
 from mcp_ops.ports import HotStore, ModeEntry
 from mcp_ops.questions import Approvals
 from mcp_ops.records import Ledger
+from mcp_ops.stores.signals import LocalSignals
 from mcp_ops.stores.sqlite import embedded
 
 SQLITE = "sqlite"
@@ -41,6 +42,7 @@ class Stores:
     approvals: Approvals
     failed: FailedOperations
     away: Callable[[], dict[str, float]] = dict
+    signals: LocalSignals = field(default_factory=LocalSignals)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class Place:
     `key` seals a shared ledger and is the same for all replicas.
     `keeping` are the times and numbers of `embedded.open_stores`. `alone` is for an operator with
     break-glass: what is shared and does not answer is replaced by a file of this machine, whose
-    lines are merged when it does.
+    lines are merged when it does. `signals` asks for those of other processes.
     """
 
     directory: Path
@@ -58,6 +60,7 @@ class Place:
     ledger: str = SQLITE
     key: str = ""
     alone: bool = False
+    signals: bool = False
     keeping: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,12 +85,18 @@ async def open_stores(
         hot = local
         if place.hot != SQLITE:
             hot = await _or_alone(stack, _redis(place, clock, kept.ledger, floor), place, clock)
+        signals = LocalSignals()
+        if place.signals and place.hot != SQLITE:
+            from mcp_ops.stores.redis.signals import open_signals
+
+            signals = await stack.enter_async_context(open_signals(place.hot))
         yield Stores(
             hot=hot.hot,
             ledger=kept.ledger,
             approvals=kept.approvals,
             failed=kept.failed,
             away=partial(_away, hot, kept),
+            signals=signals,
         )
 
 

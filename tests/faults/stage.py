@@ -37,7 +37,10 @@ OTHER_KEY = "canary-other-key-2c8e4a6b0f"
 APPROVER_KEY = "canary-approver-key-9e7c5a3d1b"
 STORE_PASSWORD = "canary-store-4d6f8b0a2c"
 STORE_KEY = "canary-store-key-7b3e9d1f5a"
+OLD_SEAL_KEY = "canary-seal-key-old-6e2a4c8f1b"
+NEW_SEAL_KEY = "canary-seal-key-new-9d3b7a5e0c"
 CANARIES = (
+    *(OLD_SEAL_KEY, NEW_SEAL_KEY),
     *(CLUSTER_TOKEN, QUEUE_PASSWORD, STORE_PASSWORD, STORE_KEY),
     *(AGENT_KEY, OTHER_KEY, APPROVER_KEY),
 )

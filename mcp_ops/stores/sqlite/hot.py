@@ -157,7 +157,8 @@ class HotStore:
 
     async def modes(self) -> tuple[ModeEntry, ...]:
         """All entries in force, as they are in the file."""
-        found = await self._database.read(modes.load)
+        # A few rows, which each write looks at: a worker thread would cost more than the look.
+        found = self._database.read_now(modes.load)
         return in_force((*self._floor, *found), self._time.now())
 
     async def set_mode(self, entry: ModeEntry) -> None:
@@ -236,7 +237,7 @@ class HotStore:
 
     async def grants(self) -> tuple[Grant, ...]:
         """The elevations in force, as they are in the file."""
-        return await self._database.read(lambda c: grants.load(c, self._time.now()))
+        return self._database.read_now(lambda c: grants.load(c, self._time.now()))
 
     async def set_grant(self, grant: Grant) -> None:
         """Add an elevation."""

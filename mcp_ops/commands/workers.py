@@ -1,0 +1,122 @@
+"""Several processes that serve one port: started, told to stop, and started again when one dies.
+
+The socket is bound here and inherited, so that a connection that no worker has taken yet is taken
+by one that lives. A worker's standard input is a pipe that nobody writes to: when this process
+goes, however it goes, the pipe ends, and the worker stops as on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from subprocess import DEVNULL, PIPE
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from mcp_ops.commands.exits import Exit
+
+FIRST_PAUSE_S: Final = 0.5
+"""Seconds before a worker that died is started again; doubled each time, at most to the next."""
+
+LONGEST_PAUSE_S: Final = 30.0
+
+STEADY_S: Final = 60.0
+"""A worker that lived so long did not die of its start: the pause begins anew."""
+
+STOP_S: Final = 60.0
+"""Seconds that workers have to end; those that did not are killed."""
+
+
+class Workers:
+    """The workers of one socket. `command` starts one; it inherits the socket's descriptor."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        listener: socket.socket,
+        *,
+        count: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._command = command
+        self._listener = listener
+        self._count = count
+        self._say = say
+        self._stop = anyio.Event()
+        self._running: dict[int, anyio.abc.Process] = {}
+        self._code = 0
+
+    async def run(self) -> int:
+        """Keep them until SIGTERM or SIGINT, and until they have ended; the exit code."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._listen_for_signals)
+            async with anyio.create_task_group() as keepers:
+                for number in range(1, self._count + 1):
+                    keepers.start_soon(self._keep, number)
+                keepers.start_soon(self._end)
+            tasks.cancel_scope.cancel()
+        return self._code
+
+    async def _listen_for_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                self._stop.set()
+
+    async def _keep(self, number: int) -> None:
+        pause = FIRST_PAUSE_S
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            code = await self._one(number)
+            if self._stop.is_set():
+                self._code = self._code or max(0, code)
+                return
+            if code == Exit.CONFIGURATION:  # it would be wrong the next time as well
+                self._code = code
+                self._stop.set()
+                return
+            if time.monotonic() - begun >= STEADY_S:
+                pause = FIRST_PAUSE_S
+            self._say(f"worker {number} ended with {code}; the next one starts in {pause:g} s")
+            with anyio.move_on_after(pause):
+                await self._stop.wait()
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def _one(self, number: int) -> int:
+        process = await anyio.open_process(
+            self._command,
+            stdin=PIPE,
+            stdout=DEVNULL,
+            stderr=None,
+            pass_fds=(self._listener.fileno(),),
+            # Ctrl-C reaches this process alone, which tells them once.
+            start_new_session=True,
+        )
+        async with process:
+            self._running[number] = process
+            if self._stop.is_set():
+                process.terminate()
+            try:
+                return await process.wait()
+            finally:
+                del self._running[number]
+
+    async def _end(self) -> None:
+        await self._stop.wait()
+        for process in list(self._running.values()):
+            process.terminate()
+        with anyio.move_on_after(STOP_S):
+            while self._running:
+                await next(iter(self._running.values())).wait()
+        for process in list(self._running.values()):
+            process.kill()
+
+
+def worker_command(listener: socket.socket, options: Sequence[str]) -> list[str]:
+    """How one worker is started, with the options that this process was given."""
+    return [sys.executable, "-m", "mcp_ops.commands.worker", str(listener.fileno()), *options]

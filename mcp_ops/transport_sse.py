@@ -1,0 +1,253 @@
+"""HTTP with SSE, the transport of 2024: a stream at /sse, messages for it by POST at /messages/.
+
+The SDK's own has five streams and four tasks between a POST and the event that answers it, which
+costs more than the guard. Here a message goes to the session's dispatcher, and what it answers
+goes into the response of /sse. Paths, status codes and events are the SDK's; so is the rule that
+a session is found by the principal that opened it, and by nobody else.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, quote
+from uuid import UUID, uuid4
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+from mcp.server.lowlevel import Server
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import JSONRPCRequest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_ops.transport_answer import PING_S, WAITING, owner_of, read_body
+from mcp_ops.transport_eras import serve_era
+from mcp_ops.transport_json import encode, parse_body
+
+STREAM: Final = "/sse"
+MESSAGES: Final = "/messages/"
+
+MAX_STREAMS: Final = 1_000
+"""Streams that may be open; more are answered 503."""
+
+_QUERY = b"session_id="
+_ACCEPTED = {
+    "type": "http.response.start",
+    "status": 202,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"8")],
+}
+_ACCEPTED_BODY = {"type": "http.response.body", "body": b"Accepted"}
+_HEAD = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class SseTransport:
+    """The streams that are open, and the two applications."""
+
+    def __init__(self, server: Server[Any]) -> None:
+        self._server = server
+        self._open: dict[UUID, _Session] = {}
+
+    def routes(self) -> list[BaseRoute]:
+        """For the application."""
+
+        return [
+            Route(STREAM, endpoint=_Application(self._stream), methods=["GET"]),
+            Mount(MESSAGES, app=self.post),
+        ]
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self._open) >= MAX_STREAMS:
+            await Response("Too many streams are open", 503)(scope, receive, send)
+            return
+        to_session, messages = anyio.create_memory_object_stream[SessionMessage | Exception](
+            WAITING
+        )
+        session_id = uuid4()
+        writer = _Writer(send)
+        self._open[session_id] = _Session(to_session, owner_of(scope))
+        path = quote(scope.get("root_path", "").rstrip("/") + MESSAGES)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
+            await writer.event("endpoint", f"{path}?session_id={session_id.hex}".encode())
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(writer.ping)
+                tasks.start_soon(self._serve, messages, writer, tasks.cancel_scope)
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            del self._open[session_id]
+            to_session.close()
+            messages.close()
+
+    async def _serve(self, messages: Any, writer: _Writer, scope: anyio.CancelScope) -> None:
+        first = _First(messages)
+        opening = await first.request()
+        if opening is not None:
+            await serve_era(self._server, opening, first, writer)
+        scope.cancel()
+
+    async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a message for a session: 202, or what is wrong."""
+        answer = await self._taken(scope, receive)
+        if answer is None:
+            await send(_ACCEPTED)
+            await send(_ACCEPTED_BODY)
+        else:
+            await answer(scope, receive, send)
+
+    async def _taken(self, scope: Scope, receive: Receive) -> Response | None:
+        """Hand a message to its session; None when it has it, else what its sender gets."""
+        if scope["method"] != "POST":
+            return Response(status_code=405, headers={"Allow": "POST"})
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        if not kind.lower().startswith(b"application/json"):
+            return Response("Invalid Content-Type header", 400)
+        asked = _session_asked(scope["query_string"])
+        if not asked:
+            return Response("session_id is required", 400)
+        try:
+            session = self._open.get(UUID(hex=asked))
+        except ValueError:
+            return Response("Invalid session ID", 400)
+        if session is None or session.owner != owner_of(scope):
+            return Response("Could not find session", 404)
+        return await self._hand_over(session, scope, receive)
+
+    async def _hand_over(
+        self, session: _Session, scope: Scope, receive: Receive
+    ) -> Response | None:
+        body = await read_body(receive, [])
+        if body is None:
+            return Response("Request body too large", 413)
+        try:
+            message = parse_body(body)
+        except (ValueError, RecursionError):
+            return Response("Could not parse message", 400)
+        metadata = ServerMessageMetadata(request_context=Request(scope, receive))
+        try:
+            await session.send(SessionMessage(message, metadata=metadata))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return Response("Could not find session", 404)
+        return None
+
+
+def _session_asked(query: bytes) -> str:
+    if query.startswith(_QUERY) and query.isascii() and len(query) == len(_QUERY) + 32:
+        return query[len(_QUERY) :].decode()
+    return parse_qs(query.decode("latin-1")).get("session_id", [""])[0]
+
+
+class _Application:
+    """A route's endpoint that is an application: a function would be taken for a view."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+class _Session:
+    """Where a session's messages go, and who may send them."""
+
+    def __init__(self, to: MemoryObjectSendStream[Any], owner: str | None) -> None:
+        self.owner = owner
+        self.send = to.send
+
+
+class _First:
+    """The read stream of a session, whose first request is looked at and put back."""
+
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+        self._back: list[SessionMessage | Exception] = []
+
+    async def request(self) -> JSONRPCRequest | None:
+        """The first request; None when the stream ends before."""
+        async for item in self._messages:
+            self._back.append(item)
+            if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
+                return item.message
+            del self._back[:-8]
+        return None
+
+    async def receive(self) -> SessionMessage | Exception:
+        """The next message; EndOfStream at the end."""
+        if self._back:
+            return self._back.pop(0)
+        item: SessionMessage | Exception = await self._messages.receive()
+        return item
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        self._messages.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class _Writer:
+    """The write stream of a session: each message is an event of the response."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._closed = False
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Write a message; waits while the client is slow."""
+        if self._closed:
+            raise anyio.ClosedResourceError
+        await self.event("message", encode(item.message))
+
+    async def event(self, name: str, data: bytes) -> None:
+        """Write an event."""
+        body = b"event: %s\r\ndata: %s\r\n\r\n" % (name.encode(), data)
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def ping(self) -> None:
+        """Write comments, for as long as it runs."""
+        while True:
+            await anyio.sleep(PING_S)
+            body = b": ping\r\n\r\n"
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def aclose(self) -> None:
+        """Take no more messages."""
+        self._closed = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
