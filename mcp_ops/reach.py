@@ -42,3 +42,10 @@ def reaches(reach: Reaches, scope: str, target: str, environment: str) -> bool:
 def reaches_all(reach: Reaches, scope: str) -> bool:
     """Whether a scope holds on every target."""
     return not reach or any(each.covers_all(scope) for each in reach)
+
+
+def held(scopes: frozenset[str], reach: Reaches, target: str, environment: str) -> frozenset[str]:
+    """Those of a caller's scopes that hold on a target."""
+    if not reach:
+        return scopes
+    return frozenset(each for each in scopes if reaches(reach, each, target, environment))

@@ -137,6 +137,8 @@ class MutualTlsSettings(Frozen):
         wanted = "fingerprint" if self.form == "certificate" else "subject"
         if not all(getattr(each, wanted) for each in self.certificates):
             raise ValueError(f"a {wanted} for each certificate, since form is {self.form}")
+        if len({getattr(each, wanted) for each in self.certificates}) < len(self.certificates):
+            raise ValueError(f"each {wanted} once: a certificate is one principal")
         return self
 
 

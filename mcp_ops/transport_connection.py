@@ -2,6 +2,10 @@
 
 uvicorn waits for headers without end, and for a client that does not read. Here a head has a time
 and a size, a stalled answer has a time, and so has what a client still sends after its answer.
+
+A client that sends its next request before it has the answer (pipelining) gets this answer, and
+then the connection is closed: requests in line would have none of these bounds, uvicorn tells a
+request that one waits behind of no disconnect, and it stops reading, so that it sees none itself.
 """
 
 from __future__ import annotations
@@ -47,10 +51,14 @@ class Bounds(Protocol):
     body_s = BODY_S
     stall_s = STALL_S
     linger_s = LINGER_S
+    _deaf = False
     # The protocol's own.
+    conn: Any = None
     cycle: Any
     connections: Any
+    flow: Any
     loop: Any
+    pipeline: Any
     transport: Any
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -71,9 +79,15 @@ class Bounds(Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         before = self.cycle
         waits = before is None or before.response_complete
+        if not waits and not before.more_body:
+            self._ahead(before, data)
+            return
         super().data_received(data)
+        self._look_behind()
         if self._body_timer is not None and not self.cycle.more_body:
             self._stop("_body_timer")
         if not waits:
@@ -86,6 +100,41 @@ class Bounds(Protocol):
             self._end(_LARGE)
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_s, self._late)
+
+    def _ahead(self, cycle: Any, data: bytes) -> None:
+        """Data came behind a whole request that has no answer yet."""
+        if not data.strip(b"\r\n"):
+            return  # some clients end a body with a line
+        self._deaf = True
+        cycle.keep_alive = False
+        self.flow.resume_reading()  # else nobody sees that the client has gone
+
+    def _look_behind(self) -> None:
+        """What h11 keeps for later."""
+        cycle = self.cycle
+        served = cycle is not None and not cycle.response_complete and not cycle.more_body
+        if self.conn is not None and served:
+            self._ahead(cycle, self.conn.trailing_data[0])
+
+    # httptools parses all that came at once, and calls these for each request of it.
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        if self._deaf:
+            return
+        super().on_headers_complete()  # type: ignore[misc]
+        if self.pipeline:
+            self.pipeline.clear()
+            self.cycle = before
+            self._ahead(before, b"more")
+
+    def on_body(self, body: bytes) -> None:
+        if not self._deaf:
+            super().on_body(body)  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        if not self._deaf:
+            super().on_message_complete()  # type: ignore[misc]
 
     def _begins(self, cycle: Any, size: int) -> None:
         """A head is here; `size` is how much came, with what came of the body."""
@@ -106,6 +155,8 @@ class Bounds(Protocol):
 
     def on_response_complete(self) -> None:
         done = self.cycle
+        if self._deaf:
+            self.transport.close()
         super().on_response_complete()  # type: ignore[misc] # both protocols have it
         if done.more_body:  # it was answered before it had said everything
             self.loop.call_later(self.linger_s, self._lingers, done)

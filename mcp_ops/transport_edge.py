@@ -47,6 +47,9 @@ from mcp_ops.transport_streams import Streams
 OPEN_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready"})
 """Routes that answer without a key; they tell less then."""
 
+MAX_OPEN_BODY: Final = 16 * 1024
+"""Bytes of a body that is kept of somebody without a key: a form of the approval page."""
+
 LIVE_ROUTE: Final = "/health/live"
 """What answers while the server drains, too: it is alive, and no longer ready."""
 
@@ -163,10 +166,11 @@ class Edge:
         if scope["method"] in _STREAMING:
             await self._stream(scope, receive, send, admitted)
             return
-        body = await _whole_body(receive)
+        most = MAX_BODY if admitted is not None else MAX_OPEN_BODY
+        body = await _whole_body(receive, most)
         if body is None:
             return  # the client is gone
-        if len(body) > MAX_BODY:
+        if len(body) > most:
             await answer(TOO_LARGE, send)
             return
         if admitted is not None and admitted.delegated and self._step_up is not None:
@@ -261,7 +265,7 @@ class Edge:
             await self.streams.run(self._app, scope, receive, send, admitted)
 
 
-async def _whole_body(receive: Receive) -> bytes | None:
+async def _whole_body(receive: Receive, most: int) -> bytes | None:
     """The body, once all of it is here, or more of it than there may be; None when the client is
     gone. How long that may take is the connection's business."""
     body: bytes = b""
@@ -270,7 +274,7 @@ async def _whole_body(receive: Receive) -> bytes | None:
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
-        if len(body) > MAX_BODY:
+        if len(body) > most:
             return body
         if not message.get("more_body", False):
             return body

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -54,7 +55,8 @@ from mcp_ops.transport_eras import serve_session
 from mcp_ops.transport_json import encode, parse_body
 
 MAX_SESSIONS: Final = 1_000
-"""Sessions that may be open; a client that would open one more is answered 503."""
+"""Sessions that may be open. For one more, an unused one of whoever has most is closed; where all
+of those are in use the answer is 503."""
 
 IDLE_S: Final = 30 * 60.0
 """Seconds without a request or an open stream after which a session is closed."""
@@ -155,7 +157,7 @@ class Sessions:
             if not opening:
                 await say_error(send, 400, INVALID_REQUEST, "Bad Request: Missing session ID")
                 return
-            if len(self._open) >= MAX_SESSIONS:
+            if not self._has_room():
                 await say_error(send, 503, INTERNAL_ERROR, "Too many open sessions")
                 return
             session = self._begin(owner_of(scope))
@@ -168,6 +170,18 @@ class Sessions:
                 right = await session.answer(message, request, send)
                 if opening and not right:
                     self._close(session)
+
+    def _has_room(self) -> bool:
+        """Whether one more may open. Where there are too many, whoever has most of them loses the
+        one that was not used for longest: nobody takes the place of all others."""
+        if len(self._open) < MAX_SESSIONS:
+            return True
+        owners = Counter(session.owner for session in self._open.values())
+        [(owner, _)] = owners.most_common(1)
+        unused = [s for s in self._open.values() if s.owner == owner and s.idle_s() > 0]
+        if unused:
+            self._close(max(unused, key=Session.idle_s))
+        return bool(unused)
 
     def _begin(self, owner: str | None) -> Session:
         assert self._tasks is not None, "served before it runs"  # noqa: S101 - our own call

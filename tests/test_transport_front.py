@@ -19,6 +19,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 
 from mcp_ops.auth.principal import HttpPrincipal
 from mcp_ops.transport_http import http_app, serve_http
+from mcp_ops.transport_sessions import MAX_SESSIONS, Session, Sessions
 from tests.served import serve
 from tests.test_transport_http import BOTH, HELLO, VERSION, modern, running, settings
 from tests.transport_peer import build, health
@@ -458,3 +459,24 @@ async def test_without_sessions_each_request_stands_alone() -> None:
         listening = await http.get("/mcp", headers=BOTH)
     assert '"text":"look"' in answer.text
     assert listening.status_code == 405
+
+
+async def test_nobody_takes_the_sessions_of_all_others() -> None:
+    sessions = Sessions(Server("probe"))
+    made = [Session("key:alice" if number else "key:bob", 15) for number in range(MAX_SESSIONS)]
+    for each in made:
+        each._last_use -= 60
+    made[7]._last_use -= 1
+    sessions._open = {each.id: each for each in made}
+    assert sessions._has_room()
+    assert made[7].id not in sessions._open
+    assert made[0].id in sessions._open
+    assert len(sessions._open) == MAX_SESSIONS - 1
+    made.append(Session("key:bob", 15))
+    sessions._open[made[-1].id] = made[-1]
+    for each in made:
+        each.use(1)
+    assert not sessions._has_room()
+    for each in made:
+        each.close()
+        each.messages.close()

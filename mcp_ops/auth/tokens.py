@@ -59,7 +59,7 @@ class Tokens:
         self._clock = clock
         self._grants = tuple(grants)
         self._good: OrderedDict[bytes, tuple[Issuer, int, Admitted]] = OrderedDict()
-        self._latest: OrderedDict[str, float] = OrderedDict()
+        self._latest: OrderedDict[str, tuple[float, Issuer, int]] = OrderedDict()
 
     def recall(self, token: bytes) -> Admitted | None:
         """Who a token lets in, if it was verified before and nothing has changed since."""
@@ -103,8 +103,13 @@ class Tokens:
         return admitted
 
     def holds(self, principal_id: str, until: float) -> bool:
-        """Whether a principal has a token that holds: this one, or one that came later."""
-        return max(until, self._latest.get(principal_id, 0.0)) > self._clock.now()
+        """Whether a principal has a token that holds: this one, or one that came later. None does
+        once the issuer took a key back, until the principal comes with one again."""
+        known = self._latest.get(principal_id)
+        if known is not None:
+            latest, issuer, generation = known
+            until = max(until, latest) if issuer.keys.generation == generation else 0.0
+        return until > self._clock.now()
 
     async def _judge(self, token: bytes) -> tuple[Issuer, Grantee]:
         import jwt  # loads a whole cryptography library: only where a token comes
@@ -135,11 +140,17 @@ class Tokens:
         raise BadToken("The token is of an issuer (iss) that is not configured.")
 
     def _remember(self, token: bytes, issuer: Issuer, admitted: Admitted) -> None:
-        self._good[hashlib.sha256(token).digest()] = (issuer, issuer.keys.generation, admitted)
+        generation = issuer.keys.generation
+        self._good[hashlib.sha256(token).digest()] = (issuer, generation, admitted)
         if len(self._good) > REMEMBERED:
             self._good.popitem(last=False)
         name, until = admitted.principal.id, admitted.until or 0.0
-        self._latest[name] = max(until, self._latest.pop(name, 0.0))
+        latest, _, before = self._latest.pop(name, (0.0, issuer, generation))
+        self._latest[name] = (
+            max(until, latest if before == generation else 0.0),
+            issuer,
+            generation,
+        )
         if len(self._latest) > REMEMBERED:
             self._latest.popitem(last=False)
 

@@ -24,7 +24,17 @@ _LIFTS_ISOLATION = frozenset({"ops:admin", "ops:approve"})
 class Circuits:
     """The circuits, for one caller: its changes carry the caller's name."""
 
-    def __init__(self, *, hot: HotStore, caller: Caller, clock: Clock, changed: Changed) -> None:
+    def __init__(
+        self,
+        *,
+        hot: HotStore,
+        caller: Caller,
+        clock: Clock,
+        changed: Changed,
+        held: Callable[[str], frozenset[str]],
+    ) -> None:
+        """`held` are the caller's scopes on a target."""
+        self._held = held
         self._hot = hot
         self._caller = caller
         self._clock = clock
@@ -43,7 +53,7 @@ class Circuits:
         """
         before = await self._of(target)
         # The second scope is what a command line without a terminal lacks: an agent may have one.
-        if _isolated_by_operator(before) and not self._caller.scopes >= _LIFTS_ISOLATION:
+        if _isolated_by_operator(before) and not self._held(target) >= _LIFTS_ISOLATION:
             raise Refused(
                 RefusalCode.PERMISSION_DENIED,
                 f"{target} was isolated by {before.by}; only an operator lifts that.",
@@ -81,7 +91,7 @@ class Circuits:
                 opened_at=before.opened_at or self._clock.now(),
                 retry_at=None,
                 probing=False,
-                by=before.by if keeps else self._isolator(),
+                by=before.by if keeps else self._isolator(target),
                 reason=before.reason if keeps else reason,
             ),
             before,
@@ -89,10 +99,10 @@ class Circuits:
         await self._changed("isolate_target", target, reason, {"from": before.phase.value})
         return shown.circuit_info(after)
 
-    def _isolator(self) -> str:
+    def _isolator(self, target: str) -> str:
         """Who isolates: an operator by whatever way is named as one, and only one lifts that."""
         principal = self._caller.principal
-        if "ops:admin" not in self._caller.scopes or principal.startswith(_OPERATOR):
+        if "ops:admin" not in self._held(target) or principal.startswith(_OPERATOR):
             return principal
         return f"{_OPERATOR}{principal}"
 

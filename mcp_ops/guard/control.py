@@ -50,7 +50,8 @@ from mcp_ops.ports import (
     Mode,
     ModeEntry,
 )
-from mcp_ops.questions import Approvals
+from mcp_ops.questions import Approval, Approvals
+from mcp_ops.reach import held
 from mcp_ops.records import AuditQuery, Entry, EntryKind, Ledger, Operation
 
 _PLACE = re.compile(r"[0-9]{1,18}")  # of a line of the ledger; more digits fit in no store
@@ -81,7 +82,11 @@ class Control:
         self._p = parts
         self._caller = caller
         self._circuits = Circuits(
-            hot=parts.guard.hot, caller=caller, clock=parts.clock, changed=self._changed
+            hot=parts.guard.hot,
+            caller=caller,
+            clock=parts.clock,
+            changed=self._changed,
+            held=self._held,
         )
         self._partitions = Partitions(
             hot=parts.guard.hot,
@@ -286,10 +291,10 @@ class Control:
     async def operation(self, operation_id: str) -> OperationStatus:
         """An operation or an approval by id."""
         operation = await self._p.ledger.get_operation(operation_id)
-        if operation is not None and self._may_look(operation.principal):
+        if operation is not None and self._may_look(operation):
             return self._operation(operation)
         approval = None if operation else await self._p.approvals.get(operation_id)
-        if approval is not None and self._may_look(approval.principal):
+        if approval is not None and self._may_look(approval):
             return shown.approval_status(approval)
         raise NotFound(
             "There is no operation or approval with this id.",
@@ -306,7 +311,7 @@ class Control:
                 "There is no operation with this id.",
                 hint="search_audit shows the ids of recent ones; a question cannot be cancelled.",
             )
-        if self._caller.principal != operation.principal and not self._operator:
+        if self._caller.principal != operation.principal and not self._operates(operation):
             raise Refused(
                 RefusalCode.PERMISSION_DENIED,
                 f"{self._caller.principal} may not stop what {operation.principal} asked for.",
@@ -326,15 +331,21 @@ class Control:
             await self._changed("cancel_operation", operation.target, reason, evidence)
         return status
 
-    def _may_look(self, principal: str) -> bool:
+    def _may_look(self, asked: Operation | Approval) -> bool:
         """Whether the answer of somebody's write is for this caller: over HTTP for whoever asked
-        for it, and for those who decide or operate."""
-        mine = self._caller.principal == principal or self._caller.channel != "http"
-        return mine or not self._caller.scopes.isdisjoint(("ops:approve", "ops:admin"))
+        for it, and for those who decide or operate there."""
+        mine = self._caller.principal == asked.principal or self._caller.channel != "http"
+        return mine or not self._held(asked.target).isdisjoint(("ops:approve", "ops:admin"))
 
-    @property
-    def _operator(self) -> bool:
-        return "ops:admin" in self._caller.scopes
+    def _operates(self, operation: Operation) -> bool:
+        return "ops:admin" in self._held(operation.target)
+
+    def _held(self, target: str) -> frozenset[str]:
+        """The caller's scopes on a target; of one that is not here any more, those without an
+        environment to look at."""
+        targets = self._p.guard.targets
+        where = targets.info(target).environment if target in targets.names() else ""
+        return held(self._caller.scopes, self._caller.reach, target or OWN_TARGET, where)
 
     def _operation(self, operation: Operation) -> OperationStatus:
         running = self._p.operations.get(operation.id)

@@ -19,6 +19,7 @@ from mcp_ops.guard.bulkhead import Bulkheads
 from mcp_ops.guard.circuits import Changed
 from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.ports import OWN_TARGET, HotStore, Partition
+from mcp_ops.reach import held
 
 TOOL = "set_bulkhead_limit"
 # The second scope is what a command line without a terminal lacks: an agent may have one.
@@ -80,7 +81,7 @@ class Partitions:
         configured = self._bulkheads.configured(info)
         asked = self._clock.now() + minutes * 60
         expires_at: float | None = None
-        if not self._free():
+        if not self._free(target):
             expires_at = _expiry(asked, size, override, configured)
         elif size != configured:
             expires_at = asked
@@ -98,7 +99,7 @@ class Partitions:
         allowed it.
         """
         planned = await self.plan(target, size, minutes=minutes)
-        if size > planned.previous and not self._free():
+        if size > planned.previous and not self._free(target):
             raise Refused(
                 RefusalCode.APPROVAL_REQUIRED,
                 f"The places at {target} were changed at this moment; what was asked is more than "
@@ -152,9 +153,11 @@ class Partitions:
     async def _override(self, target: str) -> Partition | None:
         return _of(await self._hot.partitions(), target)
 
-    def _free(self) -> bool:
+    def _free(self, target: str) -> bool:
         """Whether the caller may also loosen: an operator, or a call that a person allowed."""
-        return self._caller.scopes >= _AT_A_TERMINAL or allowed_by_a_person()
+        where = self._targets.info(target).environment
+        scopes = held(self._caller.scopes, self._caller.reach, target, where)
+        return scopes >= _AT_A_TERMINAL or allowed_by_a_person()
 
 
 def _of(overrides: Iterable[Partition], target: str) -> Partition | None:

@@ -176,6 +176,7 @@ def test_addresses_of_proxies(peer: str, trusted: bool) -> None:
         {"proxies": ["0.0.0.0/0"]},
         {"certificates": []},
         {"certificates": [{"name": "a"}]},
+        {"certificates": [{"name": name, "fingerprint": "ab" * 32} for name in "ab"]},
         {"certificates": [{"name": "a", "fingerprint": "abc"}]},
         {"form": "subject"},
         {"header": "Authorization"},

@@ -16,6 +16,7 @@ from mcp_ops.records import AuditQuery
 from mcp_ops.settings import GuardSettings
 from tests.auth.standing import ALICE, BOB, Standing, key, standing
 from tests.guard.bench import AGENT, OPEN_LIMITS, SCOPES, WHY, bench, shelf_target
+from tests.stores.records import began, operation
 
 SOLO = GuardSettings(profile="solo", limits=OPEN_LIMITS)
 # One that the tools of the shelf are published for, and one that is linked to it.
@@ -95,6 +96,33 @@ async def test_what_is_out_of_reach_is_refused_and_recorded(tmp_path: Path) -> N
         assert (await s.b.stores.hot.modes(), await s.b.stores.hot.circuits()) == ((), ())
         lines = await s.b.stores.ledger.search(AuditQuery(tool="isolate_target", verdict="refused"))
     assert [line.code for line in lines] == ["permission_denied"]
+
+
+async def test_an_operator_of_one_target_is_none_of_another(tmp_path: Path) -> None:
+    grants = [
+        grant("key:alice", "ops:read", "ops:write"),
+        grant("key:alice", "ops:admin", "ops:approve", targets=["shelf"]),
+    ]
+    scopes = ("ops:read", "ops:write", "ops:admin", "ops:approve")
+    keys = [key("alice", ALICE, *scopes, **CONFIRMS), key("bob", BOB, *scopes, **CONFIRMS)]
+    async with standing(tmp_path, infos=INFOS, guard=SOLO, keys=keys, grants=grants) as s:
+        for target in ("shelf", "depot"):
+            done = await s.call("isolate_target", BOB, target=target, reason=WHY)
+            assert not done.json()["result"]["isError"], done.text
+        error = await s.refused("reset_circuit", ALICE, target="depot", reason=WHY)
+        assert error["code"] == "permission_denied"
+        assert "isolated by operator:key:bob" in error["message"]
+        done = await s.call("reset_circuit", ALICE, target="shelf", reason=WHY)
+        assert not done.json()["result"]["isError"], done.text
+        # Nor is the answer to what others asked for there hers to see, and to stop.
+        await s.call("reset_circuit", BOB, target="depot", reason=WHY)
+        for target, there in (("shelf", True), ("depot", False)):
+            asked = operation(s.b.clock, f"asked-{target}", key=target, target=target)
+            await s.b.stores.ledger.begin(began(s.b.clock, asked.id), asked)
+            seen = await s.call("get_operation", ALICE, operation_id=asked.id)
+            assert seen.json()["result"]["isError"] is not there, seen.text
+            stopped = await s.call("cancel_operation", ALICE, operation_id=asked.id, reason=WHY)
+            assert ("permission_denied" in stopped.text) is not there, stopped.text
 
 
 async def test_environments_narrow_as_targets_do(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mcp_ops.auth.principal import Admitted, HttpPrincipal
 from mcp_ops.transport_connection import MAX_HEAD, guarded_protocol
+from mcp_ops.transport_edge import MAX_OPEN_BODY
 from mcp_ops.transport_refusals import MAX_BODY
 from mcp_ops.transport_streams import MAX_STREAMS_EACH
 from tests.auth.standing import ACCEPT, ALICE, BOB, Standing, key, standing
@@ -30,8 +31,10 @@ BIG = 16 * 1024 * 1024  # more than the system keeps for a reader
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers at once; `/big` with much, `/read` after the whole body."""
+    """Answers at once; `/big` with much, `/read` after the whole body, `/stay` with nothing."""
     while scope["path"] == "/read" and (await receive()).get("more_body"):
+        pass
+    while scope["path"] == "/stay" and (await receive())["type"] != "http.disconnect":
         pass
     size = BIG if scope["path"] == "/big" else 2
     head = [(b"content-length", str(size).encode())]
@@ -233,6 +236,15 @@ async def test_a_stranger_is_refused_before_the_body_is_read(tmp_path: Path) -> 
         await stream.send(posted("content-length: 100", "expect: 100-continue", token="x"))
         got = await stream.receive()
     assert got.startswith(b"HTTP/1.1 401")
+
+
+async def test_of_a_stranger_no_large_body_is_kept(tmp_path: Path) -> None:
+    """On the routes that are open to all: the rest of it is not even waited for."""
+    async with connected(tmp_path) as (_, stream):
+        head = ["POST /approvals/sign-in HTTP/1.1", "host: localhost", "content-length: 1000000"]
+        await stream.send("\r\n".join([*head, "", ""]).encode() + b"x" * (MAX_OPEN_BODY + 1))
+        got = await stream.receive()
+    assert got.startswith(b"HTTP/1.1 413")
 
 
 async def test_a_client_that_goes_away_with_half_a_body_leaves_nothing(tmp_path: Path) -> None:

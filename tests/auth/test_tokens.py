@@ -244,6 +244,9 @@ async def test_a_new_key_is_fetched_when_it_is_first_seen_and_not_more_often(
     ):
         before = issuer.token()
         assert (await s.ask("tools/list", before)).status_code == 200
+        admitted = s.door.look({b"authorization": b"Bearer " + before.encode()}, "")
+        assert isinstance(admitted, Admitted)
+        assert s.door.holds(admitted)
         issuer.key = ec_key("e2")
         issuer.published = [public(issuer.key)]
         clock.advance(UNKNOWN_S + 1)
@@ -258,7 +261,9 @@ async def test_a_new_key_is_fetched_when_it_is_first_seen_and_not_more_often(
                 tasks.start_soon(ask, token)
         assert statuses == [200] * 10
         assert issuer.asked["keys"] == 2
-        # What an issuer took back does not count any more, also where it was remembered.
+        # What an issuer took back does not count any more, also where it was remembered, or where
+        # a stream was opened with it.
+        assert not s.door.holds(admitted)
         assert "does not have" in (await s.ask("tools/list", before)).headers["www-authenticate"]
         for number in range(20):
             stranger = issuer.token(key=ec_key(f"x{number}"))

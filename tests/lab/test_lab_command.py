@@ -116,7 +116,7 @@ async def test_the_command_serves_breaks_mends_and_leaves_nothing_after_ctrl_c(
         async with httpx2.AsyncClient(trust_env=False) as client:
             health = await client.get(f"{url[0]}/health")
         assert health.json()["status"] == "healthy"
-        assert "redis" not in {each["name"] for each in health.json()["components"]}
+        assert "redis" not in {each["name"] for each in health.json()["checks"]}
 
         assert (await it.lab("break", "token-expired"))["broken"]["at"] == "oauth"
         assert (await it.call("check_oauth_token", "target=crm"))["valid"] is False

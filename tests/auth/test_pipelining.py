@@ -1,0 +1,63 @@
+"""Requests sent before the answer to the one before: none is served, none costs more than it."""
+
+from __future__ import annotations
+
+from asyncio import Protocol
+
+import anyio
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tests.auth.test_slow import BOTH, GET, rest, serving
+
+READ = b"POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: "
+
+
+@BOTH
+async def test_a_body_behind_another_request_holds_no_connection(base: type[Protocol]) -> None:
+    async with (
+        serving(base, body_s=2) as (port, _),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        await stream.send(READ + b"1\r\n\r\n")
+        await anyio.wait_all_tasks_blocked()
+        await stream.send(b"x" + READ + b"1000\r\n\r\ny")
+        got = await rest(stream)
+    assert got.count(b"HTTP/1.1 200") == 1
+
+
+@BOTH
+async def test_of_many_requests_at_once_the_first_is_answered(base: type[Protocol]) -> None:
+    async with (
+        serving(base) as (port, server),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        await stream.send((GET + b"\r\n") * 1_000)
+        got = await rest(stream)
+        assert server.server_state.total_requests == 1
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
+@BOTH
+@pytest.mark.parametrize("behind", [GET + b"\r\n", GET + b"x: " + b"y" * 100_000])
+async def test_who_leaves_is_missed_whatever_was_sent_behind(
+    base: type[Protocol], behind: bytes
+) -> None:
+    async with serving(base) as (port, server):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(GET.replace(b"/ ", b"/stay ") + b"\r\n")
+            while not server.server_state.tasks:
+                await anyio.wait_all_tasks_blocked()
+            await stream.send(behind)
+        while server.server_state.tasks or server.server_state.connections:
+            await anyio.sleep(0.01)
+
+
+async def test_an_empty_line_behind_a_request_is_no_request() -> None:
+    async with (
+        serving(HttpToolsProtocol) as (port, _),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        for _ in range(2):
+            await stream.send(READ + b"1\r\n\r\nx\r\n")
+            assert (await stream.receive()).startswith(b"HTTP/1.1 200")
