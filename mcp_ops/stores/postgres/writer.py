@@ -73,6 +73,7 @@ class Writer:
         self._floods = Floods()
         self._doubt: Sent | None = None
         self._unheard: Batch = []
+        self._on_their_way = False  # noted lines, in the batch that is being written
         self._connected = False
         self._wake = asyncio.Event()
         self._closing = False
@@ -156,7 +157,7 @@ class Writer:
 
     async def flush(self) -> None:
         """Write all noted lines now. Raises `StoreUnavailable`; they are kept for the next try."""
-        if self._noted or self._doubt:
+        if self._noted or self._doubt or self._on_their_way:
             await self.do(Nothing())
 
     async def recover(self) -> None:
@@ -196,6 +197,7 @@ class Writer:
         failed: StoreUnavailable | None = None
         while not (failed or self._given_up) and self._unfinished:
             batch = self._next_batch()
+            self._on_their_way = any(waiting.earlier for waiting in batch)
             try:
                 await self._commit(batch)
             except StoreUnavailable as error:
@@ -209,6 +211,8 @@ class Writer:
                 raise
             else:
                 self.away_since = None
+            finally:
+                self._on_their_way = False
             answer(batch)
         if self._month_due and not failed:
             self._month_due = False

@@ -313,3 +313,27 @@ async def test_a_transaction_that_had_to_give_way_is_tried_again(
     finally:
         await run("DROP FUNCTION public.lab_once() CASCADE; DROP SEQUENCE public.lab_once")
     assert await written(store) == ["c1"]
+
+
+async def test_a_flush_waits_for_lines_that_are_on_their_way(store: Postgres) -> None:
+    """Another server holds the end of the ledger while this one writes what was noted."""
+    other = Connections(store.url)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    flushed: list[bool] = []
+    with anyio.fail_after(20):
+        async with writing(store) as writer, anyio.create_task_group() as tasks:
+
+            async def flush() -> None:
+                await writer.flush()
+                flushed.append(True)
+
+            async with other.transaction() as holder:
+                await holder.execute(b"SELECT * FROM mcp_ops.head FOR UPDATE")
+                writer.note(records.entry(CLOCK, "noted"))
+                while not await other.fetch(waiting):
+                    await anyio.sleep(0.01)
+                tasks.start_soon(flush)
+                await anyio.wait_all_tasks_blocked()
+                assert not flushed
+        await other.close()
+    assert await written(store) == ["noted"]
