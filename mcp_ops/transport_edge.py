@@ -24,10 +24,12 @@ from mcp_ops.auth.certificates import UNTRUSTED_PROXY
 from mcp_ops.auth.challenge import WELL_KNOWN
 from mcp_ops.auth.door import Door
 from mcp_ops.auth.principal import Admitted, Denied, HttpPrincipal
+from mcp_ops.errors import StoreUnavailable
 from mcp_ops.settings import ServerSettings
 from mcp_ops.transport import PRINCIPAL_SCOPE_KEY
 from mcp_ops.transport_connection import LARGE_HEAD
 from mcp_ops.transport_refusals import (
+    BEHIND,
     HEAD,
     HOST,
     LENGTH,
@@ -174,7 +176,11 @@ class Edge:
             await answer(TOO_LARGE, send)
             return
         if admitted is not None and admitted.delegated and self._step_up is not None:
-            lacking = self._step_up(admitted.principal, body)
+            try:
+                lacking = self._step_up(admitted.principal, body)
+            except StoreUnavailable:  # a refusal has its line, too
+                await answer(BEHIND, send)
+                return
             if lacking is not None:
                 await answer(self._denial(lacking, scope["path"]), send)
                 return

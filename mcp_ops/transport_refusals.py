@@ -67,6 +67,13 @@ STOPPING = Refusal(
     headers=((b"retry-after", b"5"), (b"connection", b"close")),
 )
 
+BEHIND = Refusal(
+    status=503,
+    code="store_unavailable",
+    message="The record takes no further line at the moment; nothing was run. Call again later.",
+    headers=((b"retry-after", b"5"),),
+)
+
 
 def denial(denied: Denied, challenge: bytes) -> Refusal:
     """The answer to somebody whom the door does not let in; `challenge` says how to get in."""

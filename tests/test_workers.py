@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import pytest
 
 from mcp_ops.commands import serving
 from mcp_ops.commands.exits import Exit
+from mcp_ops.commands.workers import Workers
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings_file import load_settings
 from tests.test_transport_http import bearer, modern
@@ -141,8 +143,6 @@ def test_a_wrong_number_of_workers_goes_to_the_full_command_line() -> None:
 def test_a_port_that_is_taken_ends_the_start(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -153,3 +153,19 @@ def test_a_port_that_is_taken_ends_the_start(
         options = serving.ServeOptions(transport="http", workers=2, port=port, config=config)
         assert serving.serve(options) == Exit.CONFIGURATION
     assert f"port {port} can't be bound" in capfd.readouterr().err
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    with socket.socket() as listener:
+        workers = Workers([str(tmp_path / "nothing")], listener, count=1, say=said.append)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(workers.run)
+                await until(lambda: len(said) >= 4)
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert said[0] == "worker 1 could not be started: No such file or directory"
+    assert said[1] == "worker 1 ended with 1; the next one starts in 0.5 s"
+    assert said[2] == said[0]

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -90,7 +91,13 @@ class Certificates:
         if admitted is None:
             return _UNKNOWN
         since, until = _validity(der)
-        return admitted if since <= self._clock.now() < until else _OVER
+        if not since <= self._clock.now() < until:
+            return _OVER
+        return replace(admitted, until=until)
+
+    def holds(self, admitted: Admitted) -> bool:
+        """Whether the certificate of somebody who was let in is still valid."""
+        return admitted.until is None or self._clock.now() < admitted.until
 
     def _is_proxy(self, peer: str) -> bool:
         try:

@@ -81,6 +81,8 @@ class Door:
             return self.ring.holds(admitted.key_id)
         if admitted.renewable:
             return self._tokens.holds(admitted.principal.id, admitted.until or 0.0)
+        if self._certificates is not None and not self._certificates.holds(admitted):
+            return False
         return admitted is not self._anybody or not self.closed
 
     async def sweep(self, look: Callable[[], None]) -> None:

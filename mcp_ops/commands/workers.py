@@ -88,15 +88,19 @@ class Workers:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _one(self, number: int) -> int:
-        process = await anyio.open_process(
-            self._command,
-            stdin=PIPE,
-            stdout=DEVNULL,
-            stderr=None,
-            pass_fds=(self._listener.fileno(),),
-            # Ctrl-C reaches this process alone, which tells them once.
-            start_new_session=True,
-        )
+        try:
+            process = await anyio.open_process(
+                self._command,
+                stdin=PIPE,
+                stdout=DEVNULL,
+                stderr=None,
+                pass_fds=(self._listener.fileno(),),
+                # Ctrl-C reaches this process alone, which tells them once.
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory or descriptors left: the others serve on
+            self._say(f"worker {number} could not be started: {error.strerror}")
+            return 1
         async with process:
             self._running[number] = process
             if self._stop.is_set():

@@ -193,3 +193,15 @@ def test_a_pinned_thing_that_is_no_certificate_lets_nobody_in() -> None:
     certificates = Certificates(MutualTlsSettings.model_validate(tls(b"no certificate")), clock)
     header = {HEADER.lower().encode(): base64.b64encode(b"no certificate")}
     assert not isinstance(certificates.find(header, "127.0.0.1"), Admitted)
+
+
+def test_who_came_with_a_certificate_leaves_when_it_expires() -> None:
+    clock = ManualClock()
+    der = certificate("a", clock, days=10)
+    certificates = Certificates(MutualTlsSettings.model_validate(tls(der)), clock)
+    found = certificates.find({HEADER.lower().encode(): encoded(der).encode()}, "127.0.0.1")
+    assert isinstance(found, Admitted)
+    clock.advance(10 * 86_400 - 1)
+    assert certificates.holds(found)
+    clock.advance(1)
+    assert not certificates.holds(found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from mcp_ops.auth.issuer_keys import BELIEVED_S, RETRY_S, UNKNOWN_S, IssuerKeys
 from mcp_ops.auth.principal import Admitted, HttpPrincipal
 from mcp_ops.auth.tokens import LONGEST_TOKEN, REMEMBERED, Issuer, Tokens
 from mcp_ops.clock import ManualClock
+from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import AuditQuery
 from mcp_ops.settings import GuardSettings
 from mcp_ops.settings_access import IssuerSettings
+from mcp_ops.stores.sqlite.ledger import MOST_NOTED
 from tests.auth.issuer import (
     APPLICATION,
     CLIENT,
@@ -34,6 +38,7 @@ from tests.auth.issuer import (
 )
 from tests.auth.standing import ACCEPT, ALICE, HELLO, PING, Standing, key, oidc, standing
 from tests.guard.bench import OPEN_LIMITS, WHY
+from tests.stores import records
 
 NO_CLIENT: Any = None
 SOLO = GuardSettings(profile="solo", limits=OPEN_LIMITS)
@@ -573,3 +578,22 @@ async def test_only_chosen_clients_of_a_tenant_may_call(tmp_path: Path, client: 
     ):
         answer = await s.ask("tools/list", issuer.token(**{**V2, "azp": client}))
     assert answer.status_code == (200 if client == CLIENT else 401)
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_no_error_of_the_server(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with (
+        open_issuer(clock) as issuer,
+        standing(tmp_path, clock=clock, guard=SOLO, issuers=[oidc(issuer)]) as s,
+    ):
+        holder = sqlite3.connect(s.b.path / "s.db", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with suppress(StoreUnavailable):
+            for number in range(MOST_NOTED + 1):
+                s.b.stores.ledger.note(records.entry(clock, f"c{number}"))
+        reader = issuer.token(scope="ops:read")
+        answer = await s.call("put_item", reader, name="x", reason=WHY)
+        holder.execute("ROLLBACK")
+        holder.close()
+        assert (answer.status_code, answer.json()["error"]) == (503, "store_unavailable")
+        assert s.b.world.effects == []
