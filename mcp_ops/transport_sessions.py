@@ -18,8 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -51,6 +50,7 @@ from mcp_ops.transport_answer import (
     read_body,
     say_error,
 )
+from mcp_ops.transport_ends import StreamEnd
 from mcp_ops.transport_eras import serve_session
 from mcp_ops.transport_json import encode, parse_body
 
@@ -330,7 +330,7 @@ class _Use:
         self._session.use(-1)
 
 
-class _Writer:
+class _Writer(StreamEnd):
     """The write stream that the dispatcher sees."""
 
     def __init__(self, session: Session) -> None:
@@ -338,17 +338,6 @@ class _Writer:
 
     async def aclose(self) -> None:
         """What was said is still written."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _name(request_id: RequestId | None) -> str:

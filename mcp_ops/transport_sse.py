@@ -8,8 +8,7 @@ a session is found by the principal that opened it, and by nobody else.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import parse_qs, quote
 from uuid import UUID, uuid4
 
@@ -24,6 +23,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_ops.transport_answer import PING_S, WAITING, owner_of, read_body
+from mcp_ops.transport_ends import ReadEnd, StreamEnd
 from mcp_ops.transport_eras import serve_era
 from mcp_ops.transport_json import encode, parse_body
 
@@ -164,7 +164,7 @@ class _Session:
         self.send = to.send
 
 
-class _First:
+class _First(ReadEnd):
     """The read stream of a session, whose first request is looked at and put back."""
 
     def __init__(self, messages: Any) -> None:
@@ -191,28 +191,8 @@ class _First:
         """Stop reading."""
         self._messages.close()
 
-    def __aiter__(self) -> Self:
-        return self
 
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-
-class _Writer:
+class _Writer(StreamEnd):
     """The write stream of a session: each message is an event of the response."""
 
     def __init__(self, send: Send) -> None:
@@ -240,14 +220,3 @@ class _Writer:
     async def aclose(self) -> None:
         """Take no more messages."""
         self._closed = True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextvars
 import json
 from collections import deque
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
 from mcp.server.lowlevel import Server
@@ -34,6 +33,7 @@ from pydantic import ValidationError
 
 from mcp_ops.transport import DRAIN_S
 from mcp_ops.transport_calls import shorten
+from mcp_ops.transport_ends import ReadEnd, StreamEnd
 from mcp_ops.transport_eras import serve_era
 from mcp_ops.transport_json import encode, parse
 from mcp_ops.transport_pipes import Sink, Source, claimed_stdio, open_sink, open_source
@@ -83,7 +83,7 @@ async def _close_on_stop(stop: anyio.Event, inbox: Inbox) -> None:
     inbox.close_down()
 
 
-class Inbox:
+class Inbox(ReadEnd):
     """The read stream that the SDK sees: lines from `feed`, parsed when they are taken.
 
     It knows which requests wait for an answer, on either side, and ends when the input has ended
@@ -183,26 +183,6 @@ class Inbox:
         self._broken = True
         self._wake.set()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     # Inside.
 
     def _split(self, data: bytes) -> None:
@@ -301,7 +281,7 @@ class Inbox:
             await self.outbox.put(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
 
 
-class Outbox:
+class Outbox(StreamEnd):
     """The write stream that the SDK sees: one line a message, waiting while the client is slow."""
 
     def __init__(self, inbox: Inbox, sink: Sink) -> None:
@@ -330,17 +310,6 @@ class Outbox:
     async def aclose(self) -> None:
         """Take no more messages; what was taken is still written."""
         self._closed = True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _gone(request_id: RequestId) -> JSONRPCError:

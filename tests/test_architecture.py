@@ -54,6 +54,7 @@ _TRANSPORT = {
     "transport_eras",
     "transport_http",
     "transport_json",
+    "transport_ends",
     "transport_pipes",
     "transport_sessions",
     "transport_socket",
