@@ -8,6 +8,7 @@ the other processes look, too.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -17,7 +18,16 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_REQUEST,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+)
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from mcp_ops.transport import http_principal
+from mcp_ops.transport_streams import MAX_STREAMS_EACH
 
 LOOK_S: Final = 2.0
 """Seconds between looks, where no other process says that something changed."""
@@ -51,7 +61,24 @@ class ToolListBus:
         self._signals = signals
         self._bus = InMemorySubscriptionBus()
         self._sessions: set[Connection] = set()
-        self.listen = ListenHandler(self._bus, max_subscriptions=MAX_STREAMS)
+        self._listen = ListenHandler(self._bus, max_subscriptions=MAX_STREAMS)
+        self._listening: Counter[str] = Counter()
+
+    async def listen(
+        self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
+    ) -> SubscriptionsListenResult:
+        """One stream of a client; over a stream of messages one connection may ask for many."""
+        principal = http_principal(ctx)
+        name = principal.id if principal is not None else ""
+        if self._listening[name] >= MAX_STREAMS_EACH:
+            raise MCPError(INVALID_REQUEST, f"{MAX_STREAMS_EACH} streams are open; end one first")
+        self._listening[name] += 1
+        try:
+            return await self._listen(ctx, params)
+        finally:
+            self._listening[name] -= 1
+            if not self._listening[name]:
+                del self._listening[name]
 
     async def follow(self, state: Callable[[], Awaitable[object]]) -> None:
         """Tell clients whenever `state` changes (None is: not known), for as long as it runs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import anyio
 import httpx2
 import mcp_types as types
+import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
 from mcp_ops.app import App, open_app
@@ -25,7 +28,9 @@ from mcp_ops.ports import Mode, ModeEntry
 from mcp_ops.settings import GuardSettings, Settings, StoreSettings, TargetSettings
 from mcp_ops.stores.opening import Place, open_stores
 from mcp_ops.stores.redis.signals import open_signals
+from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.transport_http import http_app
+from mcp_ops.transport_streams import MAX_STREAMS_EACH
 from tests.adapters.redis_lab import free_port
 from tests.served import serve
 from tests.test_transport_http import VERSION, settings
@@ -155,3 +160,28 @@ class NoTargets:
 
     async def adapter(self, name: str) -> Any:
         raise KeyError(name)
+
+
+class Alone:
+    """No other process."""
+
+    async def send(self) -> None:
+        """Nobody to tell."""
+
+    def hear(self, listener: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+async def test_one_client_has_a_bound_of_streams_and_ended_ones_do_not_count() -> None:
+    bus = ToolListBus(Alone())
+    made: Server[Any] = Server("bus", on_subscriptions_listen=bus.listen)
+    with anyio.fail_after(30):
+        async with Client(made, mode=VERSION) as of:
+            for _ in range(2):
+                async with AsyncExitStack() as streams:
+                    for _ in range(MAX_STREAMS_EACH):
+                        await streams.enter_async_context(of.listen(tools_list_changed=True))
+                    with pytest.raises(MCPError, match="100 streams are open"):
+                        async with of.listen(tools_list_changed=True):
+                            pass
+                await anyio.wait_all_tasks_blocked()
