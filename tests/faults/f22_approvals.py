@@ -28,7 +28,9 @@ async def fault_22(run: Run, size: Size) -> None:
     place = run.place()
     history = run.history(place)
     rounds = {"short": 3, "long": 30}[size]
-    async with stage(place, "cluster", policy=_POLICY) as set_up:
+    # Fifty calls after a no are a runaway agent, who would be stopped: that is F25.
+    limits = {"runaway_refusals": 1_000}
+    async with stage(place, "cluster", policy=_POLICY, limits=limits) as set_up:
         names = [f"w-{number}" for number in range(rounds)]
         await set_up.workloads(*names)
         async with (
