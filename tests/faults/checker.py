@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mcp_ops.records import Entry
+from mcp_ops.stores.floods import closes
 
 Letter = Literal["L", "D", "U", "A", "H", "X"]
 LETTERS: tuple[Letter, ...] = ("L", "D", "U", "A", "H", "X")
@@ -125,7 +126,8 @@ class _Books:
         self.ended: dict[str, list[Entry]] = defaultdict(list)
         for entry in evidence.entries:
             if entry.kind == "ended":
-                self.ended[entry.call_id].append(entry)
+                for call_id in closes(entry):  # a flood of refusals shares lines
+                    self.ended[call_id].append(entry)
 
     def _lines(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.evidence.history if line["kind"] == kind]

@@ -54,7 +54,10 @@ async def fault_25(run: Run, size: Size) -> None:
             answer = await one.must("get_deployment", name="web")
             run.expect(answer.code == "ok", f"reads are refused as well: {answer.code}")
             history.recovered("runaway")
-            run.expect(codes["done"] == _AN_HOUR, f"{codes['done']} writes, {_AN_HOUR} an hour")
+            # The loop may be stopped as one before its budget is used up: it needs a person, too.
+            stopped = codes["read_only"] > 0 and codes["done"] <= _AN_HOUR
+            capped = codes["done"] == _AN_HOUR
+            run.expect(capped or stopped, f"{codes['done']} writes, {_AN_HOUR} an hour: {codes}")
             allowed = {"done", "budget_exhausted", "circuit_open", "read_only", "conflict"}
             allowed |= {"restricted", "bulkhead_full", "approval_required"}
             run.expect(set(codes) <= allowed, f"refused as {dict(codes)}")
