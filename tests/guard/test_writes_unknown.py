@@ -226,3 +226,21 @@ async def test_draining_says_how_many_writes_did_not_end(tmp_path: Path) -> None
         assert await b.operations.drain(0.01) == 1
         hold.released.set()
         assert await b.operations.drain(5) == 0
+
+
+async def test_a_server_that_ends_before_a_write_began_records_that_it_did_not(
+    tmp_path: Path,
+) -> None:
+    """All places are taken by reads: the write waits in line when the server is closed."""
+    async with bench(tmp_path, settings=QUICK) as b:
+        holds = [b.world.hold() for _ in range(10)]
+        async with anyio.create_task_group() as tasks:
+            for number, hold in enumerate(holds):
+                tasks.start_soon(lambda n=number: b.code("look_at_item", name=f"n{n}"))
+                await hold.arrived.wait()
+            waiting = await b.ok("put_item", **X)
+            assert waiting["outcome"] == "in_progress"
+            tasks.cancel_scope.cancel()
+    async with bench(tmp_path) as b:
+        assert await b.ends(call_id=waiting["operation_id"]) == [("error", "internal_error")]
+        assert b.world.effects == []
