@@ -143,7 +143,7 @@ async def test_it_ends_with_the_outage(tmp_path: Path) -> None:
             while await b.code("put_item", name="b", reason=WHY) in not_yet:
                 await anyio.lowlevel.checkpoint()
         assert b.world.effects == ["put b"]
-        assert (await b.ok("get_guard_status"))["modes"] == []
+        assert not await b.guard.hot.modes()
 
 
 async def test_a_status_that_cannot_be_told_whole_is_not_told_in_part(tmp_path: Path) -> None:
