@@ -234,9 +234,13 @@ async def test_a_server_that_ends_before_a_write_began_records_that_it_did_not(
     """All places are taken by reads: the write waits in line when the server is closed."""
     async with bench(tmp_path, settings=QUICK) as b:
         holds = [b.world.hold() for _ in range(10)]
+
+        async def look(number: int) -> None:
+            await b.code("look_at_item", name=f"n{number}")
+
         async with anyio.create_task_group() as tasks:
             for number, hold in enumerate(holds):
-                tasks.start_soon(lambda n=number: b.code("look_at_item", name=f"n{n}"))
+                tasks.start_soon(look, number)
                 await hold.arrived.wait()
             waiting = await b.ok("put_item", **X)
             assert waiting["outcome"] == "in_progress"
