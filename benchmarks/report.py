@@ -126,8 +126,10 @@ REASONS = {
     "HTTP with a key": """\
 - **HTTP.** Three quarters of a call are the guard's now: the transports are our own
   (docs/decisions/0034). Tried, and kept: calls in the task of their request, no models of each
-  revision, no router, what a client repeats is looked up. Next: fewer context managers and cancel
-  scopes on the way through the guard.""",
+  revision, no router, what a client repeats is looked up. With one call in flight the two clients
+  of this page disagree (the slower one, of "HTTP with a key", sees far less than that of "Clients
+  over HTTP"); why is not known. Next: that, then fewer context managers and cancel scopes on the
+  way through the guard.""",
     "Streamable HTTP": """\
 - **Clients over HTTP.** As above; and the clients take a part of the second core, which the
   ledger's thread of mcp-ops uses and the bare SDK does not.""",
