@@ -38,6 +38,9 @@ _MOST = 4
 # Bounds of the server's side. A process of ours that stops in the middle of a write holds up the
 # others until PostgreSQL ends its transaction. A commit is an answer once it is on the disk,
 # whatever the database's own default says.
+# Since PostgreSQL 17. A process that stands still in the middle of a pipeline is not idle: without
+# it, it keeps its locks until it is gone.
+_WITH_TIMEOUT = 170_000
 _SESSION = (
     ("statement_timeout", "4000"),
     ("lock_timeout", "3500"),
@@ -103,6 +106,8 @@ class Connections:
         """A connection with one view of everything, however long it is looked at."""
         async with self.one() as connection:
             await rows(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if connection.info.server_version >= _WITH_TIMEOUT:
+                await rows(connection, "SET LOCAL transaction_timeout = 0")
             try:
                 yield connection
             finally:
@@ -125,9 +130,12 @@ class Connections:
     async def _connect(self) -> Connection:
         try:
             with anyio.fail_after(self._connect_s):
-                return await AsyncConnection.connect(
+                made = await AsyncConnection.connect(
                     self._conninfo, autocommit=True, row_factory=dict_row
                 )
+                if made.info.server_version >= _WITH_TIMEOUT:
+                    await made.execute("SET transaction_timeout = 6000")
+                return made
         except (psycopg.Error, OSError) as error:
             raise unavailable(connect_reason(error)) from error
 

@@ -16,6 +16,7 @@ _REASONS = {
     "23": "its content contradicts the write",
     "25006": "it is read-only",
     "25P03": "this server was silent for too long in the middle of a write",
+    "25P04": "this server was silent for too long in the middle of a write",
     "28": "it does not accept the credentials",
     "3D": "there is no such database",
     "40": "other servers were in the way",
