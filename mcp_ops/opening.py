@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
     "salesforce": "mcp_ops.adapters.salesforce:SalesforceAdapter",
+    "systemd": "mcp_ops.adapters.systemd.adapter:SystemdAdapter",
 }
 _OPEN_S = 30.0
 _CLOSE_S = 5.0
