@@ -82,7 +82,8 @@ async def test_unit_that_systemd_does_not_start_is_failed(tmp_path: Path) -> Non
         plan = await place.platform.plan_start(name)
         begun = await place.platform.begin(plan, reason="r", call_id="c")
         place.box.crash("NetworkManager.service", active="inactive", result="success", code=0)
-        place.box.set("NetworkManager.service", InvocationID="", ConditionResult="no")
+        unmet = {"ConditionResult": "no", "ConditionTimestampMonotonic": 7}
+        place.box.set("NetworkManager.service", InvocationID="", **unmet)
         told = await place.platform.follow(plan, begun)
         assert told.state == "failed"
         assert told.why.endswith("The conditions in its file are not met.")
@@ -109,6 +110,30 @@ async def test_oneshot_that_ended_well_did_what_it_is_for(tmp_path: Path) -> Non
         assert (await place.platform.follow(plan, begun)).state == "verified"
         place.box.crash("NetworkManager.service", active="inactive", result="success", code=0)
         assert (await place.platform.follow(plan, begun)).state == "superseded"
+
+
+async def test_oneshot_that_systemd_forgot_is_unconfirmed(tmp_path: Path) -> None:
+    async with stage(tmp_path) as place:
+        name = "NetworkManager.service"
+        place.box.set(name, unloads=True)
+        how = {"result": "success", "code": 1, "status": 0}
+
+        def ended() -> None:
+            place.box.crash(name, active="inactive", **how)
+
+        place.box.set(name, slow=True)
+        done = await start(place, name.lower(), between=ended)
+        assert done.outcome == "unconfirmed"
+        assert done.problem.endswith("its log tells whether it ran.")
+
+
+async def test_stopped_unit_that_systemd_unloads_can_be_started(tmp_path: Path) -> None:
+    async with stage(tmp_path) as place:
+        place.box.crash(REDIS, active="inactive", result="success", code=1, status=0)
+        plan = await place.platform.plan_start(REDIS)
+        place.box.set(REDIS, InvocationID="", ConditionTimestampMonotonic=0)
+        await place.platform.begin(plan, reason="r", call_id="c")
+        assert place.effects() == [("start", REDIS)]
 
 
 async def test_stop_and_start_take_each_other_back(tmp_path: Path) -> None:

@@ -186,14 +186,15 @@ def _by_somebody(unit: Unit, plan: Plan) -> bool:
     """Whether it was started by a request since the look. An automatic restart counts up, a
     request sets the counter back."""
     invocation, _, restarts = plan.lock.partition("/")
-    return unit.invocation != invocation and unit.restarts <= int(restarts or 0)
+    return unit.invocation not in ("", invocation) and unit.restarts <= int(restarts or 0)
 
 
 def _took(unit: Unit, plan: Plan) -> bool:
     if plan.action == STOP:
         return unit.active in ("inactive", "deactivating", "failed")
     if plan.action == START:
-        return unit.invocation != _invocation(plan) or unit.up or unit.active == "activating"
+        again = unit.invocation not in ("", _invocation(plan))
+        return again or unit.up or unit.active == "activating"
     return _by_somebody(unit, plan)
 
 
@@ -212,20 +213,28 @@ def _allow(now: Unit, plan: Plan) -> None:
 
 
 def _restarted(plan: Plan, unit: Unit, now: float, settle_s: float) -> tuple[str, str]:
-    if unit.invocation == _invocation(plan):
-        if unit.job or unit.moving:
-            return "pending", f"systemd is at work on it: {unit.active} ({unit.sub})"
-        return "failed", f"systemd did not start it: {unit.explained()}"
+    if unit.invocation in ("", _invocation(plan)):
+        return _not_started(unit)
     return _came_up(unit, now, settle_s)
 
 
 def _started(plan: Plan, unit: Unit, now: float, settle_s: float) -> tuple[str, str]:
-    if unit.invocation == _invocation(plan) and not unit.up:
-        if unit.job or unit.moving:
-            return "pending", f"systemd is at work on it: {unit.active} ({unit.sub})"
-        met = "" if unit.conditions_met else " The conditions in its file are not met."
-        return "failed", f"systemd did not start it: {unit.explained()}{met}"
+    if unit.invocation in ("", _invocation(plan)) and not unit.up:
+        return _not_started(unit)
     return _came_up(unit, now, settle_s)
+
+
+def _not_started(unit: Unit) -> tuple[str, str]:
+    """What it means that systemd shows no new run."""
+    if unit.job or unit.moving:
+        return "pending", f"systemd is at work on it: {unit.active} ({unit.sub})"
+    if unit.forgotten:
+        return "superseded", (
+            "It does not run, and systemd keeps nothing of a run that ended well (as a oneshot's):"
+            " its log tells whether it ran."
+        )
+    met = "" if unit.conditions_met else " The conditions in its file are not met."
+    return "failed", f"systemd did not start it: {unit.explained()}{met}"
 
 
 def _stopped(plan: Plan, unit: Unit, now: float, settle_s: float) -> tuple[str, str]:

@@ -19,9 +19,16 @@ PROPERTIES: Final = (
     "NRestarts,ExecMainStartTimestampMonotonic,ExecMainCode,ExecMainStatus,MemoryCurrent,"
     "MemoryMax,TasksCurrent,InvocationID,ActiveEnterTimestampMonotonic,"
     "StateChangeTimestampMonotonic,StatusText,NeedDaemonReload,Job,RefuseManualStart,"
-    "RefuseManualStop,Restart,ExecStart,TriggeredBy,ConditionResult"
+    "RefuseManualStop,Restart,ExecStart,TriggeredBy,ConditionResult,"
+    "ConditionTimestampMonotonic"
 )
 _EXECUTABLE: Final = re.compile(r"path=(\S{1,300}) ;")
+_NOT_LOADED: Final[Mapping[str, str]] = {
+    "masked": "The unit is masked: somebody forbade that it runs.",
+    "not-found": "systemd has no such unit, although the target lists it.",
+    "error": "systemd can't load the unit: its file is wrong.",
+    "bad-setting": "systemd can't load the unit: its file is wrong.",
+}
 _NO_NUMBER: Final = frozenset({"", "[not set]", "infinity"})
 _LARGEST: Final = 2**63
 _RESULTS: Final[Mapping[str, str]] = {
@@ -69,6 +76,7 @@ class Unit:
     no_start: bool
     no_stop: bool
     conditions_met: bool
+    forgotten: bool
 
     @property
     def up(self) -> bool:
@@ -87,6 +95,8 @@ class Unit:
 
     def problem(self) -> Problem:
         """What is wrong with it, in the words of all platforms."""
+        if self.load in _NOT_LOADED:
+            return "not_ready"
         if self.result == "oom-kill":
             return "oom_killed"
         if self.active == "failed" or self.again:
@@ -97,8 +107,8 @@ class Unit:
 
     def explained(self) -> str:
         """What is wrong with it as sentences."""
-        if self.load == "masked":
-            return "The unit is masked: somebody forbade that it runs."
+        if self.load in _NOT_LOADED:
+            return _NOT_LOADED[self.load]
         why = _RESULTS.get(self.result, f"its result is {tame(self.result, 40)}")
         if self.active == "failed":
             tried = f" after {self.restarts} automatic restarts" if self.restarts else ""
@@ -187,6 +197,7 @@ def read_unit(name: str, block: Mapping[str, str], *, offset: float) -> Unit:
         at = _number(block.get(key, ""))
         return offset + at / 1e6 if at else None
 
+    checked = bool(_number(block.get("ConditionTimestampMonotonic", "")))
     executable = _EXECUTABLE.search(block.get("ExecStart", "")[:2_000])
     return Unit(
         name=name,
@@ -216,7 +227,9 @@ def read_unit(name: str, block: Mapping[str, str], *, offset: float) -> Unit:
         stale=block.get("NeedDaemonReload") == "yes",
         no_start=block.get("RefuseManualStart") == "yes",
         no_stop=block.get("RefuseManualStop") == "yes",
-        conditions_met=block.get("ConditionResult") != "no",
+        conditions_met=block.get("ConditionResult") != "no" or not checked,
+        # systemd unloads what neither runs nor failed, and with it what it knew of its last run.
+        forgotten=not checked,
     )
 
 

@@ -93,7 +93,8 @@ def new_unit(name: str, **more: Any) -> dict[str, Any]:
         "RefuseManualStart": "no",
         "RefuseManualStop": "no",
         "TriggeredBy": "",
-        "ConditionResult": "yes",
+        "ConditionResult": "no",
+        "ConditionTimestampMonotonic": 0,
         "ExecStart": (
             "{ path=/usr/bin/lab ; argv[]=/usr/bin/lab --token=geheim-0123456789 ;"
             " ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ;"
@@ -115,6 +116,7 @@ def start(state: dict[str, Any], unit: dict[str, Any], *, automatic: bool = Fals
     unit["NRestarts"] = unit["NRestarts"] + 1 if automatic else 0
     unit["ExecMainStartTimestampMonotonic"] = unit["StateChangeTimestampMonotonic"] = now
     unit["Result"], unit["ExecMainCode"], unit["ExecMainStatus"] = "success", 0, 0
+    unit["ConditionResult"], unit["ConditionTimestampMonotonic"] = "yes", now
     if unit.get("fails"):
         end(unit, active="failed", result="exit-code", code=1, status=int(unit["fails"]))
         return
@@ -134,6 +136,8 @@ def end(unit: dict[str, Any], *, active: str, result: str, code: int, status: in
     unit["MainPID"], unit["Job"] = 0, ""
     unit["MemoryCurrent"] = unit["TasksCurrent"] = "[not set]"
     unit["StateChangeTimestampMonotonic"] = monotonic()
+    if active == "inactive" and unit.get("unloads"):  # as nothing else refers to it
+        unit.update(new_unit(unit["Id"]))
 
 
 def write_line(state: dict[str, Any], unit: str, message: Any, **fields: Any) -> None:
