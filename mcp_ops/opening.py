@@ -25,6 +25,7 @@ from mcp_ops.guard.targets import TargetInfo
 KINDS: Mapping[str, str] = {
     "file_secrets": "mcp_ops.adapters.file_secrets:FileSecretsAdapter",
     "http": "mcp_ops.adapters.http_endpoint:HttpEndpointAdapter",
+    "http_jobs": "mcp_ops.adapters.http_jobs.adapter:HttpJobsAdapter",
     "kubernetes": "mcp_ops.adapters.kubernetes.adapter:KubernetesAdapter",
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
