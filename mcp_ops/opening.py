@@ -28,6 +28,7 @@ KINDS: Mapping[str, str] = {
     "http_jobs": "mcp_ops.adapters.http_jobs.adapter:HttpJobsAdapter",
     "kubernetes": "mcp_ops.adapters.kubernetes.adapter:KubernetesAdapter",
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
+    "process": "mcp_ops.adapters.process.adapter:ProcessAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
     "salesforce": "mcp_ops.adapters.salesforce:SalesforceAdapter",
     "systemd": "mcp_ops.adapters.systemd.adapter:SystemdAdapter",
