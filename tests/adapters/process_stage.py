@@ -114,7 +114,9 @@ def shell(script: str, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def stage(directory: Path, **commands: dict[str, Any]) -> AsyncIterator[Stage]:
+async def stage(
+    directory: Path, *, timeout_s: float = 5.0, **commands: dict[str, Any]
+) -> AsyncIterator[Stage]:
     """A platform with these commands; what was started is ended at the end."""
     log = shlex.quote(str(directory / "effects"))
     given = commands or {"crm": shell(SERVE)}
@@ -122,7 +124,7 @@ async def stage(directory: Path, **commands: dict[str, Any]) -> AsyncIterator[St
         name: {**one, "argv": [each.replace("{log}", log) for each in one["argv"]]}
         for name, one in given.items()
     }
-    settings = ProcessSettings.model_validate({"commands": described})
+    settings = ProcessSettings.model_validate({"commands": described, "timeout_s": timeout_s})
     async with ProcessAdapter.open(settings, wiring(directory)) as platform:
         place = Stage(platform=platform, directory=directory)
         try:

@@ -40,7 +40,7 @@ class ProcessAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
     def __init__(self, settings: ProcessSettings, wiring: Wiring, http: HttpClient) -> None:
         folder = wiring.directory / "process" / wiring.target
         self._controls = {
-            name: Control(folder=folder / name, command=command)
+            name: Control(folder=folder / name, command=command, answer_s=settings.timeout_s)
             for name, command in sorted(settings.commands.items())
         }
         self._clock = wiring.clock

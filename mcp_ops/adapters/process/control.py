@@ -34,7 +34,6 @@ from mcp_ops.errors import (
     UpstreamTimeout,
 )
 
-_ASK_S: Final = 5.0
 _BEGIN_S: Final = 20.0
 _PAUSE_S: Final = 0.05
 _ROOT: Final = str(Path(mcp_ops.__file__).parent.parent)
@@ -70,6 +69,7 @@ class Control:
 
     folder: Path
     command: CommandSettings
+    answer_s: float
 
     async def look(self) -> Record:
         """The command now."""
@@ -106,9 +106,9 @@ class Control:
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """The keeper's answer; None when there is no keeper, or it went without a word."""
-        with anyio.move_on_after(_ASK_S):
+        with anyio.move_on_after(self.answer_s):
             try:
-                with _short(self.folder) as path:
+                with short_path(self.folder) as path:
                     stream = await anyio.connect_unix(path)
                 async with stream:
                     await stream.send(json.dumps(request).encode("ascii") + b"\n")
@@ -192,7 +192,7 @@ def _own_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def short_path(folder: Path) -> Iterator[str]:
     """The socket's path, short enough for a socket address wherever the folder is (on Linux)."""
     if not Path("/proc/self/fd").exists():
         yield str(folder / SOCKET)

@@ -87,6 +87,9 @@ class ProcessSettings(AdapterSettings):
     """Which commands."""
 
     commands: dict[str, CommandSettings] = Field(min_length=1, max_length=50)
+    timeout_s: float = Field(
+        5.0, gt=0, le=60, description="Longest wait for a keeper's answer, seconds."
+    )
 
     @model_validator(mode="after")
     def _named(self) -> Self:
