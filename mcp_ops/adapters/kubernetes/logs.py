@@ -13,11 +13,11 @@ from mcp_ops.adapters.kubernetes.api import Api
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.fields import Obj, condition, name_of, objects, seconds, text
 from mcp_ops.adapters.kubernetes.look import together
-from mcp_ops.adapters.lines import LOWEST, level_of
 from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel, LogLine
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import NotFound, Rejected, Upstream, UpstreamBroken, UpstreamUnavailable
 from mcp_ops.redact import tame
+from mcp_ops.wire.log_lines import LOWEST, level_of
 
 STREAMS: Final = 20
 STREAM_BYTES: Final = 1024 * 1024

@@ -9,7 +9,6 @@ from typing import ClassVar
 import anyio
 
 from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
-from mcp_ops.adapters.lines import Wanted
 from mcp_ops.adapters.process import changing
 from mcp_ops.adapters.process.changing import RESTART, START, STOP
 from mcp_ops.adapters.process.control import Control, Record
@@ -28,6 +27,7 @@ from mcp_ops.capabilities.deployments import (
 )
 from mcp_ops.errors import InvalidInput, NotFound, Upstream
 from mcp_ops.wire.http import HttpClient, Limits, open_client
+from mcp_ops.wire.log_lines import Wanted
 
 
 class ProcessAdapter(Adapter, DeploymentPlatform, StoppablePlatform):

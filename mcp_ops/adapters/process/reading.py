@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import anyio
 
-from mcp_ops.adapters.lines import Line, Wanted, level_of, page
 from mcp_ops.adapters.process.changing import explained, last_exit, problem_of
 from mcp_ops.adapters.process.control import Record
 from mcp_ops.adapters.process.ring import LOG, OLD_LOG
@@ -25,6 +24,7 @@ from mcp_ops.clock import rfc3339
 from mcp_ops.errors import NotFound, Upstream
 from mcp_ops.redact import tame
 from mcp_ops.wire.http import HttpClient
+from mcp_ops.wire.log_lines import Line, Wanted, level_of, page
 
 LINES: Final = 5_000
 BYTES: Final = 4 * 1024 * 1024

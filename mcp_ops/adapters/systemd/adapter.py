@@ -12,7 +12,6 @@ import anyio
 from pydantic import AfterValidator, Field, model_validator
 
 from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
-from mcp_ops.adapters.lines import Wanted
 from mcp_ops.adapters.systemd import changing
 from mcp_ops.adapters.systemd.commands import Commands, check_program, environment_of
 from mcp_ops.adapters.systemd.journal import events_of, read_logs
@@ -31,6 +30,7 @@ from mcp_ops.capabilities.deployments import (
     StoppablePlatform,
 )
 from mcp_ops.errors import Forbidden, InvalidInput, NotFound
+from mcp_ops.wire.log_lines import Wanted
 
 _UNIT = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,200}\.(service|timer|socket|path|target|mount|slice)"

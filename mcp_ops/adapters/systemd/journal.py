@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from mcp_ops.adapters.lines import Line, Wanted, level_of, page
 from mcp_ops.adapters.systemd.commands import Commands
 from mcp_ops.adapters.systemd.units import Unit
 from mcp_ops.capabilities.deployments import DeploymentLogs, Event
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import BadAnswer, Forbidden, NotFound
 from mcp_ops.redact import tame
+from mcp_ops.wire.log_lines import Line, Wanted, level_of, page
 
 LINES: Final = 5_000
 BYTES: Final = 4 * 1024 * 1024
