@@ -22,7 +22,7 @@ from mcp_ops.errors import (
 )
 from mcp_ops.failed import FailedOperation, FailedOperations
 from mcp_ops.guard import resume
-from mcp_ops.guard.approval import used_up
+from mcp_ops.guard.asking import used_up
 from mcp_ops.guard.checks import spent
 from mcp_ops.guard.operations import LEASE_S, Operations, Running, pinned_by
 from mcp_ops.guard.record import Frame, verdict_of
@@ -34,6 +34,7 @@ from mcp_ops.redact import Redactor
 from mcp_ops.tool import Interrupted
 
 _REPLAYED = "This is the recorded answer; to run it again pass a new idempotency_key."
+_CUT_OFF = "The server was stopped while it waited for the end of this write."
 _log = logging.getLogger("mcp_ops.guard")
 
 
@@ -169,23 +170,35 @@ class Writes:
             with anyio.CancelScope(shield=True):
                 data = await self._failed_write(call, frame, running, error)
             return data
-        except BaseException as stopped:
+        except Exception as stopped:
             with anyio.CancelScope(shield=True):
                 await self._end_unknown(call, frame, running, "internal_error")
-            if not isinstance(stopped, Exception):
-                raise
             # A defect of ours must not take the other writes of the task group with it.
             _log.exception("defect in %s", call.tool.name, extra={"call_id": call.id})
             raise Internal(
                 "mcp-ops failed inside; the write may have run.",
                 hint=f"The operator finds the cause in the log under {call.id}.",
             ) from stopped
+        except BaseException:  # the server is closed, and has waited for it as long as it could
+            with anyio.CancelScope(shield=True):
+                await self._cut_off(call, frame, running)
+            raise
         if not running.began:
             frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
             return data
         with anyio.CancelScope(shield=True):
             data = await self._end(call, frame, running, data)
         return data
+
+    async def _cut_off(self, call: Call, frame: Frame, running: Running) -> None:
+        """A write that is stopped in the middle of a step. One of many steps goes on as if its
+        process had been killed: when its lease is over, for what was sent may still arrive."""
+        if running.began and call.tool.resumable:
+            frame.closed = True
+        elif running.began:
+            await self._end_unknown(call, frame, running, "cancelled", _CUT_OFF)
+        else:
+            frame.close("failed", code="cancelled")
 
     async def _hand_over(self, frame: Frame, running: Running) -> None:
         """Leave a write of many steps to the next process: its lease ends now, its record stays
