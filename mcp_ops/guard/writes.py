@@ -170,19 +170,18 @@ class Writes:
             with anyio.CancelScope(shield=True):
                 data = await self._failed_write(call, frame, running, error)
             return data
-        except Exception as stopped:
+        except BaseException as stopped:
+            defect = isinstance(stopped, Exception)
             with anyio.CancelScope(shield=True):
-                await self._end_unknown(call, frame, running, "internal_error")
+                await self._stopped(call, frame, running, defect=defect)
+            if not defect:  # the server is closed, and has waited for it as long as it could
+                raise
             # A defect of ours must not take the other writes of the task group with it.
             _log.exception("defect in %s", call.tool.name, extra={"call_id": call.id})
             raise Internal(
                 "mcp-ops failed inside; the write may have run.",
                 hint=f"The operator finds the cause in the log under {call.id}.",
             ) from stopped
-        except BaseException:  # the server is closed, and has waited for it as long as it could
-            with anyio.CancelScope(shield=True):
-                await self._cut_off(call, frame, running)
-            raise
         if not running.began:
             frame.close("ok", code="replayed", outcome=str(data.get("outcome", "")))
             return data
@@ -190,15 +189,19 @@ class Writes:
             data = await self._end(call, frame, running, data)
         return data
 
-    async def _cut_off(self, call: Call, frame: Frame, running: Running) -> None:
-        """A write that is stopped in the middle of a step. One of many steps goes on as if its
-        process had been killed: when its lease is over, for what was sent may still arrive."""
-        if running.began and call.tool.resumable:
+    async def _stopped(self, call: Call, frame: Frame, running: Running, *, defect: bool) -> None:
+        """End a write that a defect of ours or the end of the server stopped in the middle.
+
+        At the end of the server, one of many steps goes on as if its process had been killed: when
+        its lease is over, for what was sent may still arrive.
+        """
+        code, why = ("internal_error", "") if defect else ("cancelled", _CUT_OFF)
+        if not running.began:
+            frame.close("error" if defect else "failed", code=code)
+        elif call.tool.resumable and not defect:
             frame.closed = True
-        elif running.began:
-            await self._end_unknown(call, frame, running, "cancelled", _CUT_OFF)
         else:
-            frame.close("failed", code="cancelled")
+            await self._end_unknown(call, frame, running, code, why)
 
     async def _hand_over(self, frame: Frame, running: Running) -> None:
         """Leave a write of many steps to the next process: its lease ends now, its record stays
@@ -260,9 +263,6 @@ class Writes:
     async def _end_unknown(
         self, call: Call, frame: Frame, running: Running, code: str, why: str = ""
     ) -> dict[str, Any]:
-        if not running.began:
-            frame.close("error", code=code)
-            return {}
         data = _lost(call, self._clock, why=self._redactor.text(why))
         entry = frame.ended("unknown", code=code, outcome="unknown")
         await self._ended(entry, self._done(call, running, "unknown", data))
