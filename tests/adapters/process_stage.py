@@ -115,11 +115,11 @@ def shell(script: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def stage(
-    directory: Path, *, timeout_s: float = 5.0, **commands: dict[str, Any]
+    directory: Path, commands: dict[str, Any] | None = None, *, timeout_s: float = 5.0, **one: Any
 ) -> AsyncIterator[Stage]:
     """A platform with these commands; what was started is ended at the end."""
     log = shlex.quote(str(directory / "effects"))
-    given = commands or {"crm": shell(SERVE)}
+    given: dict[str, Any] = {**(commands or {}), **one} or {"crm": shell(SERVE)}
     described = {
         name: {**one, "argv": [each.replace("{log}", log) for each in one["argv"]]}
         for name, one in given.items()

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from mcp_ops.adapters.http_jobs.settings import HttpJobsSettings
 from mcp_ops.errors import (
     BadAnswer,
     Conflict,
@@ -26,6 +24,7 @@ from mcp_ops.errors import (
 from mcp_ops.tools.jobs import list_jobs, resume_job, run_job, stop_job, suspend_job
 from tests.adapters.http_jobs_stage import TAKES_S, Stage, jobs, stage
 from tests.kubernetes_lab import answering, broken, changed, lost, silent
+from tests.second_run import goes_on
 
 STATUS = "/admin/sync-sales/status"
 
@@ -201,6 +200,32 @@ async def test_lost_process_begins_again_only_under_a_key(tmp_path: Path) -> Non
         assert place.backend.log.read()[0]["key"] == "call-1"
 
 
+@pytest.mark.parametrize(
+    ("name", "killed_after", "outcome"),
+    [
+        ("sales", True, "verified"),
+        ("sales", False, ""),
+        ("knowledge", True, "verified"),
+        ("knowledge", False, "verified"),
+    ],
+)
+async def test_killed_server_is_followed_by_one_that_starts_no_second_run(
+    tmp_path: Path, name: str, killed_after: bool, outcome: str
+) -> None:
+    async with stage(tmp_path) as place:
+        plan = await place.scheduler.plan_run(name, "")
+        if killed_after:
+            await place.scheduler.begin(plan, reason="r", call_id="call-1")
+        frame = goes_on(place.write(call_id="call-1"), plan)
+        if outcome:
+            done: Any = await run_job.function(place.scheduler, frame, name, "", 60)
+            assert done.outcome == outcome
+        else:
+            with pytest.raises(ConnectionLost):
+                await run_job.function(place.scheduler, frame, name, "", 60)
+        assert place.effects() == (["sync-started"] if outcome else [])
+
+
 async def test_service_with_a_key_starts_one_run_for_two_requests(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
         plan = await place.scheduler.plan_run("knowledge", "")
@@ -350,33 +375,3 @@ async def test_secret_of_the_header_is_masked_in_what_the_service_says(tmp_path:
         with pytest.raises(Rejected) as raised:
             await run(place)
         assert "admin-key" not in raised.value.said
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"status": {"path": "/s", "running": "$.a =", "run_id": "$.id"}},
-        {"status": {"path": "/s", "running": "$.a"}},
-        {"status": {"path": "/s", "running": "", "run_id": "$.id"}},
-        {"status": {"path": "s", "running": "$.a", "run_id": "$.id"}},
-        {"status": {"path": "/s", "running": "$.a", "run_id": "id"}},
-        {"trigger": {"path": "/t", "modes": {"a b": {}}}},
-        {"trigger": {"path": "/t", "default_mode": "full"}},
-        {"trigger": {"path": "/t", "body": {"a": "x" * 9_000}}},
-        {"trigger": {"path": "/t", "idempotency_header": "a: b"}},
-        {"too_long_s": 0},
-    ],
-)
-def test_wrong_configuration_is_refused_at_the_start(change: dict[str, Any]) -> None:
-    described = {**jobs()["sales"], **change}
-    with pytest.raises(ValidationError):
-        HttpJobsSettings(url="https://x.example", jobs={"sales": described})
-
-
-def test_secrets_need_tls_and_jobs_need_names() -> None:
-    with pytest.raises(ValidationError):
-        HttpJobsSettings(url="http://x.example", jobs=jobs(), token="t" * 20)
-    with pytest.raises(ValidationError):
-        HttpJobsSettings(url="https://x.example", jobs={"run/x": jobs()["sales"]})
-    with pytest.raises(ValidationError):
-        HttpJobsSettings(url="https://x.example", jobs={})

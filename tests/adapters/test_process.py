@@ -18,6 +18,7 @@ from mcp_ops.errors import Conflict, InvalidInput, NotFound, Unreachable
 from mcp_ops.tools.deployments import get_deployment, list_deployments, restart_deployment
 from mcp_ops.tools.rollouts import start_deployment, stop_deployment
 from tests.adapters.process_stage import SERVE, Stage, alive, end, gone, shell, stage, wiring, write
+from tests.second_run import goes_on
 
 
 async def act(place: Stage, tool: Any, name: str = "crm", wait_s: int = 300, **frame: Any) -> Any:
@@ -223,6 +224,21 @@ async def test_same_call_again_is_answered_and_not_repeated(tmp_path: Path) -> N
         assert place.record()["generation"] == 2
 
 
+@pytest.mark.parametrize("killed_after", [True, False])
+async def test_killed_server_is_followed_by_one_that_restarts_once(
+    tmp_path: Path, killed_after: bool
+) -> None:
+    async with stage(tmp_path) as place:
+        await started(place)
+        plan = await place.platform.plan_restart("crm")
+        if killed_after:
+            await place.platform.begin(plan, reason="r", call_id="call-1")
+        frame = goes_on(write(call_id="call-1"), plan)
+        done: Any = await restart_deployment.function(place.platform, frame, "crm", 300)
+        assert (done.outcome, done.generation, done.evidence["run"]) == ("verified", 2, 2)
+        assert len(place.starts()) == 2
+
+
 async def test_two_servers_that_start_it_at_once_start_it_once(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
         plan = await place.platform.plan_start("crm")
@@ -279,7 +295,7 @@ async def test_ready_is_what_the_check_says(tmp_path: Path) -> None:
         "time": {"settle_s": 300.0},
     }
     commands = {name: shell("exec sleep 600", **check) for name, check in checks.items()}
-    async with stage(tmp_path, **commands) as place:
+    async with stage(tmp_path, commands) as place:
         problems = {}
         for name in commands:
             problems[name] = (await act(place, start_deployment, name, wait_s=1)).problem

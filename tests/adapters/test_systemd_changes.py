@@ -20,6 +20,7 @@ from mcp_ops.errors import (
 from mcp_ops.tools.deployments import restart_deployment
 from mcp_ops.tools.rollouts import start_deployment, stop_deployment
 from tests.adapters.systemd_stage import REDIS, Stage, stage, write
+from tests.second_run import goes_on
 
 
 async def restart(place: Stage, name: str = REDIS, wait_s: int = 10, **frame: Any) -> Any:
@@ -206,6 +207,20 @@ async def test_lost_process_finds_its_restart_or_does_it_once(tmp_path: Path) ->
         assert (await place.platform.follow(plan, begun)).state == "verified"
         again = await place.platform.begin(plan, reason="r", call_id="call-1")
         assert again.at == found.at
+        assert place.effects() == [("restart", REDIS)]
+
+
+@pytest.mark.parametrize("killed_after", [True, False])
+async def test_killed_server_is_followed_by_one_that_restarts_once(
+    tmp_path: Path, killed_after: bool
+) -> None:
+    async with stage(tmp_path) as place:
+        plan = await place.platform.plan_restart(REDIS)
+        if killed_after:
+            await place.platform.begin(plan, reason="r", call_id="call-1")
+        frame = goes_on(write(call_id="call-1"), plan)
+        done: Any = await restart_deployment.function(place.platform, frame, REDIS, 10)
+        assert done.outcome == "verified"
         assert place.effects() == [("restart", REDIS)]
 
 

@@ -119,7 +119,12 @@ async def test_a_sync_is_started_once_and_its_answer_may_be_lost(tmp_path: Path)
             "sales",
         ]
         await it.lab.break_fault("lost-response", "syncs")
-        wanted = {"name": "sales", "mode": "full", "wait_s": 0, "reason": "the data is stale"}
+        wanted: dict[str, Any] = {
+            "name": "sales",
+            "mode": "full",
+            "wait_s": 0,
+            "reason": "the data is stale",
+        }
         started = await it.call("run_job", **wanted)
         assert (started["outcome"], started["id"]) == ("unconfirmed", "sales-1")
         assert [line["mode"] for line in it.lab.effects("sync")] == ["full"]
