@@ -121,15 +121,19 @@ async def test_running_unit_shows_memory_age_and_what_systemd_wrote(tmp_path: Pa
 
 async def test_unit_is_told_although_the_journal_is_closed(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
-        for fault in ("journal-empty", "journal-forbidden"):
+        for fault, kind, hint in (
+            ("journal-empty", Forbidden, "systemd-journal"),
+            ("journal-forbidden", Forbidden, "systemd-journal"),
+            ("journal-none", NotFound, "journald.conf"),
+        ):
             place.box.inject("journalctl", fault)
             found = await place.platform.describe(REDIS)
             assert found.problem == "none"
-            assert found.conditions[-1].reason == "Forbidden"
+            assert found.conditions[-1].type == "Journal"
             place.box.inject("journalctl", fault)
-            with pytest.raises(Forbidden) as raised:
+            with pytest.raises(kind) as raised:
                 await logs(place.platform)
-            assert "systemd-journal" in raised.value.hint
+            assert hint in raised.value.hint
 
 
 async def test_lines_are_filtered_by_literal_and_level(tmp_path: Path) -> None:
