@@ -21,7 +21,12 @@ from mcp_ops.errors import (
     Unreachable,
     UpstreamTimeout,
 )
-from mcp_ops.tools.deployments import get_deployment, get_deployment_logs, list_deployments
+from mcp_ops.tools.deployments import (
+    get_deployment,
+    get_deployment_logs,
+    list_deployments,
+    restart_deployment,
+)
 from tests.adapters.systemd_stage import REDIS, UNITS, stage, wiring
 
 # Of a real systemd 252, as `systemctl show` wrote it.
@@ -220,6 +225,13 @@ async def test_garbled_journal_is_told_and_a_flood_is_cut(tmp_path: Path) -> Non
             place.box.inject("journalctl", fault)
             with pytest.raises(BadAnswer):
                 await logs(place.platform)
+
+
+def test_units_are_names_that_the_tools_take() -> None:
+    model = restart_deployment.arguments
+    for name in ("redis.service", "finops-worker@1.service", "a_b:c.timer"):
+        given = model.model_validate({"name": name, "reason": "it is stuck"})
+        assert restart_deployment.object_of(given) == name
 
 
 def test_real_answer_is_read() -> None:
