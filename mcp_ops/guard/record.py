@@ -157,8 +157,11 @@ class Frame:
         except OpsError as error:
             self.abandon(verdict_of(error), code=error.code)
             raise
-        except BaseException:
+        except Exception:
             self.abandon("error", code="internal_error")
+            raise
+        except BaseException:
+            self.abandon("failed", code="cancelled")
             raise
         self.close("ok")
 

@@ -65,7 +65,14 @@ async def test_a_retry_is_refused_by_what_refuses_its_tool(tmp_path: Path) -> No
         assert await b.stores.failed.count() == 1
 
 
-@pytest.mark.parametrize("caller", [modern(), replace(AGENT, ask=answering("accept"))])
+@pytest.mark.parametrize(
+    "caller",
+    [
+        modern(),
+        replace(AGENT, ask=answering("accept")),
+        replace(AGENT, client_confirms=False),
+    ],
+)
 async def test_a_retry_that_needs_more_than_its_consent_waits_for_a_person(
     tmp_path: Path, caller: object
 ) -> None:
