@@ -157,7 +157,7 @@ class Frame:
         except OpsError as error:
             self.abandon(verdict_of(error), code=error.code)
             raise
-        except Exception:
+        except Exception:  # a defect of ours
             self.abandon("error", code="internal_error")
             raise
         except BaseException:
