@@ -140,10 +140,7 @@ async def test_a_retry_that_is_stopped_before_it_begins_is_recorded_as_cancelled
             await hold.arrived.wait()
     async with bench(tmp_path, extra_tools=ending("verified"), clock=b.clock) as b:
         ends = [e for e in await b.entries(tool="place_item") if e.kind == "ended"][1:]
-        assert sorted((e.dry_run, e.verdict, e.code) for e in ends) == [
-            (False, "failed", "cancelled"),
-            (True, "failed", "cancelled"),
-        ]
+        assert [(e.verdict, e.code) for e in ends if not e.dry_run] == [("failed", "cancelled")]
 
 
 async def test_a_retry_that_did_nothing_wrong_leaves_the_queue(tmp_path: Path) -> None:
