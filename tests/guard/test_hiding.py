@@ -81,3 +81,11 @@ async def test_the_state_changes_with_what_is_hidden_and_with_nothing_else(tmp_p
         b.clock.advance(1)
         await b.set_mode(Mode.LOCKDOWN, scope="depot", expires_at=b.clock.now() + 60)
         assert await hiding.state() == seen[-1]
+
+
+async def test_nothing_is_hidden_while_nobody_knows_the_modes(tmp_path: Path) -> None:
+    async with bench(tmp_path, infos=INFOS) as b:
+        await b.set_mode(Mode.LOCKDOWN, scope="*")
+        hiding = Hiding(b.stores.hot, b.targets)
+    assert await hiding.hidden(TOOLS, WHO) == frozenset()
+    assert await hiding.state() is None
