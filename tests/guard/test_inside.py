@@ -11,7 +11,9 @@ import pytest
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.usage import UsageLimit, UsageReading
 from mcp_ops.errors import Unreachable
-from mcp_ops.guard.act import current
+from mcp_ops.guard.act import Passage, current
+from mcp_ops.guard.approval import Consent
+from mcp_ops.guard.inside import SERVER
 from mcp_ops.settings import PolicyRule
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import WHY, Bench, bench
@@ -44,10 +46,18 @@ async def test_what_was_found_last_is_kept_for_those_who_do_not_ask(tmp_path: Pa
 
 
 async def test_who_asked_as_the_server_is_nobody_afterwards(tmp_path: Path) -> None:
+    seen: list[Passage] = []
+
+    async def see() -> None:
+        seen.append(current.get())
+
     async with bench(tmp_path) as b:
-        await b.inside.components()
-        await b.inside.health(b.control())
-        assert current.get(None) is None
+        for ask in (b.inside.components, lambda: b.inside.health(b.control())):
+            b.world.plans.append(see)
+            await ask()
+            assert current.get(None) is None
+        assert {each.call.caller for each in seen} == {SERVER}
+        assert [each.consent for each in seen] == [Consent(how="none", record="server")] * 2
         assert [e for e in await b.entries() if e.kind == "ended"] == []
 
 

@@ -121,6 +121,29 @@ async def test_a_retry_that_fails_again_stays_in_the_queue_once(tmp_path: Path) 
         assert await b.stores.failed.count() == 1
 
 
+async def test_a_target_that_stays_away_ends_the_retries(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        ids = [f"{number}123456789abcdef" for number in range(4)]
+        for item_id in ids:
+            await b.stores.failed.add(
+                FailedOperation(
+                    id=item_id,
+                    operation="put_one",
+                    failure_type="unreachable",
+                    error="down",
+                    target="shelf",
+                    principal=AGENT.principal,
+                    arguments={"name": item_id, "reason": WHY},
+                    failed_at=b.clock.now(),
+                )
+            )
+        b.world.plans += [Unreachable("down")] * 4
+        found = await retry(b, *ids, rate_per_s=50)
+        assert (found["failed"], found["remaining"]) == (3, 1)
+        assert "in a row" in str(found["problem"])
+        assert await b.stores.failed.count() == 4
+
+
 @pytest.mark.parametrize(("operation", "target"), [("gone_tool", "shelf"), ("put_one", "gone")])
 async def test_an_item_whose_tool_or_target_is_gone_is_not_run(
     tmp_path: Path, operation: str, target: str
