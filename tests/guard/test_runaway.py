@@ -50,6 +50,8 @@ async def test_a_person_ends_it_and_the_ledger_says_what_happened(tmp_path: Path
         assert line.reason == "drop_item was refused 5 times in 10 minutes"
         assert line.evidence == {"mode": "read_only", "principal": AGENT.principal}
         assert (line.target, line.object) == ("shelf", "a")
+        (mode,) = await b.stores.hot.modes()
+        assert (mode.source, mode.author) == ("runaway", "server:mcp-ops")
         (last,) = [e for e in await b.entries(call_id=line.parent) if e.kind == "ended"]
         assert (last.tool, last.code) == ("drop_item", "budget_exhausted")
         await b.control(OPERATOR).clear_modes(f"principal:{AGENT.principal}", reason="looked")
