@@ -168,7 +168,7 @@ async def test_a_deleted_job_takes_its_pods_along_only_when_told_to(
 async def test_a_job_made_from_a_cron_job_is_its_own_but_not_its_active_one(tmp_path: Path) -> None:
     async with served(tmp_path) as lab:
         cron = await lab.get(f"{BATCH}/cronjobs/nightly-sync")
-        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly-sync"}
+        owner: dict[str, Any] = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly-sync"}
         owner |= {"uid": cron["metadata"]["uid"], "controller": True}
         by_hand = {"cronjob.kubernetes.io/instantiate": "manual"}
         made = {
@@ -224,7 +224,8 @@ async def test_objects_that_cannot_be_are_refused(tmp_path: Path) -> None:
             assert told(refused) == (422, "Invalid")
             assert field in [c["field"] for c in refused.json()["details"]["causes"]]
         assert told(await lab.patch(f"{BATCH}/jobs/backfill", moved)) == (422, "Invalid")
-        for wrong in ({"suspend": "yes"}, {"parallelism": 1.5}, {"template": []}):
+        unreadable: list[Any] = [{"suspend": "yes"}, {"parallelism": 1.5}, {"template": []}]
+        for wrong in unreadable:
             refused = await lab.patch(f"{BATCH}/jobs/backfill", {"spec": wrong}, MERGE)
             assert told(refused) == (400, "BadRequest")
         gone = "/apis/autoscaling/v1/namespaces/shop/horizontalpodautoscalers"
