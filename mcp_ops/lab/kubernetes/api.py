@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from mcp_ops.lab.kubernetes.access import Access
+from mcp_ops.lab.kubernetes.apply import is_apply, patch_or_apply
 from mcp_ops.lab.kubernetes.call import Call, parse, parse_path, verb_of
 from mcp_ops.lab.kubernetes.controller import Controller
 from mcp_ops.lab.kubernetes.discovery import document
@@ -35,12 +36,12 @@ from mcp_ops.lab.kubernetes.status import (
 )
 from mcp_ops.lab.kubernetes.store import Store
 from mcp_ops.lab.kubernetes.watching import watch
+from mcp_ops.lab.kubernetes.wirefaults import Awkward, WireFaults
 from mcp_ops.lab.kubernetes.world import World
 from mcp_ops.lab.kubernetes.writing import (
     create,
     delete,
     delete_all,
-    patch,
     scale_of,
     stored_at,
     update,
@@ -63,12 +64,13 @@ def kubernetes(
     settle_s: float = 0.4,
     roles: Mapping[str, Role] | None = None,
     metrics: bool = True,
+    wire: WireFaults | None = None,
 ) -> StandIn:
     """A Kubernetes API server with a sample workload, ready to be served.
 
     `token` is the bearer token of one who may do everything, `roles` are further tokens and what
     each may do; without any, it accepts requests that carry none. `metrics` is whether it has a
-    metrics server.
+    metrics server. `wire` are awkward answers, which whoever holds them can arm at any time.
     `settle_s` is how long one step of a pod's or a rollout's life takes.
     """
     log = EffectLog(directory / "effects.jsonl", now=clock)
@@ -93,7 +95,7 @@ def kubernetes(
     )
     return StandIn(
         name="kubernetes",
-        app=app,
+        app=Awkward(app, wire or WireFaults()),
         log=log,
         supported=SUPPORTED,
         inject=incidents.inject,
@@ -177,18 +179,23 @@ class _Server:
             stream = watch(self._world.store, call)
             return StreamingResponse(stream, media_type="application/json")
         if call.address.sub == "log":
-            return PlainTextResponse(pod_log(self._world, call))
+            return _log_answer(pod_log(self._world, call))
         if call.address.sub == "eviction":
             return self._evict(call)
-        status = 201 if call.verb == "create" else 200
+        made = call.verb == "create" or (is_apply(call) and not self._is_there(call))
+        status = 201 if made else 200
         result = self._result(call)
         return JSONResponse(result, status_code=status, headers=warning_of(call))
+
+    def _is_there(self, call: Call) -> bool:
+        address = call.address
+        return self._world.store.get(address.kind, address.namespace, address.name) is not None
 
     def _result(self, call: Call) -> Obj:
         handlers: dict[str, Callable[[World, Call], Obj]] = {
             "create": create,
             "update": update,
-            "patch": patch,
+            "patch": patch_or_apply,
             "delete": delete,
         }
         if call.verb in handlers:
@@ -244,6 +251,12 @@ class _Server:
             "status": status,
         }
         return JSONResponse(answer, status_code=201)
+
+
+def _log_answer(log: bytes | AsyncIterator[bytes]) -> Response:
+    if isinstance(log, bytes):
+        return PlainTextResponse(log)
+    return StreamingResponse(log, media_type="text/plain")
 
 
 async def _body(request: Request) -> bytes:
