@@ -20,6 +20,8 @@ from mcp_ops.lab.kubernetes.apply import is_apply, patch_or_apply
 from mcp_ops.lab.kubernetes.call import Call, parse, parse_path, verb_of
 from mcp_ops.lab.kubernetes.controller import Controller
 from mcp_ops.lab.kubernetes.discovery import document
+from mcp_ops.lab.kubernetes.fleet import FLEET, Fleet
+from mcp_ops.lab.kubernetes.fleetlists import FleetLists
 from mcp_ops.lab.kubernetes.incidents import SUPPORTED, Incidents
 from mcp_ops.lab.kubernetes.kinds import POD, POD_METRICS, Obj
 from mcp_ops.lab.kubernetes.metrics import answer_metrics
@@ -27,7 +29,7 @@ from mcp_ops.lab.kubernetes.output import PodOutput
 from mcp_ops.lab.kubernetes.podlog import pod_log
 from mcp_ops.lab.kubernetes.reading import Lists, form_of, partial, selected, table
 from mcp_ops.lab.kubernetes.roles import Role
-from mcp_ops.lab.kubernetes.seed import seed
+from mcp_ops.lab.kubernetes.seed import add_namespace, seed
 from mcp_ops.lab.kubernetes.status import (
     StatusError,
     bad_request,
@@ -65,12 +67,15 @@ def kubernetes(
     roles: Mapping[str, Role] | None = None,
     metrics: bool = True,
     wire: WireFaults | None = None,
+    fleet: int = 0,
 ) -> StandIn:
     """A Kubernetes API server with a sample workload, ready to be served.
 
     `token` is the bearer token of one who may do everything, `roles` are further tokens and what
     each may do; without any, it accepts requests that carry none. `metrics` is whether it has a
     metrics server. `wire` are awkward answers, which whoever holds them can arm at any time.
+    `fleet` is how many pods the large world in the namespace `fleet` has, which is there to be
+    read.
     `settle_s` is how long one step of a pod's or a rollout's life takes.
     """
     log = EffectLog(directory / "effects.jsonl", now=clock)
@@ -80,8 +85,14 @@ def kubernetes(
     )
     controller = Controller(world)
     seed(world, controller)
+    if fleet:
+        add_namespace(world, FLEET)
     incidents = Incidents(world)
-    server = _Server(world, Access(token=token, faults=faults, roles=roles))
+    server = _Server(
+        world,
+        Access(token=token, faults=faults, roles=roles),
+        FleetLists(Fleet(pods=fleet, now=clock), world) if fleet else None,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -125,9 +136,10 @@ current-context: lab
 class _Server:
     """Answers every request: who is it, may they, and then what they ask for."""
 
-    def __init__(self, world: World, access: Access) -> None:
+    def __init__(self, world: World, access: Access, fleet: FleetLists | None) -> None:
         self._world = world
         self._access = access
+        self._fleet = fleet
         self._lists = Lists(world.store)
 
     async def handle(self, request: Request) -> Response:
@@ -172,6 +184,8 @@ class _Server:
 
     def _do(self, call: Call) -> Response:
         form_of(call)
+        if self._fleet is not None and self._fleet.has(call):
+            return self._fleet.answer(call)
         if call.address.kind is POD_METRICS:
             return JSONResponse(answer_metrics(self._world, call))
         if call.verb == "watch":
