@@ -21,7 +21,8 @@ PARTIAL = {"accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.
 
 
 async def pages(lab: Lab, limit: int, **params: Any) -> list[list[Any]]:
-    found, token = [], ""
+    found: list[list[Any]] = []
+    token = ""
     while token or not found:
         more = {"continue": token} if token else {}
         page = await lab.get(PODS, limit=limit, **params, **more)
