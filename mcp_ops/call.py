@@ -142,7 +142,7 @@ def parse(
         arguments = tool.arguments.model_validate(_without_most_unknown(fields, tool))
     except ValidationError as error:
         raise invalid_arguments(error, tool) from None
-    values = dict(arguments)
+    values = vars(arguments)
     about = str(values.get("target", "")) if tool.own else ""
     # "all" is a word only of tools that take it by default.
     every = ("all",) if tool.default_of("target") == "all" else ()

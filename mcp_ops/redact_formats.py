@@ -61,6 +61,24 @@ class Format:
         return f"{match.groupdict().get('keep') or ''}{MASK}"  # what is masked stays as it is
 
 
+def possible(formats: tuple[Format, ...], text: str, lower: str) -> list[Format]:
+    """Those of which the text may hold a secret."""
+    found = []
+    for each in formats:  # loops, not generators or calls: this is asked twice for every call
+        for gate in each.gates:
+            if gate not in text:
+                break
+        else:
+            if not each.literals:
+                found.append(each)
+                continue
+            for literal in each.literals:
+                if literal in lower:
+                    found.append(each)
+                    break
+    return found
+
+
 def any_in(literals: tuple[str, ...], text: str) -> bool:
     """Whether one of them stands in the text."""
     for literal in literals:  # noqa: SIM110 - a generator takes three times as long

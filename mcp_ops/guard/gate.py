@@ -16,7 +16,7 @@ from mcp_ops.call import Call
 from mcp_ops.clock import Clock
 from mcp_ops.errors import RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard.bulkhead import Bulkheads
-from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
+from mcp_ops.guard.checks import Situation, configured_refusal, granted, present_refusal
 from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.shown import shadow_line
 from mcp_ops.guard.targets import TargetInfo
@@ -129,6 +129,8 @@ class Gate:
         budgets: tuple[BudgetState, ...] = (),
     ) -> None:
         """Raise the first refusal: by the configuration or, once the store was asked, by it."""
+        if admission is not None and granted(admission, budgets):
+            return
         situation = Situation(
             call=plan.call,
             info=plan.info,
