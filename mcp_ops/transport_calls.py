@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -239,7 +239,7 @@ class PlainCalls:
         if self._chain is None:
             self._chain = _unreachable
             for each in reversed(self._server.middleware):
-                self._chain = partial(_call, each, self._chain)
+                self._chain = partial(_through, each, self._chain)
         try:
             result = await self._chain(ctx)
         except Exception as exc:  # the edge of the protocol: every failure is an answer
@@ -300,9 +300,9 @@ class PlainCalls:
             raise MCPError(INTERNAL_ERROR, "Handler returned an invalid result") from None
 
 
-async def _call(middleware: Any, call_next: CallNext, ctx: Any) -> HandlerResult:
-    result: HandlerResult = await middleware(ctx, call_next)
-    return result
+def _through(middleware: Any, call_next: CallNext, ctx: Any) -> Awaitable[HandlerResult]:
+    passed: Awaitable[HandlerResult] = middleware(ctx, call_next)
+    return passed
 
 
 async def _unreachable(ctx: ServerRequestContext[Any, Any]) -> HandlerResult:

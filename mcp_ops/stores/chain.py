@@ -123,6 +123,8 @@ def decode(body: bytes, seq: int) -> Entry:
 
 def clean(text: str) -> str:
     """Text that a store can hold, whatever a client sent."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 
