@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from asyncio import Protocol
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -35,10 +36,17 @@ def loopback() -> tuple[socket.socket, str]:
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp, at: tuple[socket.socket, str] | None = None) -> AsyncIterator[str]:
+async def serve(
+    app: ASGIApp,
+    at: tuple[socket.socket, str] | None = None,
+    *,
+    http: type[Protocol] | Literal["auto"] = "auto",
+) -> AsyncIterator[str]:
     """Serve an app with a real uvicorn; answers its base URL."""
     bound, base_url = at or loopback()
-    config = uvicorn.Config(app, log_level="error", date_header=False, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app, log_level="error", date_header=False, lifespan="off", ws="none", http=http
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

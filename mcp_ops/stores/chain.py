@@ -77,13 +77,16 @@ def sealed(key: bytes, purpose: str, writer: str, end: End, *more: object) -> by
 def link(key: bytes, end: End, body: bytes) -> tuple[End, bytes]:
     """The end of the chain after one more line, and that line's tag."""
     digest = hashlib.sha256(end.hash + body).digest()
-    mac = _keyed(key, end.mac + digest)
-    return End(end.seq + 1, digest, mac), _keyed(key, b"tag" + mac)[:16]
+    mac = keyed(key, end.mac + digest)
+    return End(end.seq + 1, digest, mac), keyed(key, b"tag" + mac)[:16]
 
 
-def _keyed(key: bytes, message: bytes) -> bytes:
-    """HMAC-SHA256. Python's own gives the interpreter's lock away for each of these few bytes: a
-    writer of a thousand lines and the event loop would hand it to each other all the time."""
+def keyed(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256, of a line.
+
+    Python's own gives the interpreter's lock away for each of these few bytes: a writer of a
+    thousand lines and the event loop would hand it to each other all the time.
+    """
     inner, outer = _states(key)
     inside, outside = inner.copy(), outer.copy()
     inside.update(message)
