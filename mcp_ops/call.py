@@ -99,7 +99,13 @@ class Call:
     @property
     def effect(self) -> Effect:
         """The effect of this call: a dry run counts as a read."""
-        return Effect.READ if self.dry_run else self.tool.effect
+        return Effect.READ if self.dry_run else self.wanted
+
+    @property
+    def wanted(self) -> Effect:
+        """The effect that the call would have if it were no dry run."""
+        tool = self.tool
+        return tool.effect_of(dict(self.arguments)) if tool.destroys_when else tool.effect
 
     @property
     def breaks_glass(self) -> bool:

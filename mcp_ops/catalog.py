@@ -12,18 +12,29 @@ from mcp_ops.ports import OWN_TARGET
 from mcp_ops.server import Published
 from mcp_ops.settings import ToolSettings
 from mcp_ops.tool import Tool, schemas_of
-from mcp_ops.tools import deadletters, deployments, guard, tokens, usage
+from mcp_ops.tools import (
+    deadletters,
+    deployment_config,
+    deployments,
+    guard,
+    jobs,
+    rollouts,
+    tokens,
+    usage,
+)
 
-_MODULES: tuple[ModuleType, ...] = (guard, usage, tokens, deadletters, deployments)
+_FIRST: tuple[ModuleType, ...] = (guard, usage, tokens, deadletters, deployments)
+_MORE: tuple[ModuleType, ...] = (rollouts, deployment_config, jobs)
 
-ALL_TOOLS: Mapping[str, Tool] = {
-    found.name: found
-    for module in _MODULES
-    for found in vars(module).values()
-    if isinstance(found, Tool)
-}
+
+def _tools_of(modules: tuple[ModuleType, ...]) -> dict[str, Tool]:
+    found = (each for module in modules for each in vars(module).values())
+    return {each.name: each for each in found if isinstance(each, Tool)}
+
+
+ALL_TOOLS: Mapping[str, Tool] = _tools_of(_FIRST) | _tools_of(_MORE)
 # The profile `core`: what an incident needs first. At most 25; the rest comes with `full`.
-CORE = frozenset(ALL_TOOLS) - {"cancel_operation", "set_bulkhead_limit"}
+CORE = frozenset(_tools_of(_FIRST)) - {"cancel_operation", "set_bulkhead_limit"}
 
 
 def capabilities() -> frozenset[type]:

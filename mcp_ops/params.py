@@ -35,6 +35,7 @@ QueueName = Annotated[str, Field(description="Not the default.", max_length=200)
 MaxItems = Annotated[int, Field(description="At most.", ge=1, le=10_000)]
 Minutes = Annotated[int, Field(description="Minutes; 0: until changed.", ge=0, le=10_080)]
 SinceMinutes = Annotated[int, Field(description="How far back.", ge=1, le=10_080)]
+WaitSeconds = Annotated[int, Field(description="Wait for ready.", ge=0, le=3600), Manner()]
 ModeName = Literal["normal", "restrictive", "critical", "read_only", "lockdown"]
 TargetName = Annotated[
     str, Field(description="Which target.", min_length=1, max_length=63), ObjectName()

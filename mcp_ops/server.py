@@ -220,7 +220,8 @@ class OpsServer:
         targets = published.targets
         if caller.reach and raw.get("target") not in targets:
             # What this caller may use is what it is told of, and what a default is chosen from.
-            effect = Effect.READ if raw.get("dry_run") is True else published.tool.effect
+            dry = raw.get("dry_run") is True
+            effect = Effect.READ if dry else published.tool.effect_of(raw)
             targets = self._reached(published, SCOPE_OF[effect], caller.reach) or targets
         return parse(published.tool, raw, caller=caller, call_id=frame.call_id, targets=targets)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, get_args, get_origin
 
 import anyio
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
@@ -157,6 +158,22 @@ class Tool:
     object_field: str
     sensitive: frozenset[str]
     manner: frozenset[str] = frozenset()
+    destroys_when: Mapping[str, Any] = field(default_factory=dict)
+
+    def effect_of(self, arguments: Mapping[str, Any]) -> Effect:
+        """The effect with these arguments: some values make a write destroy something."""
+        if any(arguments.get(name) == value for name, value in self.destroys_when.items()):
+            return Effect.DESTROY
+        return self.effect
+
+    @property
+    def effect_in_words(self) -> str:
+        """The effect, and with which arguments it is a worse one."""
+        worse = [
+            f"{self.effect_of({name: value})} with {name}={orjson.dumps(value).decode()}"
+            for name, value in self.destroys_when.items()
+        ]
+        return ", ".join([self.effect.value, *worse])
 
     @property
     def input_schema(self) -> Mapping[str, Any]:
@@ -186,7 +203,7 @@ class Tool:
         """The four hints of the protocol, computed from the effect."""
         return {
             "readOnlyHint": self.effect is Effect.READ,
-            "destructiveHint": self.effect is Effect.DESTROY,
+            "destructiveHint": self.effect is Effect.DESTROY or bool(self.destroys_when),
             "idempotentHint": self.effect is Effect.READ or self.idempotent,
             "openWorldHint": not self.own,
         }
@@ -217,11 +234,13 @@ def tool(
     resumable: bool = False,
     cost: int = 1,
     timeout: float = 0.0,
+    destroys_when: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Awaitable[Result]]], Tool]:
     """Make a tool of a function; see the module's first lines for how it is read.
 
     `timeout` is in seconds; 0 means the default of the effect. A `resumable` write works in steps
-    (`Write.steps`) and goes on in another process when its own is lost. Raises `TypeError` for a
+    (`Write.steps`) and goes on in another process when its own is lost. A write is a destroying one
+    where an argument has the value that `destroys_when` names for it. Raises `TypeError` for a
     signature or a docstring that breaks the contract: at import, so it cannot ship.
     """
 
@@ -262,6 +281,7 @@ def tool(
             object_field=_marked(parts.fields, ObjectName),
             sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
             manner=frozenset(_all_marked(parts.fields, Manner)),
+            destroys_when=destroys_when or {},
         )
 
     return build

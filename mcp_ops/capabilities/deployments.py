@@ -1,4 +1,8 @@
-"""DeploymentPlatform: what runs, in which state, and how it is restarted."""
+"""DeploymentPlatform: what runs and in which state, and the changes that a platform may offer.
+
+A platform implements `DeploymentPlatform` and those of the others that it can keep; a tool is
+published for the targets whose adapter has its capability.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,8 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, Field
 
-from mcp_ops.capabilities.base import (
-    Capability,
-    Model,
-    Moment,
-    Page,
-    Result,
-    UntrustedLine,
-    WriteResult,
-    writes,
-)
+from mcp_ops.capabilities.base import Model, Moment, Page, Result, UntrustedLine
+from mcp_ops.capabilities.changes import Changeable, Plan
 from mcp_ops.params import ObjectName
 
 Problem = Literal[
@@ -120,58 +116,25 @@ class DeploymentLogs(Page[LogLine]):
     matched: int
 
 
-class DeploymentRestart(WriteResult):
-    """Answer of restart_deployment: `verified` only when the new generation is ready.
+class Revision(Model):
+    """A version that a workload can be rolled back to. `id` is what rollback_deployment takes."""
 
-    `ready` is "2/3": new instances that are ready, of those wanted.
-    """
-
-    name: str | None = None
-    generation: int | None = None
-    ready: str | None = None
-
-
-class RolloutInstance(Model):
-    """An instance as a rollout is judged by. `id` differs from that of the instance it replaced,
-    also where both have one name. `problem` is what keeps it from being ready."""
-
-    name: str
     id: str
-    ready: bool
-    ending: bool
-    problem: Problem
+    current: bool
+    image: UntrustedLine = ""
+    made_at: Moment | None = None
+    status: UntrustedLine = ""
+    cause: UntrustedLine = ""
+    restorable: bool = True
 
 
-class RolloutState(Model):
-    """How far a rollout is, as `kubectl rollout status` judges it.
-
-    `why` is what is still missing, `blocked` why a restart would replace nothing (else empty),
-    `kept` how many instances the platform was told to leave on their old version.
-    """
-
-    generation: int
-    observed_generation: int
-    desired: int
-    updated: int
-    ready: int
-    available: int
-    kept: int = 0
-    done: bool
-    failed: bool
-    blocked: str = ""
-    why: str
-    instances: list[RolloutInstance] = []
-
-
-class RestartStarted(Model):
-    """The platform accepted a restart: the generation that it made, and when it was asked."""
+class RevisionPage(Page[Revision]):
+    """Answer of list_revisions, newest first."""
 
     name: str
-    generation: int
-    at: Moment
 
 
-class DeploymentPlatform(Capability, Protocol):
+class DeploymentPlatform(Changeable, Protocol):
     """A platform that runs workloads and replaces their instances."""
 
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
@@ -199,32 +162,88 @@ class DeploymentPlatform(Capability, Protocol):
         """
         ...
 
-    async def rollout(self, name: str) -> RolloutState:
-        """How far the current rollout is."""
+    async def plan_restart(self, name: str) -> Plan:
+        """Replace the instances one after the other. Raises `Conflict` when that would replace
+        nothing."""
         ...
 
-    async def rehearse_restart(self, name: str) -> None:
-        """Ask the platform whether it would accept a restart now, changing nothing.
 
-        Raises what `restart` would raise; a platform that can't rehearse answers at once.
-        """
+class RevisionedPlatform(Changeable, Protocol):
+    """A platform that keeps earlier versions of a workload."""
+
+    async def list_revisions(self, name: str, *, limit: int, cursor: str) -> RevisionPage:
+        """The versions that the platform still has, newest first."""
         ...
 
-    @writes
-    async def restart(
-        self, name: str, *, reason: str, call_id: str, generation: int
-    ) -> RestartStarted:
-        """Start a rolling restart of the generation that the caller looked at.
-
-        A restart that this `call_id` started already is answered, not repeated. Raises
-        `NotFound`, `Forbidden`, `Conflict` (another generation), or `Failed` with
-        `executed="unknown"` when the answer was lost: `restarted_by` then tells.
-        """
+    async def plan_rollback(self, name: str, to_revision: str) -> Plan:
+        """Run an earlier version again; empty means the one before the current. The plan's lines
+        show what differs. Raises `NotFound` for a revision that there is not."""
         ...
 
-    async def restarted_by(self, name: str, call_id: str) -> RestartStarted | None:
-        """The restart that this call started, if the platform has it; None proves nothing
-        while a request may still be under way."""
+
+class ScalablePlatform(Changeable, Protocol):
+    """A platform that runs a chosen number of instances."""
+
+    async def plan_scale(self, name: str, replicas: int) -> Plan:
+        """Run that many instances. Raises `InvalidInput` outside the platform's or the
+        operator's bounds, `Conflict` where an autoscaler would take it back."""
+        ...
+
+
+class AutoscaledPlatform(Changeable, Protocol):
+    """A platform that chooses the number of instances within bounds."""
+
+    async def plan_autoscaling(self, name: str, minimum: int, maximum: int) -> Plan:
+        """Change the bounds of an existing autoscaler. Raises `NotFound` where there is none."""
+        ...
+
+
+class PausablePlatform(Changeable, Protocol):
+    """A platform whose rollouts can be held."""
+
+    async def plan_pause(self, name: str) -> Plan:
+        """Hold the rollout: later changes of the workload start nothing."""
+        ...
+
+    async def plan_resume(self, name: str) -> Plan:
+        """Let rollouts go on."""
+        ...
+
+
+class StoppablePlatform(Changeable, Protocol):
+    """A platform whose workloads can be stopped and started without losing their definition."""
+
+    async def plan_stop(self, name: str) -> Plan:
+        """Stop it: it serves nobody until it is started."""
+        ...
+
+    async def plan_start(self, name: str) -> Plan:
+        """Start a stopped one."""
+        ...
+
+
+class SlottedPlatform(Changeable, Protocol):
+    """A platform that holds two versions side by side and swaps which of them serves."""
+
+    async def plan_swap(self, name: str, slot: str) -> Plan:
+        """Swap a slot with the one in production. The same swap again takes it back."""
+        ...
+
+
+class InstancePlatform(Changeable, Protocol):
+    """A platform that replaces a single instance."""
+
+    async def plan_instance_restart(self, name: str, instance: str) -> Plan:
+        """Replace or restart one instance, named as get_deployment shows it."""
+        ...
+
+
+class SizedPlatform(Changeable, Protocol):
+    """A platform where the size of instances can be changed."""
+
+    async def plan_resources(self, name: str, *, memory: str, cpu: str, tier: str) -> Plan:
+        """Change memory and processor of each instance, or the tier they run on; empty leaves
+        it. Raises `InvalidInput` for what the platform does not take."""
         ...
 
 

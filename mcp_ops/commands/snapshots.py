@@ -26,6 +26,8 @@ def snapshot(tool: Tool) -> dict[str, Any]:
             "bulk": tool.bulk,
             "recovery": tool.recovery,
             "idempotent": tool.idempotent,
+            "resumable": tool.resumable,
+            "destroys_when": dict(tool.destroys_when),
             "cost": tool.cost,
             "timeout_s": tool.timeout_s,
             "capability": tool.capability.__name__,

@@ -45,6 +45,17 @@ _TITLES = {
     "TokenIssuer": "OAuth tokens",
     "DeadLetterQueue": "Dead letters",
     "DeploymentPlatform": "Deployments",
+    "RevisionedPlatform": "Deployments: versions",
+    "ScalablePlatform": "Deployments: instances",
+    "AutoscaledPlatform": "Deployments: autoscaling",
+    "PausablePlatform": "Deployments: held rollouts",
+    "StoppablePlatform": "Deployments: stop and start",
+    "SlottedPlatform": "Deployments: slots",
+    "InstancePlatform": "Deployments: one instance",
+    "SizedPlatform": "Deployments: size",
+    "ConfigurablePlatform": "Deployments: settings",
+    "JobScheduler": "Jobs",
+    "JobControl": "Jobs: hold and stop",
 }
 
 # Named in the introduction.
@@ -76,7 +87,7 @@ def _overview(tools: Mapping[str, Tool], kinds_of: KindsOf) -> str:
     for capability, group in _groups(tools):
         lines.append(f"| **{_title(capability)}** | | *{_offered_by(capability, kinds_of)}* |")
         lines += [
-            f"| [`{tool.name}`](docs/tools.md#{tool.name}) | {tool.effect.value} "
+            f"| [`{tool.name}`](docs/tools.md#{tool.name}) | {tool.effect_in_words} "
             f"| {first_sentence(tool.description)} |"
             for tool in group
         ]
@@ -116,7 +127,7 @@ def _offered_by(capability: type, kinds_of: KindsOf) -> str:
 
 
 def _section(tool: Tool) -> str:
-    marks = [tool.effect.value]
+    marks = [tool.effect_in_words]
     marks += [word for word in ("bulk", "recovery", "idempotent") if getattr(tool, word)]
     marks.append(f"at most {tool.timeout_s:g} s")
     lines = [f"### {tool.name}", "", f"*{', '.join(marks)}*", "", tool.description, ""]

@@ -30,7 +30,7 @@ def tools(as_json: JsonOption = False, config: ConfigOption = None) -> None:
             (
                 (
                     tool.name,
-                    tool.effect.value,
+                    tool.effect_in_words,
                     "bulk" if tool.bulk else "",
                     tool.capability.__name__,
                     first_sentence(tool.description),

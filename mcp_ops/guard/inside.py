@@ -175,7 +175,7 @@ class Inside:
             parent=passage.call.id,
         )
         decision = self._guard.policy.decide(call, self._guard.targets.info(item.target))
-        if tool.effect is Effect.DESTROY or not covers(decision.require, passage.consent.how):
+        if call.wanted is Effect.DESTROY or not covers(decision.require, passage.consent.how):
             return call
         return replace(call, approved_by=passage.call.id)
 

@@ -180,7 +180,7 @@ class Frame:
             known = {
                 **clean(said, self._redactor),
                 "target": call.target or call.about,
-                "effect": call.tool.effect.value,
+                "effect": call.wanted.value,
                 "dry_run": call.dry_run,
                 "digest": shown_digest(call, self._redactor),
                 "parent": call.parent,

@@ -137,7 +137,7 @@ def shadow_line(call: Call, code: RefusalCode, *, rule: str, at: float) -> Entry
         target=call.target or call.about,
         principal=call.caller.principal,
         channel=call.caller.channel,
-        effect=call.tool.effect.value,
+        effect=call.wanted.value,
         dry_run=call.dry_run,
         policy=rule,
         code=code.value,

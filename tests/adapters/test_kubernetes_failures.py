@@ -231,12 +231,13 @@ async def test_no_request_goes_where_a_redirect_leads(tmp_path: Path) -> None:
         await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
     async with serve_raw(elsewhere) as other, lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("api")
         for method, path in (("GET", LIST), ("PATCH", f"{LIST}/api")):
             place.between.inject(method, path, answering(307, b"", {"Location": f"{other}/x"}))
         with pytest.raises(errors.BadAnswer):
             await place.platform.ping()
         with pytest.raises(errors.BadAnswer):
-            await place.platform.restart("api", reason="now", call_id="c", generation=1)
+            await place.platform.begin(plan, reason="now", call_id="c")
     assert asked == []
 
 
@@ -261,7 +262,7 @@ async def test_server_that_is_not_there_was_not_reached(tmp_path: Path) -> None:
             await platform.ping()
         assert "127.0.0.1" not in str(raised.value)
         with pytest.raises(errors.Unreachable):
-            await platform.restart("api", reason="now", call_id="c", generation=1)
+            await platform.plan_restart("api")
 
 
 async def test_server_that_speaks_no_tls_was_not_reached(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from mcp_ops.capabilities.base import Effect, effect_of
-from mcp_ops.capabilities.deployments import DeploymentPlatform, DeploymentRestart
+from mcp_ops.capabilities.changes import Change, Changeable
+from mcp_ops.capabilities.deployments import DeploymentPlatform
 from mcp_ops.errors import (
     Conflict,
     ConnectionLost,
@@ -34,7 +35,7 @@ from tests.kubernetes_lab import Lab, answering, broken, changed, lab, lost, sil
 WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
 PODS = "/api/v1/namespaces/shop/pods"
 CALL_ID = "mcp-ops.io/call-id"
-REASON = "mcp-ops.io/restart-reason"
+REASON = "mcp-ops.io/reason"
 
 
 async def restart(place: Lab, name: str = "worker", wait_s: int = 45, **frame: Any) -> Any:
@@ -117,7 +118,7 @@ async def test_old_instances_that_still_end_keep_a_restart_from_being_verified(
         # The old pod's replica set stays known, because the API keeps the history.
         done = await restart(place, wait_s=20)
         assert done.outcome == "unconfirmed"
-        assert done.problem == "1 old instances have not ended yet."
+        assert done.problem == "Not ready in time: 1 old instances have not ended."
         assert done.evidence["old_instances_left"] == 1
 
 
@@ -134,7 +135,7 @@ async def test_deadline_of_the_platform_makes_a_restart_failed(tmp_path: Path) -
         place.between.inject("GET", "/deployments/worker", untouched, untouched, changed(late))
         done = await restart(place)
         assert done.outcome == "failed"
-        assert done.problem == "The restart made no progress within the platform's deadline."
+        assert done.problem == "The rollout made no progress within the platform's deadline."
 
 
 async def test_change_after_the_restart_is_told_and_not_taken_for_its_success(
@@ -148,7 +149,7 @@ async def test_change_after_the_restart_is_told_and_not_taken_for_its_success(
         place.between.inject("GET", "/deployments/worker", untouched, untouched, changed(newer))
         done = await restart(place)
         assert done.outcome == "unconfirmed"
-        assert done.problem == "The workload was changed again after this restart."
+        assert done.problem == "The workload was changed again after this change."
 
 
 async def test_people_are_shown_the_generation_that_would_be_replaced(tmp_path: Path) -> None:
@@ -256,23 +257,22 @@ async def test_platform_that_refuses_to_say_ends_the_wait_unconfirmed(tmp_path: 
         place.between.inject("GET", "/deployments/worker", untouched, untouched, gone)
         done = await restart(place)
         assert done.outcome == "unconfirmed"
-        assert done.problem == "The restart was accepted; the platform refuses to say how it went."
+        assert done.problem == "The change was accepted; the platform refuses to say how it went."
 
 
 async def test_cancelled_wait_says_that_the_restart_goes_on(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
         done = await restart(place, cancelled=lambda: True)
         assert done.outcome == "unconfirmed"
-        assert done.problem == "The wait was cancelled; the restart goes on at the platform."
+        assert done.problem == "The wait was cancelled; the change goes on at the platform."
 
 
 async def test_same_call_again_finds_its_restart_and_does_not_repeat_it(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
         first = await restart(place, call_id="call-7")
-        again = await place.platform.restart(
-            "worker", reason="again", call_id="call-7", generation=1
-        )
-        assert again.generation == first.generation
+        plan = await place.platform.plan_restart("worker")
+        again = await place.platform.begin(plan, reason="again", call_id="call-7")
+        assert again.version == str(first.generation)
         assert len(place.patches()) == 1
 
 
@@ -280,19 +280,24 @@ async def test_restart_is_found_in_the_history_when_another_change_followed(tmp_
     async with lab(tmp_path) as place:
         await restart(place, call_id="call-8")
         await restart(place, call_id="call-9")
-        found = await place.platform.restarted_by("worker", "call-8")
+        plan = await place.platform.plan_restart("worker")
+        found = await place.platform.find(plan, "call-8")
+        newer = await place.platform.find(plan, "call-9")
         assert found is not None
-        assert found.at < (await place.platform.restarted_by("worker", "call-9")).at  # type: ignore[union-attr]
-        assert await place.platform.restarted_by("worker", "call-10") is None
-        assert await place.platform.restarted_by("statefulset/postgres", "call-8") is None
+        assert newer is not None
+        assert found.at < newer.at
+        assert await place.platform.find(plan, "call-10") is None
+        stateful = await place.platform.plan_restart("statefulset/postgres")
+        assert await place.platform.find(stateful, "call-8") is None
 
 
 async def test_workload_that_changed_since_the_look_is_a_conflict(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
         await place.patch(WORKER, {"spec": {"replicas": 3}})
         patches = len(place.patches())
         with pytest.raises(Conflict):
-            await place.platform.restart("worker", reason="now", call_id="c", generation=1)
+            await place.platform.begin(plan, reason="now", call_id="c")
         assert len(place.patches()) == patches
 
 
@@ -352,9 +357,8 @@ async def test_missing_and_forbidden_workloads_are_told_before_anything_is_done(
 
 async def test_reason_and_call_are_left_at_the_workload_without_secrets(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
-        await place.platform.restart(
-            "worker", reason="password=hunter2hunter2\x1b[31m", call_id="c-1", generation=1
-        )
+        plan = await place.platform.plan_restart("worker")
+        await place.platform.begin(plan, reason="password=hunter2hunter2\x1b[31m", call_id="c-1")
         found = await place.raw(WORKER)
         note = found["metadata"]["annotations"][REASON]
         assert "hunter2" not in note
@@ -400,6 +404,7 @@ def test_only_the_restart_is_a_write() -> None:
         "get_deployment_logs": Effect.READ,
         "restart_deployment": Effect.WRITE,
     }
-    assert effect_of(DeploymentPlatform, "restart") is Effect.WRITE
-    assert effect_of(DeploymentPlatform, "rehearse_restart") is Effect.READ
-    assert restart_deployment.result is DeploymentRestart
+    assert effect_of(DeploymentPlatform, "begin") is Effect.WRITE
+    assert effect_of(DeploymentPlatform, "rehearse") is Effect.READ
+    assert effect_of(Changeable, "find") is Effect.READ
+    assert restart_deployment.result is Change

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
+from mcp_ops.adapters.kubernetes import changing, restart
 from mcp_ops.adapters.kubernetes.access import Access
 from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api, no_redirects
+from mcp_ops.adapters.kubernetes.changing import Action, look
 from mcp_ops.adapters.kubernetes.describe import detail
 from mcp_ops.adapters.kubernetes.failures import Ask
+from mcp_ops.adapters.kubernetes.following import follow_replacement
 from mcp_ops.adapters.kubernetes.listing import list_workloads
 from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
 from mcp_ops.adapters.kubernetes.look import get_family, recent_events
-from mcp_ops.adapters.kubernetes.pods import Pod, read_pod
-from mcp_ops.adapters.kubernetes.restart import find_restart, rehearse, restart_workload
-from mcp_ops.adapters.kubernetes.rollout import judge
+from mcp_ops.adapters.kubernetes.pods import read_pod
+from mcp_ops.adapters.kubernetes.restart import plan_restart
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, parse_name
 from mcp_ops.capabilities.base import writes
+from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.capabilities.deployments import (
     DeploymentDetail,
     DeploymentLogs,
     DeploymentPage,
     DeploymentPlatform,
     LogLevel,
-    RestartStarted,
-    RolloutState,
 )
 from mcp_ops.errors import ConfigurationError
 
 _EVENTS_OF_PODS = 3
+_ACTIONS: Mapping[str, Action] = {restart.RESTART: restart.ACTION}
 
 
 class KubernetesSettings(AdapterSettings):
@@ -132,13 +134,6 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         events = await recent_events(self._api, family, troubled)
         return detail(family, pods, events, now=now)
 
-    async def rollout(self, name: str) -> RolloutState:
-        """The rollout with the workload's pods, terminating ones included."""
-        kind, plain = parse_name(name)
-        family = await get_family(self._api, kind, plain)
-        pods = [read_pod(pod, now=self._clock.now()) for pod in family.pods]
-        return judge(kind, family.workload, [Pod.rollout_instance(pod) for pod in pods])
-
     async def logs(
         self,
         name: str,
@@ -157,25 +152,33 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         )
         return await read_logs(self._api, family.pods, wanted)
 
-    async def rehearse_restart(self, name: str) -> None:
-        """Send the patch of a restart with `dryRun=All`."""
-        await rehearse(self._api, name, clock=self._clock)
+    async def plan_restart(self, name: str) -> Plan:
+        """A restart of the generation that is seen now, as `kubectl rollout restart` does it."""
+        _, _, now = await look(self._api, name, clock=self._clock)
+        return plan_restart(name, now)
+
+    async def rehearse(self, plan: Plan) -> None:
+        """Send the change with `dryRun=All`."""
+        await changing.rehearse(self._api, plan, _ACTIONS[plan.action], clock=self._clock)
 
     @writes
-    async def restart(
-        self, name: str, *, reason: str, call_id: str, generation: int
-    ) -> RestartStarted:
-        """Patch the pod template as `kubectl rollout restart` does, with an optimistic lock."""
-        return await restart_workload(
+    async def begin(self, plan: Plan, *, reason: str, call_id: str) -> Begun:
+        """Send the change, with an optimistic lock."""
+        return await changing.begin(
             self._api,
-            name,
+            plan,
+            _ACTIONS[plan.action],
             reason=reason,
             call_id=call_id,
-            generation=generation,
             clock=self._clock,
             redactor=self._redactor,
         )
 
-    async def restarted_by(self, name: str, call_id: str) -> RestartStarted | None:
+    async def find(self, plan: Plan, call_id: str) -> Begun | None:
         """Look for the call's id on the workload and in its replica sets."""
-        return await find_restart(self._api, name, call_id)
+        return await changing.find(self._api, plan, _ACTIONS[plan.action], call_id)
+
+    async def follow(self, plan: Plan, begun: Begun) -> Progress:
+        """Look at the rollout and the workload's pods."""
+        _, _, now = await look(self._api, plan.name, clock=self._clock)
+        return follow_replacement(plan, begun, now)

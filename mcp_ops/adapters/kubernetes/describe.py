@@ -64,7 +64,7 @@ def detail(family: Family, pods: list[Pod], events: list[Event], *, now: float) 
         last_restart=moment_of(_template_annotation(workload, RESTARTED_AT)),
         conditions=[_condition(one) for one in objects(workload, "status", "conditions")[:6]],
         events=events,
-        instances=[pod.instance(now) for pod in shown],
+        instances=[pod.instance() for pod in shown],
         problem=problem,
         explanation=explain(family, counts, pods, problem),
     )

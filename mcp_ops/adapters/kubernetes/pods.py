@@ -17,7 +17,7 @@ from mcp_ops.adapters.kubernetes.fields import (
     text,
     uid_of,
 )
-from mcp_ops.capabilities.deployments import Instance, Problem, RolloutInstance
+from mcp_ops.capabilities.deployments import Instance, Problem
 
 _PULL: Final = frozenset(
     {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
@@ -43,24 +43,18 @@ class Pod:
     waiting: str
     last_exit: str
     trouble: Problem
-    created: float | None
+    age_s: int
 
-    def instance(self, now: float) -> Instance:
+    def instance(self) -> Instance:
         """The pod as a result shows it."""
         return Instance(
             name=self.name,
             ready=self.ready,
             phase="Terminating" if self.ending else self.phase,
             restarts=self.restarts,
-            age_s=max(0, int(now - self.created)) if self.created is not None else 0,
+            age_s=self.age_s,
             waiting=self.waiting or None,
             last_exit=self.last_exit or None,
-        )
-
-    def rollout_instance(self) -> RolloutInstance:
-        """The pod as a rollout is judged by."""
-        return RolloutInstance(
-            name=self.name, id=self.uid, ready=self.ready, ending=self.ending, problem=self.trouble
         )
 
 
@@ -69,6 +63,7 @@ def read_pod(pod: Obj, *, now: float) -> Pod:
     statuses = _statuses(pod)
     ready = condition(pod, "Ready").get("status") == "True"
     ending = bool(text(pod, "metadata", "deletionTimestamp"))
+    created = seconds(text(pod, "metadata", "creationTimestamp"))
     return Pod(
         name=name_of(pod),
         uid=uid_of(pod),
@@ -80,7 +75,7 @@ def read_pod(pod: Obj, *, now: float) -> Pod:
         waiting=next(filter(None, map(_waiting, statuses)), ""),
         last_exit=next(filter(None, map(_last_exit, statuses)), ""),
         trouble="none" if ending else _trouble(pod, statuses, ready=ready, now=now),
-        created=seconds(text(pod, "metadata", "creationTimestamp")),
+        age_s=0 if created is None else max(0, int(now - created)),
     )
 
 

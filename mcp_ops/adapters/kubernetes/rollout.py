@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mcp_ops.adapters.kubernetes.fields import Obj, condition, text
+from mcp_ops.adapters.kubernetes.pods import Pod
 from mcp_ops.adapters.kubernetes.workloads import (
     DAEMON_SET,
     DEPLOYMENT,
@@ -15,11 +18,29 @@ from mcp_ops.adapters.kubernetes.workloads import (
     partition_of,
     paused,
 )
-from mcp_ops.capabilities.deployments import RolloutInstance, RolloutState
 
 
-def judge(kind: Kind, workload: Obj, instances: list[RolloutInstance]) -> RolloutState:
-    """The state of the rollout to the newest generation; `why` says what is still missing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutState:
+    """How far a rollout is. `why` is what is still missing, `blocked` why new instances would not
+    be made at all (else empty), `kept` how many the workload leaves on their old version."""
+
+    generation: int
+    observed_generation: int
+    desired: int
+    updated: int
+    ready: int
+    available: int
+    kept: int
+    done: bool
+    failed: bool
+    blocked: str
+    why: str
+    pods: list[Pod]
+
+
+def judge(kind: Kind, workload: Obj, pods: list[Pod]) -> RolloutState:
+    """The state of the rollout to the newest generation."""
     counts = counts_of(kind, workload)
     failed = _failed(kind, workload, counts)
     missing = failed or _missing(kind, workload, counts)
@@ -35,7 +56,7 @@ def judge(kind: Kind, workload: Obj, instances: list[RolloutInstance]) -> Rollou
         failed=bool(failed),
         blocked=blocked(kind, workload, counts),
         why=missing or "complete",
-        instances=instances,
+        pods=pods,
     )
 
 

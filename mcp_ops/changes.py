@@ -1,0 +1,212 @@
+"""A change of a platform, from the plan to the effect: made once, followed as long as asked.
+
+A change that outlasts its call goes on as an operation. When its process is lost, another one
+looks for the change under the call's id and follows it; it begins again only what the target
+itself would take once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_ops.capabilities.base import NextStep, Outcome
+from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progress
+from mcp_ops.errors import Conflict, ConnectionLost, Failed, Upstream, UpstreamRateLimited
+from mcp_ops.tool import Write
+
+WORK_S: Final = 3_600.0
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 5.0
+_SENT: Final = "sent"
+_ENDS: Final[dict[str, Outcome]] = {
+    "verified": "verified",
+    "failed": "failed",
+    "superseded": "unconfirmed",
+}
+
+
+After = Callable[[Outcome], list[NextStep]]
+_LOOK: Final = "get_deployment"
+_LOGS: Final = "get_deployment_logs"
+
+
+def after(name: str) -> After:
+    """What makes sense after a change of a workload that was not seen to take effect."""
+
+    def steps(outcome: Outcome) -> list[NextStep]:
+        if outcome == "verified":
+            return []
+        look = NextStep(
+            tool=_LOOK, arguments={"name": name}, why="How far it is, and what is wrong."
+        )
+        if outcome != "failed":
+            return [look]
+        logs = NextStep(
+            tool=_LOGS,
+            arguments={"name": name, "previous": True},
+            why="What the new instances wrote before they ended.",
+        )
+        return [look, logs]
+
+    return steps
+
+
+async def carry_out(
+    platform: Changeable,
+    write: Write,
+    planning: Callable[[], Awaitable[Plan]],
+    *,
+    wait_s: int,
+    after: After,
+) -> Change:
+    """Plan, or make and follow a change for at most `wait_s` seconds.
+
+    `after` tells what makes sense next. Raises what the platform raises, and `Interrupted` when
+    another process is to go on.
+    """
+    if write.steps.before:  # a process that is lost made the plan, and may have begun it
+        plan = Plan.model_validate_json(await write.steps.pin(""))
+        await write.steps.at(_SENT)
+        begun = await _again(platform, write, plan)
+    else:
+        plan = await planning()
+        if write.dry_run:
+            return await _planned(platform, write, plan)
+        if plan.nothing:
+            return _nothing_to_do(plan, "verified")
+        if write.pinned is not None:  # nobody was asked, because there was nothing to do
+            raise Conflict(
+                "There was nothing to do when this call was looked at, and now there is.",
+                hint="Call again.",
+            )
+        await write.steps.pin(plan.model_dump_json())
+        await write.steps.at(_SENT)
+        begun = await _begin(platform, write, plan)
+    watch = _Watch(plan=plan, begun=begun, wait_s=wait_s)
+    await watch.follow(platform, write)
+    return watch.answer(after)
+
+
+async def _planned(platform: Changeable, write: Write, plan: Plan) -> Change:
+    write.saw(plan.state, () if plan.nothing else None)
+    if plan.nothing:
+        return _nothing_to_do(plan, "planned")
+    await platform.rehearse(plan)
+    return Change(
+        outcome="planned",
+        name=plan.name,
+        plan=plan.lines,
+        evidence=plan.evidence,
+        generation=_number(plan.lock),
+    )
+
+
+def _nothing_to_do(plan: Plan, outcome: Outcome) -> Change:
+    return Change(
+        outcome=outcome,
+        name=plan.name,
+        plan=[f"Nothing to do: {plan.nothing}."],
+        evidence=plan.evidence,
+        generation=_number(plan.lock),
+    )
+
+
+async def _begin(platform: Changeable, write: Write, plan: Plan) -> Begun:
+    """Begin once. Where the answer was lost, the platform is asked whether it has the change."""
+    try:
+        return await platform.begin(plan, reason=write.reason, call_id=write.call_id)
+    except Failed as lost:
+        if lost.executed != "unknown":
+            raise
+        try:
+            found = await platform.find(plan, write.call_id)
+        except Upstream:
+            found = None
+        if found is None:
+            raise
+        return found
+
+
+async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
+    """Go on with what a lost process may have begun."""
+    found = await platform.find(plan, write.call_id)
+    if found is not None:
+        return found
+    if plan.repeatable:
+        return await _begin(platform, write, plan)
+    lost = ConnectionLost(
+        "The server was lost while it sent the change, and the target does not show it.",
+        hint="Look at the target before you try again.",
+    )
+    lost.executed = "unknown"
+    raise lost
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """The wait for a change to show. What was accepted stays true whatever a look says."""
+
+    plan: Plan
+    begun: Begun
+    wait_s: int
+    last: Progress | None = None
+    outcome: Outcome = "unconfirmed"
+    problem: str = ""
+    stopped: bool = False
+
+    async def follow(self, platform: Changeable, write: Write) -> None:
+        """Look until it shows or can't, the time is over or somebody cancels."""
+        waited, pause = 0.0, _FIRST_PAUSE_S
+        while not self.stopped:
+            await self._look(platform)
+            if self.last is not None:
+                write.progress(self.last.done, self.last.wanted, self.last.why)
+            if self.stopped or waited >= self.wait_s:
+                return
+            if write.cancelled():
+                self.problem = "The wait was cancelled; the change goes on at the platform."
+                return
+            pause = min(pause, self.wait_s - waited)
+            await write.pause(pause)
+            await write.steps.at(_SENT)
+            waited, pause = waited + pause, min(pause * 1.5, _LONGEST_PAUSE_S)
+
+    async def _look(self, platform: Changeable) -> None:
+        try:
+            self.last = await platform.follow(self.plan, self.begun)
+        except (Failed, UpstreamRateLimited):
+            # The change is under way all the same; the next look may see it.
+            self.problem = "The change was accepted; the platform could not be asked how it went."
+        except Upstream:
+            self.problem = "The change was accepted; the platform refuses to say how it went."
+            self.stopped = True
+        else:
+            self._judge(self.last)
+
+    def _judge(self, now: Progress) -> None:
+        if now.state == "pending":
+            self.problem = f"Not ready in time: {now.why}."
+            return
+        self.outcome, self.stopped = _ENDS[now.state], True
+        self.problem = "" if now.state == "verified" else now.why
+
+    def answer(self, after: After) -> Change:
+        """What was seen, and what to do next."""
+        last = self.last
+        return Change(
+            outcome=self.outcome,
+            name=self.begun.name,
+            generation=_number(self.begun.version),
+            id=self.begun.id or None,
+            ready=f"{last.done}/{last.wanted}" if last is not None and last.wanted else None,
+            problem=self.problem or None,
+            evidence=self.plan.evidence | self.begun.evidence | (last.evidence if last else {}),
+            undo=self.plan.undo,
+            next_steps=after(self.outcome),
+        )
+
+
+def _number(version: str) -> int | None:
+    return int(version) if version.isascii() and version.isdigit() else None
