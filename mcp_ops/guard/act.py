@@ -176,7 +176,7 @@ class Actor:
         health, error = Health.UNTOUCHED, ""
         try:
             ends = anyio.current_time() + deadline_s
-            # What fail_after does, for a third of its cost.
+            # What fail_after does, without its two generators.
             with (
                 stage("run", target),
                 listening() as signs,
