@@ -27,8 +27,8 @@ from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.transport_http import http_app
 from mcp_ops.transport_streams import MAX_STREAMS_EACH
 from tests.adapters.redis_lab import free_port
+from tests.over_http import VERSION, settings
 from tests.served import serve
-from tests.test_transport_http import VERSION, settings
 from tests.transport_peer import health
 
 HIDDEN = {"retry_deadletters", "discard_deadletters", "restore_deadletters"}
