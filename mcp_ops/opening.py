@@ -27,6 +27,7 @@ KINDS: Mapping[str, str] = {
     "http": "mcp_ops.adapters.http_endpoint:HttpEndpointAdapter",
     "kubernetes": "mcp_ops.adapters.kubernetes.adapter:KubernetesAdapter",
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
+    "railway": "mcp_ops.adapters.railway.adapter:RailwayAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
     "salesforce": "mcp_ops.adapters.salesforce:SalesforceAdapter",
 }
