@@ -96,9 +96,9 @@ class Lab:
                 await anyio.sleep(STEP_S)
 
 
-def settings(url: str, **more: Any) -> RailwaySettings:
+def settings(base: str, /, **more: Any) -> RailwaySettings:
     """Those of a target with the project token of its environment."""
-    given = {"token": SecretStr(TOKEN), "steady_s": 0.0, "url": f"{url}{PATH}", **more}
+    given = {"token": SecretStr(TOKEN), "steady_s": 0.0, "url": f"{base}{PATH}", **more}
     return RailwaySettings.model_validate(given)
 
 

@@ -1,7 +1,7 @@
 """The services of the environment, one of them in full, and its earlier deployments.
 
 A service is named in lower case, other characters as `-`: `My API` is `my-api`. Where two would
-have one name, each has the first digits of its id behind it.
+have one name, each has its id behind it.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _named(raw: Iterable[Obj]) -> dict[str, Obj]:
     services = [(_slug(text(one, "serviceName")), id_of(one, "serviceId"), one) for one in raw]
     often = Counter(slug for slug, _, _ in services)
     return {
-        slug if slug and often[slug] == 1 else f"{slug or 'service'}.{key[:8].lower()}": one
+        slug if slug and often[slug] == 1 else f"{slug or 'service'}.{key.lower()}": one
         for slug, key, one in services
     }
 
