@@ -116,6 +116,8 @@ async def plan_rollback(driver: Driver, name: str, service: Service, to_revision
         "undo": undo,
     }
     lines = _difference(name, current, target)
+    if service.latest is not None and service.latest.id != current.id:
+        lines.append(f"The newest deployment, {service.latest.id}, is {service.latest.status}.")
     if target.id == current.id or not target.can_rollback:
         if not target.can_redeploy:
             raise Conflict(
@@ -165,9 +167,7 @@ async def _target(
                 hint="list_revisions shows the ids.",
             )
         return found
-    newest = service.latest or current
-    # What broke may have failed to start: then what runs is the version before already.
-    before = [one for one in service.history if one.created < newest.created and one.can_rollback]
+    before = [one for one in service.history if one.created < current.created and one.can_rollback]
     if not before:
         raise NotFound(
             "Railway keeps no earlier deployment that it could roll back to.",

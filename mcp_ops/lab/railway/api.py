@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,20 @@ def _schema() -> Any:
 
     path = Path(__file__).with_name("schema.graphql")
     return build_schema(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=100)
+def _checked(document: str) -> tuple[Any, str, str]:
+    """A document read, or what is wrong with it: message and code."""
+    from graphql import GraphQLError, parse, validate
+
+    try:
+        parsed = parse(document)
+    except GraphQLError as error:
+        return None, error.message, "GRAPHQL_PARSE_FAILED"
+    if problems := validate(_schema(), parsed):
+        return None, problems[0].message, "GRAPHQL_VALIDATION_FAILED"
+    return parsed, "", ""
 
 
 class RailwayApi:
@@ -99,14 +113,11 @@ class RailwayApi:
         return self._answer(request, document, variables, body.get("operationName"))
 
     def _answer(self, request: Request, document: Any, variables: Any, name: Any) -> Response:
-        from graphql import GraphQLError, OperationType, execute, parse, validate
+        from graphql import OperationType, execute
 
-        try:
-            parsed = parse(document)
-        except GraphQLError as error:
-            return _failed(error.message, "GRAPHQL_PARSE_FAILED", 400)
-        if problems := validate(_schema(), parsed):
-            return _failed(problems[0].message, "GRAPHQL_VALIDATION_FAILED", 400)
+        parsed, message, code = _checked(str(document))
+        if parsed is None:
+            return _failed(message, code, 400)
         changes = any(
             getattr(each, "operation", None) is OperationType.MUTATION
             for each in parsed.definitions

@@ -187,7 +187,12 @@ class World:
         """Take out of service what a newer deployment has replaced."""
         now = self.now()
         for service in self.services.values():
-            up = [one for one in service.deployments if one.phase(now, self.step) == "SUCCESS"]
+            # One that crashed had started, too.
+            up = [
+                one
+                for one in service.deployments
+                if one.phase(now, self.step) in ("SUCCESS", "CRASHED", "SLEEPING")
+            ]
             for one in service.deployments:
                 self._age(one, newest_up=up[-1].born if up else 0.0, now=now)
 
