@@ -20,7 +20,8 @@ from mcp_ops.lab.railway.api import PATH, RailwayApi, railway_with_world
 from mcp_ops.lab.railway.world import World
 from mcp_ops.lab.standin import StandIn
 from mcp_ops.redact import Redactor
-from tests.kubernetes_lab import STEP_S, Fault, served, wiring
+from tests.kubernetes_lab import STEP_S, Fault, wiring
+from tests.served import serve
 
 TOKEN = "project-token-0123456789"
 ACCOUNT = "account-token-0123456789"
@@ -98,7 +99,13 @@ class Lab:
 
 def settings(base: str, /, **more: Any) -> RailwaySettings:
     """Those of a target with the project token of its environment."""
-    given = {"token": SecretStr(TOKEN), "steady_s": 0.0, "url": f"{base}{PATH}", **more}
+    given = {
+        "token": SecretStr(TOKEN),
+        "steady_s": 0.0,
+        "recheck_s": STEP_S,
+        "url": f"{base}{PATH}",
+        **more,
+    }
     return RailwaySettings.model_validate(given)
 
 
@@ -115,7 +122,7 @@ async def lab(directory: Path, **more: Any) -> AsyncIterator[Lab]:
     )
     between = Between(stand_in.app)
     redactor = Redactor()
-    async with served(between) as url:
+    async with serve(between) as url:
         wired = wiring(directory, redactor, SystemClock())
         async with RailwayAdapter.open(settings(url, **more), wired) as platform:
             yield Lab(

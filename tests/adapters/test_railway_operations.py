@@ -111,10 +111,8 @@ def test_nothing_of_a_caller_is_written_into_a_document() -> None:
 
 def test_a_variable_of_one_service_can_not_become_a_shared_one() -> None:
     """Without a service Railway would set it for all; the type of ours takes no null."""
-    found = {
-        each.variable.name.value: each
-        for each in definition(Mutation.SET_VARIABLE).variable_definitions
-    }
+    variables = definition(Mutation.SET_VARIABLE).variable_definitions or ()
+    found = {each.variable.name.value: each for each in variables}
     assert print_ast(found["service"].type) == "String!"
     assert "skipDeploys: false" in Mutation.SET_VARIABLE.value
 

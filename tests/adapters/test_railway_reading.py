@@ -18,7 +18,13 @@ AT = "2026-11-29T10:00:00.000Z"
 
 
 async def logs(place: Lab, name: str = BACKEND, **more: Any) -> Any:
-    wanted = {"since_minutes": 10_000, "tail": 100, "grep": "", "level": "", "previous": False}
+    wanted: dict[str, Any] = {
+        "since_minutes": 10_000,
+        "tail": 100,
+        "grep": "",
+        "level": "",
+        "previous": False,
+    }
     return await place.platform.logs(name, **(wanted | more))
 
 

@@ -65,6 +65,12 @@ class RailwaySettings(AdapterSettings):
         le=600,
         description="How long a deployment has to run before it counts, seconds.",
     )
+    recheck_s: float = Field(
+        1.5,
+        ge=0,
+        le=30,
+        description="Pause between the three looks for a change whose answer was lost, seconds.",
+    )
     url: SecureUrl = "https://backboard.railway.com/graphql/v2"
     request_timeout_s: float = Field(
         25.0, gt=0, le=60, description="Longest wait for one answer, seconds."
@@ -118,6 +124,7 @@ class RailwayAdapter(
                 clock=wiring.clock,
                 redactor=wiring.redactor,
                 steady_s=settings.steady_s,
+                recheck_s=settings.recheck_s,
             )
             yield cls(settings, driver)
 

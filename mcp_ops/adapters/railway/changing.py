@@ -32,6 +32,7 @@ from mcp_ops.redact import Redactor
 
 LOOK: Final = 10
 _REMEMBERED: Final = 256
+_LOOKS: Final = 3
 _LOOK: Final = "Look with get_deployment, then decide again."
 
 
@@ -45,6 +46,7 @@ class Driver:
     clock: Clock
     redactor: Redactor
     steady_s: float
+    recheck_s: float
     _made: OrderedDict[str, Begun] = field(default_factory=OrderedDict)
     _since: OrderedDict[str, float] = field(default_factory=OrderedDict)
     _locks: dict[str, anyio.Lock] = field(default_factory=dict)
@@ -109,14 +111,24 @@ class Driver:
         """See `Changeable.find`."""
         if call_id in self._made:
             return self._made[call_id]
-        scope = await self.access.scope()
-        service = await self.reading.service(scope, plan.values["service"], first=LOOK)
-        found = await action.trace(self, plan, scope, service)
+        found = await self._traced(plan, action)
         if found is None:
             return None
         evidence = {**found.evidence, "found_by": "what Railway shows; it keeps no mark of calls"}
         at = rfc3339(self.clock.now())
         return Begun(name=plan.name, at=at, id=found.id, evidence=evidence)
+
+    async def _traced(self, plan: Plan, action: Action) -> Made | None:
+        """Look a few times: what Railway has done shows a second or two later."""
+        scope = await self.access.scope()
+        for looks_left in reversed(range(_LOOKS)):
+            service = await self.reading.service(scope, plan.values["service"], first=LOOK)
+            found = await action.trace(self, plan, scope, service)
+            if found is not None:
+                return found
+            if looks_left:
+                await anyio.sleep(self.recheck_s)
+        return None
 
     async def follow(self, plan: Plan, begun: Begun, action: Action) -> Progress:
         """See `Changeable.follow`."""
