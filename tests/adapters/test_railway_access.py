@@ -14,7 +14,7 @@ from mcp_ops.lab.railway.world import ENVIRONMENT, OTHER_ENVIRONMENT, OTHER_PROJ
 from tests.kubernetes_lab import answering, wiring
 from tests.railway_lab import ACCOUNT, BACKEND, FOREIGN, TOKEN, WORKSPACE, Lab, lab, settings
 
-IDS = {"project": PROJECT, "environment": ENVIRONMENT}
+IDS = {"project_id": PROJECT, "environment_id": ENVIRONMENT}
 
 
 async def test_a_project_token_says_itself_where_it_is_good(tmp_path: Path) -> None:
@@ -54,13 +54,13 @@ async def test_the_operator_can_allow_a_broad_token_for_one_place(
         assert last["authorization"] == f"Bearer {token}"
         assert "project-access-token" not in last
     async with lab(tmp_path, **more) as place:
-        with pytest.raises(ConfigurationError, match="needs project and environment"):
+        with pytest.raises(ConfigurationError, match="needs project_id and environment_id"):
             await place.platform.ping()
 
 
 async def test_a_broad_token_acts_on_nothing_outside_the_environment(tmp_path: Path) -> None:
     more = {"token": SecretStr(ACCOUNT), "allow_broad_token": True}
-    elsewhere = {"project": OTHER_PROJECT, "environment": OTHER_ENVIRONMENT}
+    elsewhere = {"project_id": OTHER_PROJECT, "environment_id": OTHER_ENVIRONMENT}
     async with lab(tmp_path, **more, **elsewhere) as place:
         assert (await place.platform.list_workloads(limit=20, cursor="")).items == []
     async with lab(tmp_path, **more, **IDS) as place:
@@ -70,7 +70,7 @@ async def test_a_broad_token_acts_on_nothing_outside_the_environment(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "ids", [{"project": OTHER_PROJECT}, {"environment": OTHER_ENVIRONMENT}, IDS]
+    "ids", [{"project_id": OTHER_PROJECT}, {"environment_id": OTHER_ENVIRONMENT}, IDS]
 )
 async def test_a_project_token_of_another_place_is_refused(
     tmp_path: Path, ids: dict[str, str]
@@ -116,8 +116,8 @@ async def test_what_can_be_no_token_is_never_sent(tmp_path: Path, token: str) ->
     "wrong",
     [
         {"url": "http://railway.example/graphql/v2"},
-        {"project": "../x"},
-        {"environment": "a b"},
+        {"project_id": "../x"},
+        {"environment_id": "a b"},
         {"max_replicas": 0},
         {"required_variables": {"api": ["a b"]}},
         {"document": "mutation {}"},

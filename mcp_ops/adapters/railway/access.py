@@ -76,7 +76,7 @@ class Access:
         ):
             raise Forbidden(
                 "The project token is of another project or environment than the target's.",
-                hint="Compare project and environment of the target with where it was made.",
+                hint="Compare project_id and environment_id with where the token was made.",
             )
         return found
 
@@ -90,7 +90,7 @@ class Access:
             )
         if not self._project or not self._environment:
             raise ConfigurationError(
-                "The target needs project and environment: the token does not name them.",
+                "The target needs project_id and environment_id: the token does not name them.",
                 hint="Set the ids of both; the dashboard copies them (Ctrl+K).",
             )
         return Scope(

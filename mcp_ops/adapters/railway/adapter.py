@@ -46,8 +46,8 @@ class RailwaySettings(AdapterSettings):
     """One environment, and with which token it is reached."""
 
     token: SecretStr = Field(description="A project token, made for the environment.")
-    project: str = Field("", pattern=_ID, description="Project id; default: the token's.")
-    environment: str = Field("", pattern=_ID, description="Environment id; default: the token's.")
+    project_id: str = Field("", pattern=_ID, description="Default: the token's.")
+    environment_id: str = Field("", pattern=_ID, description="Default: the token's.")
     allow_broad_token: bool = Field(
         False,
         description="Take the token of an account or a workspace, which reaches all of its"
@@ -113,8 +113,8 @@ class RailwayAdapter(
             api = Api(http, settings.url, settings.token)
             access = Access(
                 api,
-                project=settings.project,
-                environment=settings.environment,
+                project=settings.project_id,
+                environment=settings.environment_id,
                 allow_broad=settings.allow_broad_token,
             )
             driver = Driver(
