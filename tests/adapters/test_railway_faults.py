@@ -102,6 +102,14 @@ async def another(place: Lab) -> AsyncIterator[RailwayAdapter]:
         yield adapter
 
 
+async def shown(place: Lab, plan: Plan) -> None:
+    """Wait until Railway shows what was done: a stop takes a moment."""
+    async with another(place) as adapter:
+        with anyio.fail_after(30):
+            while await adapter.find(plan, "nobody's") is None:
+                await anyio.sleep(place.world.step)
+
+
 @dataclass(slots=True)
 class Kept(OneRun):
     """The steps of an operation whose process was lost after it had pinned its plan."""
@@ -309,7 +317,7 @@ async def test_the_same_change_by_two_calls_is_made_by_one(tmp_path: Path, name:
         case.before(place)
         one, other = await case.plan(place.platform), await case.plan(place.platform)
         await place.platform.begin(one, reason="now", call_id="one")
-        await anyio.sleep(place.world.step * 3)  # a stop and a start line show a step later
+        await shown(place, one)
         with pytest.raises(Conflict):
             await place.platform.begin(other, reason="now", call_id="other")
         assert count(place, case) == 1
@@ -324,7 +332,7 @@ async def test_a_killed_process_after_the_effect_is_gone_on_with(
         plan = await case.plan(place.platform)
         async with another(place) as killed:
             await killed.begin(plan, reason="now", call_id="call-1")
-        await anyio.sleep(place.world.step * 3)
+        await shown(place, plan)
         done = await gone_on(place, plan)
         assert done.outcome == "verified"
         assert count(place, case) == 1
@@ -359,6 +367,7 @@ async def test_a_number_that_was_saved_but_not_deployed_is_told(tmp_path: Path) 
 
 async def test_a_cancelled_wait_says_that_the_change_goes_on(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
+        place.stand_in.inject("never-ready")
         done = await change(place, CASES["rollback"], cancelled=lambda: True)
         assert done.outcome == "unconfirmed"
         assert done.problem == "The wait was cancelled; the change goes on at the platform."

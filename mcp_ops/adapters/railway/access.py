@@ -6,6 +6,7 @@ everything there, production included.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -21,6 +22,7 @@ from mcp_ops.errors import (
     Upstream,
 )
 
+_log = logging.getLogger("mcp_ops.adapters")
 _DENIED: Final = (Forbidden, NotFound, Rejected, Unauthenticated)
 _MAKE_ONE: Final = (
     "Make a project token (project settings, Tokens) for the target's environment and use that."
@@ -59,6 +61,8 @@ class Access:
             if isinstance(exc, Forbidden | Unauthenticated):
                 self._scope = None
             raise
+        if self._scope is None and found.kind != "project":
+            _log.warning("a token of Railway reaches all projects of its %s", found.kind)
         self._api.of_project = found.kind == "project"
         self._scope = found
         return found

@@ -109,7 +109,7 @@ class Api:
         if answer.status == 429:
             raise self._http.error(answer, said=_said(errors))
         if isinstance(errors, list) and errors:
-            raise self._error(errors[0], answer)
+            raise self._error(errors[0], answer, changes=changes)
         if not answer.ok:
             error = self._http.error(answer, said=_said(errors))
             if changes and (answer.status >= 500 or answer.status == 408):
@@ -121,12 +121,16 @@ class Api:
             raise BadAnswer("Railway's answer has neither data nor errors.")
         return data
 
-    def _error(self, error: Any, answer: Answer) -> Upstream:
+    def _error(self, error: Any, answer: Answer, *, changes: bool) -> Upstream:
         message = text(error, "message")
         code = text(mapping(error, "extensions"), "code")
         said = tame(self._http.redactor.text(message[:2_000]), 300)
+        lower = message.lower()
+        if changes and "limit" in lower and "deploy" in lower:
+            # "Service deployment rate limit exceeded": the setting before it may be saved.
+            return UpstreamBroken("Railway did not deploy what it may have saved.", said=said)
         for part, kind, ours, hint in _SAYINGS:
-            if part in message.lower():
+            if part in lower:
                 wait = None
                 if kind is UpstreamRateLimited:
                     now = self._http.clock.now()

@@ -15,7 +15,7 @@ class Query(Enum):
 
     WHOSE = """
 query Whose {
-  projectToken { projectId environmentId project { name } environment { name } }
+  projectToken { projectId environmentId }
 }
 """
     ACCOUNT = """

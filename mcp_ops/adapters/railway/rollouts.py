@@ -300,6 +300,8 @@ async def _follow_restart(
     started, at = await _start_seen(driver, plan, one)
     if not started:
         return progress("pending", "Railway does not show the start yet", one, of=of)
+    if one.status == "CRASHED" and (one.status_at or 0.0) == float(plan.values["status_at"]):
+        return progress("pending", "Railway still shows the crash of before", one, of=of)
     state, why = running(driver, one, of=of, mark=f"@{plan.values['started']}")
     found = progress(state, why, one, of=of)
     logged = {"last_start": rfc3339(at)} if at else {}
@@ -321,14 +323,14 @@ async def _follow_stop(
 
 
 async def _follow_start(
-    driver: Driver, plan: Plan, _begun: Begun, _scope: Scope, service: Service
+    driver: Driver, plan: Plan, begun: Begun, _scope: Scope, service: Service
 ) -> Progress:
     one = deployment_of(service, plan.values["deployment"])
     if one is None or one.status in GONE:
         why = "The service was deployed again after this change."
         return Progress(state="superseded", why=why)
     of = plan.values["wanted"]
-    state, why = running(driver, one, of=of, mark="@start")
+    state, why = running(driver, one, of=of, mark=f"@{begun.at}")
     return progress(state, why, one, of=of)
 
 

@@ -39,6 +39,8 @@ def plan_scale(name: str, service: Service, replicas: int, *, most: int) -> Plan
         f"Regions now: {shown}; then: {_shown(after) or replicas}.",
         f"The same version ({current.shown}) is deployed anew for it.",
     ]
+    if not current.version:
+        lines.append("Railway names neither its commit nor its image: it chooses the source.")
     undo = Undo(tool="scale_deployment", arguments={"name": name, "replicas": service.wanted})
     same = service.wanted == replicas and before == after
     return plan_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from mcp_ops.adapters.railway.access import Scope
 from mcp_ops.adapters.railway.changing import Action, Driver, Made, confirmed, newer, plan_of, seen
@@ -19,6 +19,7 @@ from mcp_ops.redact import MASK, Redactor, tame
 
 SET: Final = "set_variable"
 _MOST: Final = 2_000
+_RANDOM: Final = 12  # shorter ones may be words
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 # One reference and nothing round it: text between could be a secret.
 _REFERENCE: Final = re.compile(
@@ -126,7 +127,7 @@ def _item(
     mark = redactor.fingerprint(value)
     match = _REFERENCE.fullmatch(value)
     if match is None:
-        if _named_secret(key):
+        if _named_secret(key) and len(value) >= _RANDOM:
             # So that no log line of the service shows it either.
             redactor.add(value)
         shown = value if harmless(key, value) else MASK if value else ""
@@ -214,7 +215,13 @@ def plan_config(
         nothing=f"{key} has this value" if before == wanted else "",
         state={"before": mark, "there": there},
         evidence={"key": key, "fingerprint_before": mark},
-        values={"key": key, "value": wanted, "there": there, "before": mark},
+        values={
+            "key": key,
+            "value": wanted,
+            "there": there,
+            "before": mark,
+            "sealed": there and before is None,
+        },
     )
 
 
@@ -278,7 +285,8 @@ async def _send(driver: Driver, scope: Scope, plan: Plan, _service: Service) -> 
 
 async def _trace(driver: Driver, plan: Plan, scope: Scope, service: Service) -> Made | None:
     """The value is the one that was to be set, and was another one at the look."""
-    if not await _is_set(driver, plan, scope, service):
+    # Of a sealed one nobody can read what it is.
+    if plan.values["sealed"] or not await _is_set(driver, plan, scope, service):
         return None
     later = newer(plan, service)
     if not later:
@@ -288,8 +296,10 @@ async def _trace(driver: Driver, plan: Plan, scope: Scope, service: Service) -> 
 
 async def _is_set(driver: Driver, plan: Plan, scope: Scope, service: Service) -> bool:
     variables = await read_variables(driver, scope, service)
-    found: Any = variables.get(plan.values["key"])
-    return bool(found == plan.values["value"])
+    key = plan.values["key"]
+    if plan.values["sealed"] and key in variables and variables[key] is None:
+        return True
+    return bool(variables.get(key) == plan.values["value"])
 
 
 async def _follow(

@@ -284,7 +284,7 @@ class Resolvers:
             "environmentId": ENVIRONMENT,
             "status": status,
             "createdAt": stamp(one.born),
-            "statusUpdatedAt": stamp(one.settled_at or one.born + step * 4),
+            "statusUpdatedAt": stamp(one.since(now, step)),
             # A starting and a sleeping deployment say so, too.
             "deploymentStopped": one.stopped(now, step) or status != "SUCCESS",
             "canRedeploy": status in ("SUCCESS", "CRASHED", "FAILED", "REMOVED"),

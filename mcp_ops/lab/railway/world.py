@@ -73,6 +73,15 @@ class Deployment:
             return "CRASHED"
         return way[min(at, len(way) - 1)]
 
+    def since(self, now: float, step: float) -> float:
+        """When it came to the status that it has. A stop changes neither."""
+        if self.settled:
+            return self.settled_at
+        status, at = self.phase(now, step), self.restarted_at or self.born
+        while at + step <= now and self.phase(at, step) != status:
+            at += step
+        return at
+
     def instance_state(self, now: float, step: float) -> str:
         """The status of each instance."""
         status = self.phase(now, step)
