@@ -24,6 +24,9 @@ ENDED = {
 }
 
 
+MARKS = ("run_id", "started_at", "last_sync_at")
+
+
 def seen(action: str, answer: dict[str, Any], begun_id: str = "knowledge-2") -> tuple[str, str]:
     plan = Plan(
         action=action,
@@ -76,7 +79,7 @@ def test_status_after_a_change_is_judged(
 ) -> None:
     answer = {**ENDED, **change}
     if change == {"status": None}:
-        answer = dict(zip(("run_id", "started_at", "last_sync_at"), BEFORE, strict=True))
+        answer = dict(zip(MARKS, BEFORE, strict=True))
         answer["status"] = "idle"
     found = seen(action, answer)
     assert found[0] == state
@@ -87,7 +90,7 @@ def test_status_after_a_change_is_judged(
 def test_run_that_still_goes_on_is_not_ended() -> None:
     same = {
         "status": "running",
-        **dict(zip(("run_id", "started_at", "last_sync_at"), BEFORE, strict=True)),
+        **dict(zip(MARKS, BEFORE, strict=True)),
     }
     assert seen(CANCEL, same) == ("pending", "it still runs")
     assert seen(CANCEL, {}) == ("pending", "its status does not say whether it runs")

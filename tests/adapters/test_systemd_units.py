@@ -20,6 +20,10 @@ RUNS = {
 }
 
 
+STALE = "Its file changed; systemd has not read it yet (daemon-reload)."
+ENDED = "its process was ended by a signal"
+
+
 def unit(**properties: Any) -> Unit:
     block = {key: str(value) for key, value in new_unit("a.service", **properties).items()}
     return read_unit("a.service", block, offset=1_000.0)
@@ -32,8 +36,7 @@ def unit(**properties: Any) -> Unit:
         (
             {**RUNS, "NRestarts": 2, "NeedDaemonReload": "yes"},
             "none",
-            "It is active (running). It was restarted automatically 2 times."
-            " Its file changed; systemd has not read it yet (daemon-reload).",
+            f"It is active (running). It was restarted automatically 2 times. {STALE}",
         ),
         ({}, "scaled_to_zero", "It is stopped."),
         (
@@ -52,8 +55,7 @@ def unit(**properties: Any) -> Unit:
                 "NRestarts": 4,
             },
             "crash_loop",
-            "It dies again and again (4 restarts): its process was ended by a signal"
-            " (ended by SIGSEGV).",
+            f"It dies again and again (4 restarts): {ENDED} (ended by SIGSEGV).",
         ),
         (
             {"ActiveState": "failed", "SubState": "failed", "Result": "timeout"},
