@@ -122,7 +122,8 @@ REASONS = {
   with the event loop; and the thousand writes of this benchmark's one principal are counted with
   each, which no real budget allows. Tried, and kept: group commit, budget and intent in one commit,
   no wait for hot state, lookups of keys, modes and elevations on the event loop, three indexes of
-  the ledger instead of seven. Tried, without gain: a shorter switch interval of the interpreter.
+  the ledger instead of seven, lines of one commit in one statement, sealed without giving the
+  interpreter's lock away. Tried, without gain: a shorter switch interval of the interpreter.
   What remains is the work on two lines of the ledger: hashes, statements, hand-overs.""",
     "HTTP with a key": """\
 - **HTTP.** More than half of a call is the guard's: the transports are our own
