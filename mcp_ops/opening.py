@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "kubernetes": "mcp_ops.adapters.kubernetes.adapter:KubernetesAdapter",
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
     "process": "mcp_ops.adapters.process.adapter:ProcessAdapter",
+    "railway": "mcp_ops.adapters.railway.adapter:RailwayAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
     "salesforce": "mcp_ops.adapters.salesforce:SalesforceAdapter",
     "systemd": "mcp_ops.adapters.systemd.adapter:SystemdAdapter",
