@@ -1,0 +1,113 @@
+"""How a change ends when what is around it fails: what may have run is never called undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_ops.capabilities.base import writes
+from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progress
+from mcp_ops.changes import after, carry_out
+from mcp_ops.errors import ConfigurationError, ConnectionLost, OpsError, StoreUnavailable
+from mcp_ops.tool import Interrupted, OneRun
+from tests.kubernetes_lab import write
+
+AT = "2026-11-29T10:00:00.000Z"
+
+
+@dataclass(slots=True)
+class Platform(Changeable):
+    """A system that makes a change once for each request, and keeps no mark of who asked."""
+
+    lost: bool = False
+    finding: OpsError | None = None
+    looking: list[OpsError] = field(default_factory=list)
+    made: int = 0
+
+    async def plan(self) -> Plan:
+        return Plan(action="change", name="api", lines=["Change it."], repeatable=False)
+
+    async def rehearse(self, plan: Plan) -> None:
+        return None
+
+    @writes
+    async def begin(self, plan: Plan, *, reason: str, call_id: str) -> Begun:
+        self.made += 1
+        if self.lost:
+            raise ConnectionLost("The answer was lost.")
+        return Begun(name=plan.name, at=AT)
+
+    async def find(self, plan: Plan, call_id: str) -> Begun | None:
+        if self.finding is not None:
+            raise self.finding
+        return Begun(name=plan.name, at=AT) if self.made else None
+
+    async def follow(self, plan: Plan, begun: Begun) -> Progress:
+        if self.looking:
+            raise self.looking.pop(0)
+        return Progress(state="verified")
+
+
+@dataclass(slots=True)
+class Kept(OneRun):
+    """The steps of an operation over its processes; one that is told to stops at a step."""
+
+    before: str = ""
+    plan: str = ""
+    stops: bool = False
+    last: str = ""
+
+    async def pin(self, text: str) -> str:
+        self.plan = self.plan or text
+        return self.plan
+
+    async def at(self, where: str) -> None:
+        self.last = where
+        if self.stops:
+            raise Interrupted
+
+
+async def carry(platform: Platform, **frame: Any) -> Change:
+    with anyio.fail_after(10):
+        return await carry_out(
+            platform,
+            replace(write(), **frame),
+            platform.plan,
+            wait_s=30,
+            after=after("api"),
+        )
+
+
+OURS = [ConfigurationError("The credential plugin is gone."), StoreUnavailable("No secret store.")]
+
+
+@pytest.mark.parametrize("error", OURS, ids=lambda each: each.code)
+async def test_lost_answer_stays_a_doubt_whatever_keeps_us_from_looking(error: OpsError) -> None:
+    platform = Platform(lost=True, finding=error)
+    with pytest.raises(OpsError) as raised:
+        await carry(platform)
+    assert raised.value.executed == "unknown"
+    assert platform.made == 1
+
+
+@pytest.mark.parametrize("error", OURS, ids=lambda each: each.code)
+async def test_what_was_accepted_is_not_called_undone_when_a_look_fails(error: OpsError) -> None:
+    platform = Platform(looking=[error] * 100)
+    done = await carry(platform)
+    assert done.outcome == "unconfirmed"
+    assert platform.made == 1
+
+
+async def test_server_that_drains_before_the_request_leaves_no_doubt() -> None:
+    """Nothing was sent, so the next process may send it, also where it could not be told twice."""
+    platform = Platform()
+    steps = Kept(stops=True)
+    with pytest.raises(Interrupted):
+        await carry(platform, steps=steps)
+    assert platform.made == 0
+    done = await carry(platform, steps=Kept(before=steps.last, plan=steps.plan))
+    assert done.outcome == "verified"
+    assert platform.made == 1
