@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+import anyio
+
 from mcp_ops.capabilities.base import NextStep, Outcome
 from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progress
 from mcp_ops.errors import (
@@ -183,7 +185,10 @@ class _Watch:
         """Look until it shows or can't, the time is over or somebody cancels."""
         waited, pause = 0.0, _FIRST_PAUSE_S
         while not self.stopped:
+            began = anyio.current_time()
             await self._look(platform)
+            # A slow platform must not make the wait longer than the whole call may take.
+            waited += anyio.current_time() - began
             if self.last is not None:
                 write.progress(self.last.done, self.last.wanted, self.last.why)
             if self.stopped or waited >= self.wait_s:

@@ -25,7 +25,10 @@ class Platform(Changeable):
     lost: bool = False
     finding: OpsError | None = None
     looking: list[OpsError] = field(default_factory=list)
+    takes_s: float = 0.0
+    ready: bool = True
     made: int = 0
+    looked: int = 0
 
     async def plan(self) -> Plan:
         return Plan(action="change", name="api", lines=["Change it."], repeatable=False)
@@ -46,9 +49,11 @@ class Platform(Changeable):
         return Begun(name=plan.name, at=AT) if self.made else None
 
     async def follow(self, plan: Plan, begun: Begun) -> Progress:
+        self.looked += 1
+        await anyio.sleep(self.takes_s)
         if self.looking:
             raise self.looking.pop(0)
-        return Progress(state="verified")
+        return Progress(state="verified" if self.ready else "pending")
 
 
 @dataclass(slots=True)
@@ -70,13 +75,13 @@ class Kept(OneRun):
             raise Interrupted
 
 
-async def carry(platform: Platform, **frame: Any) -> Change:
+async def carry(platform: Platform, *, wait_s: int = 30, **frame: Any) -> Change:
     with anyio.fail_after(10):
         return await carry_out(
             platform,
             replace(write(), **frame),
             platform.plan,
-            wait_s=30,
+            wait_s=wait_s,
             after=after("api"),
         )
 
@@ -111,3 +116,11 @@ async def test_server_that_drains_before_the_request_leaves_no_doubt() -> None:
     done = await carry(platform, steps=Kept(before=steps.last, plan=steps.plan))
     assert done.outcome == "verified"
     assert platform.made == 1
+
+
+async def test_time_that_looks_take_counts_towards_the_wait() -> None:
+    """Else an hour of a slow platform passes the deadline of the call, and its end is a doubt."""
+    platform = Platform(takes_s=0.6, ready=False)
+    done = await carry(platform, wait_s=2)
+    assert done.outcome == "unconfirmed"
+    assert platform.looked <= 2
