@@ -29,6 +29,7 @@ from mcp_ops.tool import Interrupted, Write
 WORK_S: Final = 3_600.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 5.0
+_SETTLE_S: Final = 60.0
 _PLANNED: Final = "planned"
 _SENT: Final = "sent"
 _ENDS: Final[dict[str, Outcome]] = {
@@ -156,7 +157,7 @@ async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
         await _sending(write)
         return await _begin(platform, write, plan)
     await write.steps.at(_SENT)
-    found = await platform.find(plan, write.call_id)
+    found = await _found(platform, write, plan)
     if found is not None:
         return found
     if plan.repeatable:
@@ -167,6 +168,22 @@ async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
     )
     lost.executed = "unknown"
     raise lost
+
+
+async def _found(platform: Changeable, write: Write, plan: Plan) -> Begun | None:
+    """Ask whether the change is there, for a while: what ended the process may keep the platform
+    away, too, and until it has answered nothing is known."""
+    waited, pause = 0.0, _FIRST_PAUSE_S
+    while True:
+        try:
+            return await platform.find(plan, write.call_id)
+        except OpsError as error:
+            if waited >= _SETTLE_S or not isinstance(error, Failed | UpstreamRateLimited):
+                error.executed = "unknown"
+                raise
+        await write.pause(pause)
+        await write.steps.at(_SENT)
+        waited, pause = waited + pause, min(pause * 1.5, _LONGEST_PAUSE_S)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,15 @@ import pytest
 from mcp_ops.capabilities.base import writes
 from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progress
 from mcp_ops.changes import after, carry_out
-from mcp_ops.errors import ConfigurationError, ConnectionLost, OpsError, StoreUnavailable
+from mcp_ops.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    Forbidden,
+    OpsError,
+    StoreUnavailable,
+    Unreachable,
+    UpstreamRateLimited,
+)
 from mcp_ops.tool import Interrupted, OneRun
 from tests.kubernetes_lab import write
 
@@ -23,7 +31,7 @@ class Platform(Changeable):
     """A system that makes a change once for each request, and keeps no mark of who asked."""
 
     lost: bool = False
-    finding: OpsError | None = None
+    finding: list[OpsError] = field(default_factory=list)
     looking: list[OpsError] = field(default_factory=list)
     takes_s: float = 0.0
     ready: bool = True
@@ -44,8 +52,8 @@ class Platform(Changeable):
         return Begun(name=plan.name, at=AT)
 
     async def find(self, plan: Plan, call_id: str) -> Begun | None:
-        if self.finding is not None:
-            raise self.finding
+        if self.finding:
+            raise self.finding.pop(0)
         return Begun(name=plan.name, at=AT) if self.made else None
 
     async def follow(self, plan: Plan, begun: Begun) -> Progress:
@@ -91,7 +99,7 @@ OURS = [ConfigurationError("The credential plugin is gone."), StoreUnavailable("
 
 @pytest.mark.parametrize("error", OURS, ids=lambda each: each.code)
 async def test_lost_answer_stays_a_doubt_whatever_keeps_us_from_looking(error: OpsError) -> None:
-    platform = Platform(lost=True, finding=error)
+    platform = Platform(lost=True, finding=[error] * 9)
     with pytest.raises(OpsError) as raised:
         await carry(platform)
     assert raised.value.executed == "unknown"
@@ -124,3 +132,30 @@ async def test_time_that_looks_take_counts_towards_the_wait() -> None:
     done = await carry(platform, wait_s=2)
     assert done.outcome == "unconfirmed"
     assert platform.looked <= 2
+
+
+async def gone_on(platform: Platform) -> Change:
+    plan = await platform.plan()
+    return await carry(platform, steps=Kept(before="sent", plan=plan.model_dump_json()))
+
+
+async def test_platform_that_is_away_when_a_process_goes_on_is_asked_again() -> None:
+    away = [
+        Unreachable("No connection."),
+        UpstreamRateLimited("Slow down."),
+        ConnectionLost("Cut."),
+    ]
+    platform = Platform(made=1, finding=[*away])
+    assert (await gone_on(platform)).outcome == "verified"
+    assert platform.made == 1
+
+
+@pytest.mark.parametrize(
+    "errors", [[Unreachable("No connection.")] * 100, [Forbidden("No more.")], OURS[:1]]
+)
+async def test_process_that_goes_on_and_can_not_look_leaves_a_doubt(errors: list[OpsError]) -> None:
+    platform = Platform(made=1, finding=[*errors])
+    with pytest.raises(OpsError) as raised:
+        await gone_on(platform)
+    assert raised.value.executed == "unknown"
+    assert platform.made == 1
