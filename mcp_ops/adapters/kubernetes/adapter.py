@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from mcp_ops.adapters.kubernetes.changing import Action, look
 from mcp_ops.adapters.kubernetes.describe import detail
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.following import follow_replacement
+from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT
 from mcp_ops.adapters.kubernetes.listing import list_workloads
 from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
 from mcp_ops.adapters.kubernetes.look import get_family, recent_events
@@ -50,6 +52,10 @@ class KubernetesSettings(AdapterSettings):
         description="Namespace; default: the context's, else `default`.",
     )
     in_cluster: bool = Field(False, description="Use the service account of the server's own pod.")
+    service_account: str = Field(
+        str(SERVICE_ACCOUNT),
+        description="Folder of its token, ca.crt and namespace, where they are mounted elsewhere.",
+    )
     request_timeout_s: float = Field(
         REQUEST_S, gt=0, le=60, description="Longest wait for one answer, seconds."
     )
@@ -87,6 +93,7 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
             kubeconfig=settings.kubeconfig or "",
             context=settings.context,
             in_cluster=settings.in_cluster,
+            account=Path(settings.service_account),
             clock=wiring.clock,
             redactor=wiring.redactor,
         )
@@ -98,6 +105,7 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         }
         try:
             client: Any = ApiClient(configuration=access.configuration)
+            await access.attach(client)
         except OSError as exc:  # ssl.SSLError is one: a certificate or key that can't be read
             raise ConfigurationError(
                 f"The certificates in the kubeconfig of target {wiring.target} can't be used.",
@@ -113,6 +121,7 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
             )
             yield cls(api, wiring)
         finally:
+            await access.aclose()
             await client.close()
 
     async def ping(self) -> None:

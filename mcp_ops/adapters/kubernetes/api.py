@@ -99,34 +99,61 @@ class Api:
         body: Obj | None,
     ) -> AsyncIterator[ClientResponse]:
         """A successful answer whose body is still to be read; the connection is given back."""
-        from aiohttp import ClientTimeout
-
         with translated(ask):
-            headers = {
-                "Accept": "application/json, */*",
-                # No compression: a bounded number of bytes must stay bounded.
-                "Accept-Encoding": "identity",
-                "User-Agent": "mcp-ops",
-                "Content-Type": MERGE_PATCH if body is not None else "application/json",
-                **await self._access.header(),
-            }
-            url = self._client.configuration.host + path
-            transport: Any = self._client.rest_client  # its functions carry no types
-            asking()
-            answer = await transport.request(
-                method,
-                f"{url}?{urlencode(query)}" if query else url,
-                headers=headers,
-                body=body,
-                _request_timeout=ClientTimeout(
-                    total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
-                ),
-            )
-            response: ClientResponse = answer.response
-            async with response:
-                await self._check(response, ask)
+            async with await self._answered(method, path, ask, query=query, body=body) as response:
                 heard()
                 yield response
+
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        ask: Ask,
+        *,
+        query: Mapping[str, str | int],
+        body: Obj | None,
+    ) -> ClientResponse:
+        """An answer that is a success. What a credential was refused for was not done: it is sent
+        once more when there is another credential."""
+        used = self._access.generation
+        response = await self._request(method, path, query=query, body=body)
+        try:
+            if response.status == 401 and await self._access.renewed(used):
+                response.close()  # not released: a new certificate wants a new connection
+                response = await self._request(method, path, query=query, body=body)
+            await self._check(response, ask)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    async def _request(
+        self, method: str, path: str, *, query: Mapping[str, str | int], body: Obj | None
+    ) -> ClientResponse:
+        from aiohttp import ClientTimeout
+
+        headers = {
+            "Accept": "application/json, */*",
+            # No compression: a bounded number of bytes must stay bounded.
+            "Accept-Encoding": "identity",
+            "User-Agent": "mcp-ops",
+            "Content-Type": MERGE_PATCH if body is not None else "application/json",
+            **await self._access.header(),
+        }
+        url = self._client.configuration.host + path
+        transport: Any = self._client.rest_client  # its functions carry no types
+        asking()
+        answer = await transport.request(
+            method,
+            f"{url}?{urlencode(query)}" if query else url,
+            headers=headers,
+            body=body,
+            _request_timeout=ClientTimeout(
+                total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
+            ),
+        )
+        response: ClientResponse = answer.response
+        return response
 
     async def _check(self, response: ClientResponse, ask: Ask) -> None:
         if response.history or "Content-Encoding" in response.headers:
