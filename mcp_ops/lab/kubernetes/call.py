@@ -86,7 +86,7 @@ def parse_path(path: str) -> Address | None:
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
         group, rest = "", parts[2:]
-    elif len(parts) > 3 and parts[0] == "apis" and parts[2] == "v1":
+    elif len(parts) > 3 and parts[0] == "apis":
         group, rest = parts[1], parts[3:]
     else:
         return None
@@ -94,7 +94,7 @@ def parse_path(path: str) -> Address | None:
     if len(rest) > 2 and rest[0] == NAMESPACE.plural and find_kind(group, rest[2]):
         namespace, rest = rest[1], rest[2:]
     kind = find_kind(group, rest[0]) if rest else None
-    if kind is None or len(rest) > 3 or not all(rest):
+    if kind is None or len(rest) > 3 or not all(rest) or _version(parts) != kind.version:
         return None
     name, sub = (*rest[1:], "", "")[:2]
     if sub and sub not in kind.subresources:
@@ -104,6 +104,10 @@ def parse_path(path: str) -> Address | None:
     if kind is NAMESPACE:
         namespace = name
     return Address(kind=kind, namespace=namespace, name=name, sub=sub)
+
+
+def _version(parts: list[str]) -> str:
+    return parts[1] if parts[0] == "api" else parts[2]
 
 
 def verb_of(method: str, address: Address, params: Mapping[str, str]) -> str:
@@ -122,7 +126,7 @@ def verb_of(method: str, address: Address, params: Mapping[str, str]) -> str:
         verb = ""
     if whole and verb == "create" and address.kind.namespaced and not address.namespace:
         verb = ""
-    if not verb:
+    if verb not in address.kind.verbs:
         raise method_not_allowed(address.kind, method)
     watch = params.get("watch", "").lower() in ("1", "true")
     return "watch" if verb == "list" and watch else verb

@@ -74,6 +74,12 @@ class PodOutput:
         streams.current = deque(lines, maxlen=KEPT_LINES)
         streams.previous = lines
 
+    def cut_off(self, uid: str, container: str) -> None:
+        """A container was killed: what it wrote is the previous log from now on."""
+        streams = self._of(uid, container)
+        streams.previous = list(streams.current)
+        streams.current = deque(maxlen=KEPT_LINES)
+
     def serve(self, uid: str, container: str, at: float) -> None:
         """A container did a little of its work."""
         streams = self._of(uid, container)
