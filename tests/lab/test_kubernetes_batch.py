@@ -168,7 +168,11 @@ async def test_a_deleted_job_takes_its_pods_along_only_when_told_to(
 async def test_a_job_made_from_a_cron_job_is_its_own_but_not_its_active_one(tmp_path: Path) -> None:
     async with served(tmp_path) as lab:
         cron = await lab.get(f"{BATCH}/cronjobs/nightly-sync")
-        owner: dict[str, Any] = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly-sync"}
+        owner: dict[str, Any] = {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "name": "nightly-sync",
+        }
         owner |= {"uid": cron["metadata"]["uid"], "controller": True}
         by_hand = {"cronjob.kubernetes.io/instantiate": "manual"}
         made = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
+from mcp_ops.adapter import Adapter, AdapterSettings, Advice, Wiring
 from mcp_ops.adapters.kubernetes import changing, restart
 from mcp_ops.adapters.kubernetes.access import Access
 from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api, no_redirects
@@ -23,6 +23,7 @@ from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
 from mcp_ops.adapters.kubernetes.look import get_family, recent_events
 from mcp_ops.adapters.kubernetes.pods import read_pod
 from mcp_ops.adapters.kubernetes.restart import plan_restart
+from mcp_ops.adapters.kubernetes.rights import look_at_rights
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, parse_name
 from mcp_ops.capabilities.base import writes
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
@@ -128,6 +129,10 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         """List one deployment: shows the server, the credential and the permission."""
         ask = Ask(verb="list", resource=DEPLOYMENT.resource)
         await self._api.list_page(self._api.path("apps", DEPLOYMENT.plural), ask, limit=1)
+
+    async def examine(self, tools: Collection[str]) -> list[Advice]:
+        """Which of the rights that these tools need the credential has not."""
+        return await look_at_rights(self._api, tools)
 
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
         """One page by kind and name; a page costs at most three requests."""

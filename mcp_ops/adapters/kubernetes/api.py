@@ -67,6 +67,16 @@ class Api:
         """Change one object by a strategic merge patch; answers the object as it is then."""
         return _object(await self._send("PATCH", path, ask, query=query, body=body), ask)
 
+    async def review(self, kind: str, spec: Obj) -> Obj:
+        """What the server says of the caller's own rights: the status of a self-subject review."""
+        plural = f"{kind.lower()}s"
+        ask = Ask(verb="create", resource=f"{plural}.authorization.k8s.io", dry=True)
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+        path = f"/apis/authorization.k8s.io/v1/{plural}"
+        return mapping(
+            _json(await self._send("POST", path, ask, query={}, body=body), ask), "status"
+        )
+
     async def raw(self, path: str, ask: Ask, *, limit: int, **query: str | int) -> tuple[str, bool]:
         """A text answer of at most `limit` bytes, and whether there was more."""
         async with self._opened("GET", path, ask, query=query, body=None) as response:
@@ -137,7 +147,7 @@ class Api:
             # No compression: a bounded number of bytes must stay bounded.
             "Accept-Encoding": "identity",
             "User-Agent": "mcp-ops",
-            "Content-Type": MERGE_PATCH if body is not None else "application/json",
+            "Content-Type": MERGE_PATCH if method == "PATCH" else "application/json",
             **await self._access.header(),
         }
         url = self._client.configuration.host + path
