@@ -26,6 +26,7 @@ ERROR_BYTES: Final = 64 * 1024
 REQUEST_S: Final = 15.0
 CONNECT_S: Final = 5.0
 MERGE_PATCH: Final = "application/strategic-merge-patch+json"
+_VERSIONS: Final = {"autoscaling": "v2"}
 _SAFE_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -43,7 +44,7 @@ class Api:
 
     def path(self, group: str, plural: str, *rest: str) -> str:
         """The address of a resource in the target's namespace."""
-        root = f"/apis/{group}/v1" if group else "/api/v1"
+        root = f"/apis/{group}/{_VERSIONS.get(group, 'v1')}" if group else "/api/v1"
         parts = ("namespaces", self.namespace, plural, *rest)
         if not all(_SAFE_SEGMENT.fullmatch(part) for part in parts):
             raise BadAnswer("The Kubernetes API server named an object with an impossible name.")
@@ -52,6 +53,13 @@ class Api:
     async def get(self, path: str, ask: Ask, **query: str | int) -> Obj:
         """One object."""
         return _object(await self._send("GET", path, ask, query=query), ask)
+
+    async def get_plain(self, path: str, ask: Ask) -> Obj:
+        """One object of a kind that has no `spec`."""
+        answer = _json(await self._send("GET", path, ask, query={}), ask)
+        if not text(answer, "metadata", "name"):
+            raise settled(BadAnswer(GARBLED), ask)
+        return answer
 
     async def list_page(self, path: str, ask: Ask, **query: str | int) -> tuple[list[Obj], str]:
         """One page of a list and the token of the next one; an empty token ends it."""
@@ -76,6 +84,17 @@ class Api:
         return mapping(
             _json(await self._send("POST", path, ask, query={}, body=body), ask), "status"
         )
+
+    async def create(self, path: str, ask: Ask, body: Obj, **query: str | int) -> Obj:
+        """Create one object; answers it as it is then. Raises `Conflict` when the name is taken."""
+        return _object(await self._send("POST", path, ask, query=query, body=body), ask)
+
+    async def act(self, method: str, path: str, ask: Ask, body: Obj, **query: str | int) -> Obj:
+        """Ask for an eviction or a deletion; answers a `Status`, or the object as it ends."""
+        answer = _json(await self._send(method, path, ask, query=query, body=body), ask)
+        if not text(answer, "kind") or text(answer, "status") == "Failure":
+            raise settled(BadAnswer(GARBLED), ask)
+        return answer
 
     async def raw(self, path: str, ask: Ask, *, limit: int, **query: str | int) -> tuple[str, bool]:
         """A text answer of at most `limit` bytes, and whether there was more."""
