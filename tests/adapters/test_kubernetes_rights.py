@@ -3,59 +3,156 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.permissions import NEEDS, Granted, Need, part_of, rules
+from mcp_ops.adapters.kubernetes.scaling import REMEMBERED
+from mcp_ops.adapters.kubernetes.workloads import parse_name
 from mcp_ops.capabilities.base import Effect
+from mcp_ops.capabilities.changes import Plan
 from mcp_ops.catalog import ALL_TOOLS
-from mcp_ops.errors import Forbidden
+from mcp_ops.errors import Conflict, Forbidden, InvalidInput, NotFound
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 from mcp_ops.lab.kubernetes.roles import NOBODY, Role, Rule
 from mcp_ops.opening import implements
-from tests.kubernetes_lab import STEP_S, Between, answering, served, wiring
+from tests.kubernetes_lab import STEP_S, Between, answering, changed, served, wiring
 
 TOKEN = "a-token-of-few-rights-0123"
 Use = Callable[[KubernetesAdapter], Awaitable[Any]]
+
+
+KINDS = ("api", "statefulset/postgres", "daemonset/agent")
 
 
 async def get_logs(platform: KubernetesAdapter, name: str) -> None:
     await platform.logs(name, since_minutes=60, tail=5, grep="", level="", previous=False)
 
 
-async def restart(platform: KubernetesAdapter, name: str) -> None:
-    plan = await platform.plan_restart(name)
-    await platform.rehearse(plan)
-    begun = await platform.begin(plan, reason="to see the rights", call_id="c")
-    await platform.find(plan, "another")
-    await platform.follow(plan, begun)
+def reading(use: Callable[[KubernetesAdapter, str], Awaitable[Any]], *names: str) -> list[Use]:
+    return [partial(_with_name, use, name) for name in names]
 
 
-# One use of each tool, on the kinds of workload that ask for other resources.
+async def _with_name(
+    use: Callable[[KubernetesAdapter, str], Awaitable[Any]],
+    name: str,
+    platform: KubernetesAdapter,
+) -> None:
+    await use(platform, name)
+
+
+def changing(
+    planning: Callable[[KubernetesAdapter, str], Awaitable[Plan]], *names: str
+) -> list[Use]:
+    """Each step of a change of these."""
+
+    async def use(platform: KubernetesAdapter, name: str) -> None:
+        plan = await planning(platform, name)
+        await platform.rehearse(plan)
+        begun = await platform.begin(plan, reason="to see the rights", call_id="c")
+        await platform.find(plan, "another")
+        await platform.follow(plan, begun)
+
+    return reading(use, *names)
+
+
+async def restarted_instance(platform: KubernetesAdapter, name: str) -> Plan:
+    api = platform._site.api
+    ask = Ask(verb="list", resource="pods")
+    pods, _ = await api.list_page(
+        api.path("", "pods"), ask, labelSelector=f"app={parse_name(name)[1]}", limit=1
+    )
+    return await platform.plan_instance_restart(name, pods[0]["metadata"]["name"])
+
+
+async def started(platform: KubernetesAdapter, name: str) -> Plan:
+    kind, plain = parse_name(name)
+    body = {"metadata": {"annotations": {REMEMBERED: "2"}}, "spec": {"replicas": 0}}
+    api, ask = platform._site.api, Ask(verb="patch", resource=kind.resource)
+    await api.patch(api.path("apps", kind.plural, plain), ask, body)
+    return await platform.plan_start(name)
+
+
+async def autoscaled(platform: KubernetesAdapter) -> None:
+    with pytest.raises(NotFound):
+        await platform.plan_autoscaling("statefulset/postgres", 2, 4)
+
+
+async def resumed(platform: KubernetesAdapter, name: str) -> Plan:
+    pause = await platform.plan_pause(name)
+    await platform.begin(pause, reason="to see the rights", call_id="pause")
+    return await platform.plan_resume(name)
+
+
+async def rolled_back(platform: KubernetesAdapter, name: str) -> Plan:
+    restart = await platform.plan_restart(name)
+    await platform.begin(restart, reason="to see the rights", call_id="restart")
+    with anyio.fail_after(20):
+        while len((await platform.list_revisions(name, limit=5, cursor="")).items) < 2:
+            await anyio.sleep(STEP_S)
+    return await platform.plan_rollback(name, "")
+
+
+async def referring(kept: str, platform: KubernetesAdapter) -> None:
+    plan = platform.plan_config(
+        "web", "OTHER", value="", value_ref=f"{kept}/kept/key", overwrite=False
+    )
+    with suppress(Conflict, InvalidInput):  # the lab keeps none
+        await plan
+
+
+# Uses of each tool that ask for everything that it may ask for.
 USES: dict[str, list[Use]] = {
     "list_deployments": [lambda p: p.list_workloads(limit=20, cursor="")],
-    "get_deployment": [
-        lambda p: p.describe("api"),
-        lambda p: p.describe("statefulset/postgres"),
+    "get_deployment": reading(lambda p, name: p.describe(name), *KINDS),
+    "get_deployment_logs": reading(get_logs, *KINDS),
+    "list_revisions": reading(lambda p, name: p.list_revisions(name, limit=5, cursor=""), *KINDS),
+    "list_config": reading(lambda p, name: p.list_config(name, limit=5, cursor=""), *KINDS),
+    "list_jobs": [lambda p: p.list_jobs(limit=20, cursor="")],
+    "restart_deployment": changing(lambda p, name: p.plan_restart(name), *KINDS),
+    "rollback_deployment": changing(rolled_back, *KINDS),
+    "scale_deployment": changing(lambda p, name: p.plan_scale(name, 2), "worker", KINDS[1]),
+    "set_autoscaling": [
+        *changing(lambda p, name: p.plan_autoscaling(name, 2, 4), "api"),
+        autoscaled,
     ],
-    "get_deployment_logs": [
-        lambda p: get_logs(p, "api"),
-        lambda p: get_logs(p, "statefulset/postgres"),
-    ],
-    "restart_deployment": [
-        lambda p: restart(p, "api"),
-        lambda p: restart(p, "statefulset/postgres"),
-    ],
+    "pause_rollout": changing(lambda p, name: p.plan_pause(name), "api"),
+    "resume_rollout": changing(resumed, "api"),
+    "start_deployment": changing(started, "web", KINDS[1]),
+    "stop_deployment": changing(lambda p, name: p.plan_stop(name), "web", KINDS[1]),
+    "set_resources": changing(
+        lambda p, name: p.plan_resources(name, memory="300Mi", cpu="", tier=""), *KINDS
+    ),
+    "restart_instance": changing(restarted_instance, *KINDS),
+    "set_config": changing(
+        lambda p, name: p.plan_config(name, "LOG_SIZE", value="7", value_ref="", overwrite=False),
+        *KINDS,
+    )
+    + [partial(referring, kept) for kept in ("secret", "configmap")],
+    "run_job": changing(lambda p, name: p.plan_run(name, ""), "nightly-sync"),
+    "suspend_job": changing(lambda p, name: p.plan_suspend(name), "nightly-sync"),
+    "resume_job": changing(lambda p, name: p.plan_unsuspend(name), "report"),
+    "stop_job": changing(lambda p, name: p.plan_job_stop(name), "reindex"),
 }
-# The lab has none of these to ask for by name.
-NOT_ASKED = {"daemonsets"}
 
 
-async def every_use(platform: KubernetesAdapter, tool: str) -> None:
+def refers(answer: Any) -> None:
+    for kind in ("secretKeyRef", "configMapKeyRef"):
+        source = {"valueFrom": {kind: {"name": "kept", "key": "key"}}}
+        template = answer["spec"]["template"]["spec"]
+        template["containers"][0].setdefault("env", []).append({"name": kind, **source})
+
+
+async def every_use(platform: KubernetesAdapter, between: Between, tool: str) -> None:
+    if tool == "list_config":
+        between.inject("GET", "/deployments/api", changed(refers))
     for use in USES[tool]:
         await use(platform)
 
@@ -101,21 +198,17 @@ async def test_tool_works_with_the_rights_that_it_names_and_asks_for_each(
     tmp_path: Path, tool: str
 ) -> None:
     async with acting(tmp_path, role(NEEDS[tool])) as (platform, between):
-        await every_use(platform, tool)
-        named = {
-            (need.verb, need.group, need.named)
-            for need in NEEDS[tool]
-            if need.resource not in NOT_ASKED
-        }
-        assert {each for each in asked(between) if each[2] not in NOT_ASKED} == named
+        await every_use(platform, between, tool)
+        named = {(need.verb, need.group, need.named) for need in NEEDS[tool]}
+        assert asked(between) == named
         assert await platform.examine([tool]) == (await platform.examine([tool]))[:1]
 
 
-@pytest.mark.parametrize("tool", USES)
+@pytest.mark.parametrize("tool", [tool for tool in NEEDS if any(n.without for n in NEEDS[tool])])
 async def test_tool_does_without_its_optional_rights(tmp_path: Path, tool: str) -> None:
     required = [need for need in NEEDS[tool] if not need.without]
-    async with acting(tmp_path, role(required)) as (platform, _):
-        await every_use(platform, tool)
+    async with acting(tmp_path, role(required)) as (platform, between):
+        await every_use(platform, between, tool)
         told = await platform.examine([tool])
         assert all(advice.good for advice in told)
         lost = {need.without for need in NEEDS[tool] if need.without}
@@ -123,15 +216,16 @@ async def test_tool_does_without_its_optional_rights(tmp_path: Path, tool: str) 
         assert all(any(f"leaves out {each}" in one.message for one in told) for each in lost)
 
 
-@pytest.mark.parametrize("tool", USES)
+@pytest.mark.parametrize("tool", ["get_deployment", "restart_deployment", "run_job"])
 async def test_tool_fails_without_one_of_the_others(tmp_path: Path, tool: str) -> None:
-    if tool == "list_deployments":
-        return  # names the kinds that it may not list, and lists the others
     required = [need for need in NEEDS[tool] if not need.without]
-    gone = next(need for need in required if need.resource != "daemonsets")
-    async with acting(tmp_path, role([need for need in required if need != gone])) as (platform, _):
+    gone = required[0]
+    async with acting(tmp_path, role([need for need in required if need != gone])) as (
+        platform,
+        between,
+    ):
         with pytest.raises(Forbidden):
-            await every_use(platform, tool)
+            await every_use(platform, between, tool)
         (told,) = [one for one in await platform.examine([tool]) if not one.good]
         assert told.message == f"{tool} needs {gone.verb} on {gone.named}."
         assert f"rbac-{part_of(tool)}.yaml" in told.advice
@@ -220,7 +314,6 @@ async def test_credential_without_rights_misses_all(tmp_path: Path) -> None:
     assert {one.message.split()[0] for one in told if not one.good} == set(NEEDS)
     (scale,) = [one for one in told if one.message.startswith("scale_deployment")]
     assert scale.message == (
-        "scale_deployment needs get on deployments, statefulsets and daemonsets; list on "
-        "replicasets, pods and horizontalpodautoscalers; patch on deployments, statefulsets and "
-        "daemonsets."
+        "scale_deployment needs get on deployments and statefulsets; patch on deployments and "
+        "statefulsets; list on replicasets, pods and horizontalpodautoscalers."
     )

@@ -18,13 +18,14 @@ from mcp_ops.adapters.kubernetes.jobplatform import JobPlatform
 from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT
 from mcp_ops.adapters.kubernetes.listing import list_workloads
 from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
-from mcp_ops.adapters.kubernetes.look import get_family, recent_events
+from mcp_ops.adapters.kubernetes.look import get_family
 from mcp_ops.adapters.kubernetes.pods import read_pod
 from mcp_ops.adapters.kubernetes.quantities import positive
 from mcp_ops.adapters.kubernetes.restart import plan_restart
 from mcp_ops.adapters.kubernetes.rights import look_at_rights
 from mcp_ops.adapters.kubernetes.rollouts import RolloutPlatform
 from mcp_ops.adapters.kubernetes.site import Bounds, Site
+from mcp_ops.adapters.kubernetes.symptoms import look_for_symptoms
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, parse_name
 from mcp_ops.capabilities.changes import Plan
 from mcp_ops.capabilities.deployments import (
@@ -35,8 +36,6 @@ from mcp_ops.capabilities.deployments import (
     LogLevel,
 )
 from mcp_ops.errors import ConfigurationError
-
-_EVENTS_OF_PODS = 3
 
 
 class KubernetesSettings(AdapterSettings):
@@ -167,14 +166,12 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         return await list_workloads(self._api, limit=limit, cursor=cursor)
 
     async def describe(self, name: str) -> DeploymentDetail:
-        """The workload, at most 500 of its pods and its newest ten events."""
+        """The workload, at most 500 of its pods, its newest ten events and what it uses."""
         kind, plain = parse_name(name)
         family = await get_family(self._api, kind, plain)
         now = self._clock.now()
         pods = [read_pod(pod, now=now) for pod in family.pods]
-        troubled = [pod.uid for pod in pods if pod.trouble != "none"][:_EVENTS_OF_PODS]
-        events = await recent_events(self._api, family, troubled)
-        return detail(family, pods, events, now=now)
+        return detail(family, pods, await look_for_symptoms(self._api, family, pods), now=now)
 
     async def logs(
         self,

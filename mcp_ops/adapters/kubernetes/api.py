@@ -26,7 +26,7 @@ ERROR_BYTES: Final = 64 * 1024
 REQUEST_S: Final = 15.0
 CONNECT_S: Final = 5.0
 MERGE_PATCH: Final = "application/strategic-merge-patch+json"
-_VERSIONS: Final = {"autoscaling": "v2"}
+_VERSIONS: Final = {"autoscaling": "v2", "metrics.k8s.io": "v1beta1"}
 _SAFE_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 

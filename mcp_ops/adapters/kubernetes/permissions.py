@@ -47,18 +47,23 @@ def _needs(verbs: str, resources: str, group: str = "", without: str = "") -> tu
 
 
 _WORKLOADS: Final = "deployments statefulsets daemonsets"
-_GET: Final = _needs("get", _WORKLOADS, "apps")
+_SCALED: Final = "deployments statefulsets"
 _OWNED: Final = _needs("list", "replicasets", "apps") + _needs("list", "pods")
-_LOOK: Final = _GET + _OWNED
-_PATCH: Final = _needs("patch", _WORKLOADS, "apps")
-_CHANGE: Final = _LOOK + _PATCH
+_LOOK: Final = _needs("get", _WORKLOADS, "apps") + _OWNED
+_CHANGE: Final = (*_LOOK, *_needs("patch", _WORKLOADS, "apps"))
+_SCALE: Final = (*_needs("get patch", _SCALED, "apps"), *_OWNED)
+_PAUSE: Final = (*_needs("get patch", "deployments", "apps"), *_OWNED)
 _HISTORY: Final = _needs("list", "replicasets controllerrevisions", "apps")
 _SCALERS: Final = _needs("list", "horizontalpodautoscalers", "autoscaling")
 _REFERENCES: Final = _needs(
     "get", "configmaps secrets", without="whether a referenced ConfigMap or Secret has its key"
 )
-_JOBS: Final = _needs("list", "jobs cronjobs", "batch")
-_JOB: Final = _needs("get", "jobs cronjobs", "batch") + _needs("list", "jobs", "batch")
+_HOLD: Final = _needs("get patch", "cronjobs", "batch")
+_JOB: Final = (
+    *_needs("get", "jobs cronjobs", "batch"),
+    *_needs("list", "jobs", "batch"),
+    *_needs("list", "pods"),
+)
 
 NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
     "list_deployments": (
@@ -71,27 +76,27 @@ NEEDS: Final[Mapping[str, tuple[Need, ...]]] = {
         *_needs("list", "pods", "metrics.k8s.io", without="what containers use"),
     ),
     "get_deployment_logs": (*_LOOK, *_needs("get", "pods/log")),
-    "list_revisions": (*_GET, *_HISTORY),
-    "list_config": (*_GET, *_REFERENCES),
-    "list_jobs": _JOBS,
+    "list_revisions": (*_needs("get", _WORKLOADS, "apps"), *_HISTORY),
+    "list_config": (*_needs("get", _WORKLOADS, "apps"), *_REFERENCES),
+    "list_jobs": _needs("list", "jobs cronjobs", "batch"),
     "restart_deployment": _CHANGE,
-    "rollback_deployment": (*_CHANGE, *_HISTORY),
-    "scale_deployment": (*_CHANGE, *_SCALERS),
-    "start_deployment": _CHANGE,
-    "pause_rollout": _CHANGE,
-    "resume_rollout": _CHANGE,
+    "rollback_deployment": (*_CHANGE, *_HISTORY[1:]),
+    "scale_deployment": (*_SCALE, *_SCALERS),
+    "start_deployment": _SCALE,
+    "pause_rollout": _PAUSE,
+    "resume_rollout": _PAUSE,
     "set_resources": _CHANGE,
-    "set_config": (*_CHANGE, *_REFERENCES),
+    "set_config": (*_CHANGE, *_HISTORY[1:], *_REFERENCES),
     "set_autoscaling": (
-        *_GET,
+        *_needs("get", _SCALED, "apps"),
         *_SCALERS,
         *_needs("get patch", "horizontalpodautoscalers", "autoscaling"),
     ),
     "restart_instance": (*_LOOK, *_needs("get", "pods"), *_needs("create", "pods/eviction")),
     "run_job": (*_JOB, *_needs("create", "jobs", "batch")),
-    "suspend_job": (*_JOB, *_needs("patch", "cronjobs", "batch")),
-    "resume_job": (*_JOB, *_needs("patch", "cronjobs", "batch")),
-    "stop_deployment": (*_CHANGE, *_SCALERS),
+    "suspend_job": (*_HOLD, *_needs("list", "jobs", "batch")),
+    "resume_job": _HOLD,
+    "stop_deployment": (*_SCALE, *_SCALERS),
     "stop_job": (*_JOB, *_needs("delete", "jobs", "batch")),
 }
 # By what a tool can do at worst with its ordinary arguments; a test holds them against the tools.
