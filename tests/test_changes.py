@@ -126,3 +126,36 @@ async def test_process_that_drains_leaves_the_wait_to_another(tmp_path: Path) ->
 )
 def test_what_comes_next_depends_on_how_it_ended(outcome: Outcome, tools: list[str]) -> None:
     assert [step.tool for step in after("api")(outcome)] == tools
+
+
+async def test_what_nobody_was_asked_about_is_not_done(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        frame = replace(write(), pinned=())  # the look had found nothing to do
+        with pytest.raises(Conflict, match="now there is"):
+            await carry_out(
+                place.platform,
+                frame,
+                lambda: place.platform.plan_restart("worker"),
+                wait_s=0,
+                after=after("worker"),
+            )
+        assert place.patches() == []
+
+
+async def test_nothing_to_do_asks_nobody_and_touches_nothing(tmp_path: Path) -> None:
+    seen: list[object] = []
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        settled = plan.model_copy(update={"nothing": "it is so already"})
+
+        async def planning() -> Plan:
+            return settled
+
+        for dry_run, outcome in ((True, "planned"), (False, "verified")):
+            frame = write(dry_run=dry_run)
+            if dry_run:
+                frame = replace(frame, saw=lambda _state, items: seen.append(items))
+            done = await carry_out(place.platform, frame, planning, wait_s=0, after=after("worker"))
+            assert (done.outcome, done.plan) == (outcome, ["Nothing to do: it is so already."])
+        assert seen == [()]
+        assert place.patches() == []

@@ -68,18 +68,21 @@ async def served(directory: Path, **options: Any) -> AsyncIterator[Lab]:
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(stand_in.app, log_level="critical", lifespan="on"))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [listener])
-        with anyio.fail_after(20):
-            while not server.started:
-                await anyio.sleep(0.01)
-        token = options.get("token")
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        async with httpx2.AsyncClient(base_url=url, headers=headers) as http:
+    token = options.get("token")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            with anyio.fail_after(20):
+                while not server.started:
+                    await anyio.sleep(0.01)
             try:
-                yield Lab(url=url, http=http, stand_in=stand_in)
+                async with httpx2.AsyncClient(base_url=url, headers=headers) as http:
+                    yield Lab(url=url, http=http, stand_in=stand_in)
             finally:
                 server.should_exit = True
+    finally:
+        listener.close()
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -101,5 +104,5 @@ def condition(obj: Any, kind: str) -> tuple[str, str]:
     """The status and the reason of a condition."""
     for one in (obj.get("status") or {}).get("conditions") or []:
         if one["type"] == kind:
-            return one["status"], one["reason"]
+            return one["status"], one.get("reason", "")
     return "", ""

@@ -20,6 +20,7 @@ SUSPEND: Final = "suspend"
 UNSUSPEND: Final = "unsuspend"
 STOP_JOB: Final = "stop-job"
 _AT_ONCE: Final = 20
+_OVER: Final = frozenset({"Succeeded", "Failed"})
 
 
 async def plan_suspend(site: Site, name: str) -> Plan:
@@ -142,37 +143,43 @@ class _Stopping:
             await run_place(name).delete(site.api, uid, dry=True)
 
     async def begin(self, site: Site, plan: Plan, *, reason: str, call_id: str) -> Begun:
-        """Delete them; one that is gone already is as it should be."""
+        """Delete them; one that is gone or has come to its end meanwhile is left as it is."""
         for name, uid, _ in plan.values["runs"]:
+            if not await _goes_on(site, name, uid):
+                continue
             try:
                 await run_place(name).delete(site.api, uid, dry=False)
             except (NotFound, Conflict):
-                if await _is_there(site, name, uid):
+                if await _goes_on(site, name, uid):
                     raise
         return _begun(site, plan)
 
     async def find(self, site: Site, plan: Plan, call_id: str) -> Begun | None:
-        """A deleted object keeps no mark: that they are gone, or going, is the change."""
+        """A deleted object keeps no mark: that none goes on is the change."""
         for name, uid, _ in plan.values["runs"]:
-            if await _is_there(site, name, uid):
+            if await _goes_on(site, name, uid):
                 return None
         return _begun(site, plan)
 
     async def follow(self, site: Site, plan: Plan, begun: Begun) -> Progress:
-        """Verified when the runs and their pods are gone."""
-        left = [name for name, uid, _ in plan.values["runs"] if await _exists(site, name, uid)]
-        told = {"done": len(plan.values["runs"]) - len(left), "wanted": len(plan.values["runs"])}
+        """Verified when the runs have ended and none of their pods is at work."""
+        runs = plan.values["runs"]
+        left = [name for name, uid, _ in runs if not await _has_ended(site, name, uid)]
         pods = [
-            pod for _, _, selector in plan.values["runs"] for pod in await pods_by(site, selector)
+            pod.name
+            for _, _, selector in runs
+            for pod in await pods_by(site, selector)
+            if pod.phase not in _OVER
         ]
-        evidence = {"runs_left": left, "pods_left": sorted(pod.name for pod in pods)[:10]}
-        if left:
-            why = f"{len(left)} runs have not ended"
-            return Progress(state="pending", why=why, evidence=evidence, **told)
-        if pods:
-            why = f"{len(pods)} pods have not ended"
-            return Progress(state="pending", why=why, evidence=evidence, **told)
-        return Progress(state="verified", evidence=evidence, **told)
+        evidence = {"runs_left": left, "pods_left": sorted(pods)[:10]}
+        why = f"{len(left)} runs and {len(pods)} of their pods have not ended"
+        return Progress(
+            state="pending" if left or pods else "verified",
+            why=why if left or pods else "",
+            done=len(runs) - len(left),
+            wanted=len(runs),
+            evidence=evidence,
+        )
 
 
 def _begun(site: Site, plan: Plan) -> Begun:
@@ -180,20 +187,23 @@ def _begun(site: Site, plan: Plan) -> Begun:
     return Begun(name=plan.name, at=at, evidence={"changed_at": at})
 
 
-async def _exists(site: Site, name: str, uid: str) -> bool:
-    try:
-        return uid_of(await run_place(name).get(site.api)) == uid
-    except NotFound:
-        return False
+async def _goes_on(site: Site, name: str, uid: str) -> bool:
+    """Whether that run is at work and not on its way out."""
+    job = await _run(site, name, uid)
+    return job is not None and not text(job, "metadata", "deletionTimestamp")
 
 
-async def _is_there(site: Site, name: str, uid: str) -> bool:
-    """Whether that run is there and not on its way out."""
+async def _has_ended(site: Site, name: str, uid: str) -> bool:
+    return await _run(site, name, uid) is None
+
+
+async def _run(site: Site, name: str, uid: str) -> Obj | None:
+    """That run, unless it is gone or over."""
     try:
         job = await run_place(name).get(site.api)
     except NotFound:
-        return False
-    return uid_of(job) == uid and not text(job, "metadata", "deletionTimestamp")
+        return None
+    return job if uid_of(job) == uid and not read_run(job).over else None
 
 
 HANDLERS: Final[Mapping[str, Handler]] = {

@@ -49,7 +49,7 @@ async def plan_run(site: Site, name: str, mode: str) -> Plan:
         action=RUN,
         name=name,
         lines=lines,
-        state={"generation": generation_of(schedule), "running": len(going)},
+        state={"generation": generation_of(schedule)},
         lock=generation_of(schedule),
         values={"uid": uid_of(schedule)},
         evidence={"image": tame(image, 200), "running_before": len(going)},

@@ -16,9 +16,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from mcp_ops.lab.kubernetes.access import Access
+from mcp_ops.lab.kubernetes.apply import is_apply, patch_or_apply
 from mcp_ops.lab.kubernetes.call import Call, parse, parse_path, verb_of
 from mcp_ops.lab.kubernetes.controller import Controller
 from mcp_ops.lab.kubernetes.discovery import document
+from mcp_ops.lab.kubernetes.fleet import FLEET, Fleet
+from mcp_ops.lab.kubernetes.fleetlists import FleetLists
 from mcp_ops.lab.kubernetes.incidents import SUPPORTED, Incidents
 from mcp_ops.lab.kubernetes.kinds import POD, POD_METRICS, Obj
 from mcp_ops.lab.kubernetes.metrics import answer_metrics
@@ -26,21 +29,22 @@ from mcp_ops.lab.kubernetes.output import PodOutput
 from mcp_ops.lab.kubernetes.podlog import pod_log
 from mcp_ops.lab.kubernetes.reading import Lists, form_of, partial, selected, table
 from mcp_ops.lab.kubernetes.roles import Role
-from mcp_ops.lab.kubernetes.seed import seed
+from mcp_ops.lab.kubernetes.seed import add_namespace, seed
 from mcp_ops.lab.kubernetes.status import (
     StatusError,
     bad_request,
+    conflict,
     too_large,
     too_many_requests,
 )
 from mcp_ops.lab.kubernetes.store import Store
 from mcp_ops.lab.kubernetes.watching import watch
+from mcp_ops.lab.kubernetes.wirefaults import Awkward, WireFaults
 from mcp_ops.lab.kubernetes.world import World
 from mcp_ops.lab.kubernetes.writing import (
     create,
     delete,
     delete_all,
-    patch,
     scale_of,
     stored_at,
     update,
@@ -63,12 +67,16 @@ def kubernetes(
     settle_s: float = 0.4,
     roles: Mapping[str, Role] | None = None,
     metrics: bool = True,
+    wire: WireFaults | None = None,
+    fleet: int = 0,
 ) -> StandIn:
     """A Kubernetes API server with a sample workload, ready to be served.
 
     `token` is the bearer token of one who may do everything, `roles` are further tokens and what
     each may do; without any, it accepts requests that carry none. `metrics` is whether it has a
-    metrics server.
+    metrics server. `wire` are awkward answers, which whoever holds them can arm at any time.
+    `fleet` is how many pods the large world in the namespace `fleet` has, which is there to be
+    read.
     `settle_s` is how long one step of a pod's or a rollout's life takes.
     """
     log = EffectLog(directory / "effects.jsonl", now=clock)
@@ -78,8 +86,14 @@ def kubernetes(
     )
     controller = Controller(world)
     seed(world, controller)
+    if fleet:
+        add_namespace(world, FLEET)
     incidents = Incidents(world)
-    server = _Server(world, Access(token=token, faults=faults, roles=roles))
+    server = _Server(
+        world,
+        Access(token=token, faults=faults, roles=roles),
+        FleetLists(Fleet(pods=fleet, now=clock), world) if fleet else None,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -93,7 +107,7 @@ def kubernetes(
     )
     return StandIn(
         name="kubernetes",
-        app=app,
+        app=Awkward(app, wire or WireFaults()),
         log=log,
         supported=SUPPORTED,
         inject=incidents.inject,
@@ -123,9 +137,10 @@ current-context: lab
 class _Server:
     """Answers every request: who is it, may they, and then what they ask for."""
 
-    def __init__(self, world: World, access: Access) -> None:
+    def __init__(self, world: World, access: Access, fleet: FleetLists | None) -> None:
         self._world = world
         self._access = access
+        self._fleet = fleet
         self._lists = Lists(world.store)
 
     async def handle(self, request: Request) -> Response:
@@ -170,6 +185,8 @@ class _Server:
 
     def _do(self, call: Call) -> Response:
         form_of(call)
+        if self._fleet is not None and self._fleet.has(call):
+            return self._fleet.answer(call)
         if call.address.kind is POD_METRICS:
             return JSONResponse(answer_metrics(self._world, call))
         if call.verb == "watch":
@@ -177,18 +194,23 @@ class _Server:
             stream = watch(self._world.store, call)
             return StreamingResponse(stream, media_type="application/json")
         if call.address.sub == "log":
-            return PlainTextResponse(pod_log(self._world, call))
+            return _log_answer(pod_log(self._world, call))
         if call.address.sub == "eviction":
             return self._evict(call)
-        status = 201 if call.verb == "create" else 200
+        made = call.verb == "create" or (is_apply(call) and not self._is_there(call))
+        status = 201 if made else 200
         result = self._result(call)
         return JSONResponse(result, status_code=status, headers=warning_of(call))
+
+    def _is_there(self, call: Call) -> bool:
+        address = call.address
+        return self._world.store.get(address.kind, address.namespace, address.name) is not None
 
     def _result(self, call: Call) -> Obj:
         handlers: dict[str, Callable[[World, Call], Obj]] = {
             "create": create,
             "update": update,
-            "patch": patch,
+            "patch": patch_or_apply,
             "delete": delete,
         }
         if call.verb in handlers:
@@ -219,7 +241,12 @@ class _Server:
         eviction = call.document()
         if not isinstance(eviction, dict) or eviction.get("kind", "Eviction") != "Eviction":
             raise bad_request("the body is not an Eviction")
-        if not call.dry_run:
+        options = eviction.get("deleteOptions") or {}
+        wanted = (options.get("preconditions") or {}).get("uid", pod["metadata"]["uid"])
+        if wanted != pod["metadata"]["uid"]:
+            why = f"Precondition failed: UID in precondition: {wanted}, of another pod"
+            raise conflict(POD, pod["metadata"]["name"], why)
+        if not call.dry_run and options.get("dryRun") != ["All"]:
             delete_all(self._world, POD, [pod])
         answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return JSONResponse({**answer, "code": 201}, status_code=201)
@@ -244,6 +271,12 @@ class _Server:
             "status": status,
         }
         return JSONResponse(answer, status_code=201)
+
+
+def _log_answer(log: bytes | AsyncIterator[bytes]) -> Response:
+    if isinstance(log, bytes):
+        return PlainTextResponse(log)
+    return StreamingResponse(log, media_type="text/plain")
 
 
 async def _body(request: Request) -> bytes:

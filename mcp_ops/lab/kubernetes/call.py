@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.kinds import NAMESPACE, Kind, find_kind
-from mcp_ops.lab.kubernetes.patch import PATCH_TYPES
+from mcp_ops.lab.kubernetes.patch import APPLY_PATCH, PATCH_TYPES
 from mcp_ops.lab.kubernetes.status import bad_request, method_not_allowed, unsupported_media_type
 
 JSON: Final = "application/json"
@@ -55,7 +55,7 @@ class Call:
         accepted = PATCH_TYPES if self.verb == "patch" else (JSON,)
         if self.media_type not in accepted and not (self.media_type == "" and JSON in accepted):
             raise unsupported_media_type(accepted)
-        return parse(self.body)
+        return parse_yaml(self.body) if self.media_type == APPLY_PATCH else parse(self.body)
 
     def options(self) -> dict[str, Any]:
         """The `DeleteOptions` of a deletion, which may come without a body."""
@@ -75,6 +75,18 @@ def parse(body: bytes) -> Any:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise bad_request(f"couldn't get version/kind; json parse error: {exc}") from exc
+
+
+def parse_yaml(body: bytes) -> Any:
+    """A configuration that is applied: YAML, of which JSON is a part."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(body)
+        # What JSON has no form for, a date for example, is no configuration.
+        return json.loads(json.dumps(document, allow_nan=False))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
+        raise bad_request(f"error decoding YAML: {type(exc).__name__}") from exc
 
 
 def _no_constant(name: str) -> Any:

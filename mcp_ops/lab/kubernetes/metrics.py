@@ -16,11 +16,11 @@ def answer_metrics(world: World, call: Call) -> Obj:
     namespace, name = call.address.namespace, call.address.name
     if name:
         pod = world.store.get(POD, namespace, name)
-        if pod is None or not _measured(pod):
+        if pod is None or not is_measured(pod):
             raise not_found(POD_METRICS, f"{namespace}/{name}")
-        return {"kind": "PodMetrics", "apiVersion": POD_METRICS.api_version, **_usage(world, pod)}
+        return usage_of(world, pod)
     matches = selected(call)
-    pods = [pod for pod in world.store.all(POD, namespace) if _measured(pod) and matches(pod)]
+    pods = [pod for pod in world.store.all(POD, namespace) if is_measured(pod) and matches(pod)]
     return {
         "kind": "PodMetricsList",
         "apiVersion": POD_METRICS.api_version,
@@ -29,7 +29,13 @@ def answer_metrics(world: World, call: Call) -> Obj:
     }
 
 
-def _measured(pod: Obj) -> bool:
+def usage_of(world: World, pod: Obj) -> Obj:
+    """The usage of one pod."""
+    return {"kind": "PodMetrics", "apiVersion": POD_METRICS.api_version, **_usage(world, pod)}
+
+
+def is_measured(pod: Obj) -> bool:
+    """Whether a pod runs, so that there is something to measure."""
     return pod["status"].get("phase") == "Running" and not is_over(pod)
 
 

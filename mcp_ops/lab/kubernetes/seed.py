@@ -83,6 +83,11 @@ def seed(world: World, controller: Controller) -> None:
     world.silent = False
 
 
+def add_namespace(world: World, name: str) -> None:
+    """Another namespace, empty."""
+    _add(world, NAMESPACE, "", name, {})
+
+
 def _seed_jobs(world: World, controller: Controller, present: Callable[[], float]) -> None:
     """Let the cron jobs look back on their nights, and leave two jobs at work."""
     sync = _add(world, CRON_JOB, SHOP, "nightly-sync", _cron_job("0 2 * * *", SYNC_BROKEN))

@@ -58,8 +58,8 @@ def stored_at(world: World, address: Address) -> Obj:
     return found
 
 
-def create(world: World, call: Call) -> Obj:
-    """Store a new object."""
+def create(world: World, call: Call, managed: list[Obj] | None = None) -> Obj:
+    """Store a new object; `managed` says who owns which field, else it is all the caller's."""
     kind = call.address.kind
     obj = _named(world, call)
     meta, name = obj["metadata"], obj["metadata"]["name"]
@@ -76,7 +76,7 @@ def create(world: World, call: Call) -> Obj:
         raise already_exists(kind, name)
     now = world.store.timestamp()
     meta.update(creationTimestamp=now, resourceVersion="")
-    meta["managedFields"] = with_manager(None, obj, call.manager, "", now)
+    meta["managedFields"] = managed or with_manager(None, obj, call.manager, "", now)
     if call.dry_run:
         del meta["resourceVersion"]
         return obj
@@ -108,7 +108,7 @@ def _named(world: World, call: Call) -> Obj:
 def update(world: World, call: Call) -> Obj:
     """Replace an object, or its scale or status."""
     current = stored_at(world, call.address)
-    return _write(world, call, current, call.document())
+    return write(world, call, current, call.document())
 
 
 def patch(world: World, call: Call) -> Obj:
@@ -116,7 +116,7 @@ def patch(world: World, call: Call) -> Obj:
     document = call.document()
     current = stored_at(world, call.address)
     shown = scale_of(call.address.kind, current) if call.address.sub == "scale" else current
-    return _write(world, call, current, apply_patch(call.media_type, shown, document))
+    return write(world, call, current, apply_patch(call.media_type, shown, document))
 
 
 def scale_of(kind: Kind, obj: Obj) -> Obj:
@@ -135,7 +135,10 @@ def scale_of(kind: Kind, obj: Obj) -> Obj:
     }
 
 
-def _write(world: World, call: Call, current: Obj, wanted: Any) -> Obj:
+def write(
+    world: World, call: Call, current: Obj, wanted: Any, managed: list[Obj] | None = None
+) -> Obj:
+    """Keep what an object shall be; `managed` says who owns which field after an application."""
     kind, sub = call.address.kind, call.address.sub
     new = _scaled(kind, current, wanted) if sub == "scale" else _decoded(call, wanted)
     _check_identity(kind, current, new)
@@ -144,16 +147,17 @@ def _write(world: World, call: Call, current: Obj, wanted: Any) -> Obj:
     validate(kind, new, current)
     if new.get("spec") != current.get("spec") and kind in COUNTED:
         new["metadata"]["generation"] = current["metadata"].get("generation", 1) + 1
-    if new != current:
-        _keep(world, call, current, new)
+    if new != current or managed not in (None, current["metadata"].get("managedFields")):
+        _keep(world, call, current, new, managed)
     else:
         new = current
     return scale_of(kind, new) if sub == "scale" else new
 
 
-def _keep(world: World, call: Call, current: Obj, new: Obj) -> None:
+def _keep(world: World, call: Call, current: Obj, new: Obj, managed: list[Obj] | None) -> None:
     kind, now = call.address.kind, world.store.timestamp()
-    managed = with_manager(current, new, call.manager, call.address.sub, now)
+    if managed is None:
+        managed = with_manager(current, new, call.manager, call.address.sub, now)
     new["metadata"]["managedFields"] = managed
     if call.dry_run:
         return
