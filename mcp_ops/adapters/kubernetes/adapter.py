@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
+from mcp_ops.adapter import Adapter, AdapterSettings, Advice, Wiring
 from mcp_ops.adapters.kubernetes.access import Access
 from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api, no_redirects
 from mcp_ops.adapters.kubernetes.describe import detail
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.jobplatform import JobPlatform
+from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT
 from mcp_ops.adapters.kubernetes.listing import list_workloads
 from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
-from mcp_ops.adapters.kubernetes.look import get_family, recent_events
+from mcp_ops.adapters.kubernetes.look import get_family
 from mcp_ops.adapters.kubernetes.pods import read_pod
 from mcp_ops.adapters.kubernetes.quantities import positive
 from mcp_ops.adapters.kubernetes.restart import plan_restart
+from mcp_ops.adapters.kubernetes.rights import look_at_rights
 from mcp_ops.adapters.kubernetes.rollouts import RolloutPlatform
 from mcp_ops.adapters.kubernetes.site import Bounds, Site
+from mcp_ops.adapters.kubernetes.symptoms import look_for_symptoms
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, parse_name
 from mcp_ops.capabilities.changes import Plan
 from mcp_ops.capabilities.deployments import (
@@ -32,8 +36,6 @@ from mcp_ops.capabilities.deployments import (
     LogLevel,
 )
 from mcp_ops.errors import ConfigurationError
-
-_EVENTS_OF_PODS = 3
 
 
 class KubernetesSettings(AdapterSettings):
@@ -49,6 +51,10 @@ class KubernetesSettings(AdapterSettings):
         description="Namespace; default: the context's, else `default`.",
     )
     in_cluster: bool = Field(False, description="Use the service account of the server's own pod.")
+    service_account: str = Field(
+        str(SERVICE_ACCOUNT),
+        description="Folder of its token, ca.crt and namespace, where they are mounted elsewhere.",
+    )
     request_timeout_s: float = Field(
         REQUEST_S, gt=0, le=60, description="Longest wait for one answer, seconds."
     )
@@ -115,6 +121,7 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
             kubeconfig=settings.kubeconfig or "",
             context=settings.context,
             in_cluster=settings.in_cluster,
+            account=Path(settings.service_account),
             clock=wiring.clock,
             redactor=wiring.redactor,
         )
@@ -126,6 +133,7 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         }
         try:
             client: Any = ApiClient(configuration=access.configuration)
+            await access.attach(client)
         except OSError as exc:  # ssl.SSLError is one: a certificate or key that can't be read
             raise ConfigurationError(
                 f"The certificates in the kubeconfig of target {wiring.target} can't be used.",
@@ -141,6 +149,7 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
             )
             yield cls(api, wiring, settings.bounds())
         finally:
+            await access.aclose()
             await client.close()
 
     async def ping(self) -> None:
@@ -148,19 +157,21 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         ask = Ask(verb="list", resource=DEPLOYMENT.resource)
         await self._api.list_page(self._api.path("apps", DEPLOYMENT.plural), ask, limit=1)
 
+    async def examine(self, tools: Collection[str]) -> list[Advice]:
+        """Which of the rights that these tools need the credential has not."""
+        return await look_at_rights(self._api, tools)
+
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
         """One page by kind and name; a page costs at most three requests."""
         return await list_workloads(self._api, limit=limit, cursor=cursor)
 
     async def describe(self, name: str) -> DeploymentDetail:
-        """The workload, at most 500 of its pods and its newest ten events."""
+        """The workload, at most 500 of its pods, its newest ten events and what it uses."""
         kind, plain = parse_name(name)
         family = await get_family(self._api, kind, plain)
         now = self._clock.now()
         pods = [read_pod(pod, now=now) for pod in family.pods]
-        troubled = [pod.uid for pod in pods if pod.trouble != "none"][:_EVENTS_OF_PODS]
-        events = await recent_events(self._api, family, troubled)
-        return detail(family, pods, events, now=now)
+        return detail(family, pods, await look_for_symptoms(self._api, family, pods), now=now)
 
     async def logs(
         self,

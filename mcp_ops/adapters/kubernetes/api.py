@@ -26,7 +26,7 @@ ERROR_BYTES: Final = 64 * 1024
 REQUEST_S: Final = 15.0
 CONNECT_S: Final = 5.0
 MERGE_PATCH: Final = "application/strategic-merge-patch+json"
-_VERSIONS: Final = {"autoscaling": "v2"}
+_VERSIONS: Final = {"autoscaling": "v2", "metrics.k8s.io": "v1beta1"}
 _SAFE_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -75,6 +75,16 @@ class Api:
         """Change one object by a strategic merge patch; answers the object as it is then."""
         return _object(await self._send("PATCH", path, ask, query=query, body=body), ask)
 
+    async def review(self, kind: str, spec: Obj) -> Obj:
+        """What the server says of the caller's own rights: the status of a self-subject review."""
+        plural = f"{kind.lower()}s"
+        ask = Ask(verb="create", resource=f"{plural}.authorization.k8s.io", dry=True)
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+        path = f"/apis/authorization.k8s.io/v1/{plural}"
+        return mapping(
+            _json(await self._send("POST", path, ask, query={}, body=body), ask), "status"
+        )
+
     async def create(self, path: str, ask: Ask, body: Obj, **query: str | int) -> Obj:
         """Create one object; answers it as it is then. Raises `Conflict` when the name is taken."""
         return _object(await self._send("POST", path, ask, query=query, body=body), ask)
@@ -118,34 +128,61 @@ class Api:
         body: Obj | None,
     ) -> AsyncIterator[ClientResponse]:
         """A successful answer whose body is still to be read; the connection is given back."""
-        from aiohttp import ClientTimeout
-
         with translated(ask):
-            headers = {
-                "Accept": "application/json, */*",
-                # No compression: a bounded number of bytes must stay bounded.
-                "Accept-Encoding": "identity",
-                "User-Agent": "mcp-ops",
-                "Content-Type": MERGE_PATCH if method == "PATCH" else "application/json",
-                **await self._access.header(),
-            }
-            url = self._client.configuration.host + path
-            transport: Any = self._client.rest_client  # its functions carry no types
-            asking()
-            answer = await transport.request(
-                method,
-                f"{url}?{urlencode(query)}" if query else url,
-                headers=headers,
-                body=body,
-                _request_timeout=ClientTimeout(
-                    total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
-                ),
-            )
-            response: ClientResponse = answer.response
-            async with response:
-                await self._check(response, ask)
+            async with await self._answered(method, path, ask, query=query, body=body) as response:
                 heard()
                 yield response
+
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        ask: Ask,
+        *,
+        query: Mapping[str, str | int],
+        body: Obj | None,
+    ) -> ClientResponse:
+        """An answer that is a success. What a credential was refused for was not done: it is sent
+        once more when there is another credential."""
+        used = self._access.generation
+        response = await self._request(method, path, query=query, body=body)
+        try:
+            if response.status == 401 and await self._access.renewed(used):
+                response.close()  # not released: a new certificate wants a new connection
+                response = await self._request(method, path, query=query, body=body)
+            await self._check(response, ask)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    async def _request(
+        self, method: str, path: str, *, query: Mapping[str, str | int], body: Obj | None
+    ) -> ClientResponse:
+        from aiohttp import ClientTimeout
+
+        headers = {
+            "Accept": "application/json, */*",
+            # No compression: a bounded number of bytes must stay bounded.
+            "Accept-Encoding": "identity",
+            "User-Agent": "mcp-ops",
+            "Content-Type": MERGE_PATCH if method == "PATCH" else "application/json",
+            **await self._access.header(),
+        }
+        url = self._client.configuration.host + path
+        transport: Any = self._client.rest_client  # its functions carry no types
+        asking()
+        answer = await transport.request(
+            method,
+            f"{url}?{urlencode(query)}" if query else url,
+            headers=headers,
+            body=body,
+            _request_timeout=ClientTimeout(
+                total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
+            ),
+        )
+        response: ClientResponse = answer.response
+        return response
 
     async def _check(self, response: ClientResponse, ask: Ask) -> None:
         if response.history or "Content-Encoding" in response.headers:
