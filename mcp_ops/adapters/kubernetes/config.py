@@ -99,10 +99,11 @@ async def plan_config(
         _no_secret(site, plain_key, value)
     keepers = Keepers(site=site)
     old = _of(parse_name(name)[1], seen.workload, container, plain_key)
+    taken, notes = await _taken(keepers, seen, container, plain_key) if old is None else ("", [])
     nothing = _same(old, value, reference)
     if not nothing:
-        _may(seen, old, overwrite=overwrite)
-    lines = [_line(site, key, old, value, reference)]
+        _may(seen, there=old is not None or bool(taken), overwrite=overwrite)
+    lines = [_line(site, key, old, value, reference, taken), *notes]
     if reference is not None:
         lines += await _held(keepers, reference)
     lines.append(f"Replace {seen.now.desired} instances of {seen.name} with others that have it.")
@@ -131,8 +132,22 @@ async def _undo(site: Site, seen: Seen, key: str, old: Setting | None) -> Undo |
     return await undo_by_version(site, seen)
 
 
-def _may(seen: Seen, old: Setting | None, *, overwrite: bool) -> None:
-    if old is not None and not overwrite:
+async def _taken(keepers: Keepers, seen: Seen, container: str, key: str) -> tuple[str, list[str]]:
+    """Where the container takes a setting from as part of a whole (`envFrom`), or nothing; and
+    what could not be looked at for that."""
+    found, notes = "", []
+    for one in _running(seen.workload):
+        for source in objects(one, "envFrom") if text(one, "name") == container else []:
+            for item in await _taken_over(keepers, "", source, set()):
+                if item.name == key:
+                    found = item.shown
+                elif item.problem.startswith("not known"):
+                    notes.append(f"Whether {item.shown} sets it, too, is {item.problem}.")
+    return found, notes
+
+
+def _may(seen: Seen, *, there: bool, overwrite: bool) -> None:
+    if there and not overwrite:
         raise Conflict(
             "The setting is there already; nothing was done.",
             hint="Pass overwrite=true to set it to something else.",
@@ -181,11 +196,11 @@ async def _held(keepers: Keepers, reference: Reference) -> list[str]:
 
 
 def _line(
-    site: Site, key: str, old: Setting | None, value: str, reference: Reference | None
+    site: Site, key: str, old: Setting | None, value: str, reference: Reference | None, taken: str
 ) -> str:
     new = str(reference) if reference is not None else quoted(value, 200)
     if old is None:
-        return f"Set {key} to {new}; it is not set now."
+        return f"Set {key} to {new}; it is {taken or 'not set'} now."
     before = str(old.reference) if old.reference is not None else f"#{_fingerprint(site, old)}"
     return f"Set {key} to {new}; it is {before} now."
 
