@@ -162,8 +162,8 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         return await look_at_rights(self._api, tools)
 
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
-        """One page by kind and name; a page costs at most three requests."""
-        return await list_workloads(self._api, limit=limit, cursor=cursor)
+        """One page by kind and name, with restarts; see `listing` for what it costs."""
+        return await list_workloads(self._api, limit=limit, cursor=cursor, clock=self._clock)
 
     async def describe(self, name: str) -> DeploymentDetail:
         """The workload, at most 500 of its pods, its newest ten events and what it uses."""
