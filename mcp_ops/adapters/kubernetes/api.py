@@ -30,6 +30,7 @@ CONNECT_S: Final = 5.0
 MERGE_PATCH: Final = "application/strategic-merge-patch+json"
 JSON: Final = "application/json"
 GZIP: Final = "gzip"
+CHUNK: Final = 64 * 1024
 PLAIN: Final = "identity"
 _PARTIAL: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _VERSIONS: Final = {"autoscaling": "v2", "metrics.k8s.io": "v1beta1"}
@@ -121,11 +122,13 @@ class Api:
             raise settled(BadAnswer(GARBLED), ask)
         return answer
 
-    async def raw(self, path: str, ask: Ask, *, limit: int, **query: str | int) -> tuple[str, bool]:
-        """A text answer of at most `limit` bytes, and whether there was more."""
+    @asynccontextmanager
+    async def chunks(
+        self, path: str, ask: Ask, **query: str | int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A text answer while it comes; what goes wrong meanwhile is raised as for all others."""
         async with self._opened("GET", path, ask, Sent(query=query, accept="*/*")) as response:
-            content, more = await _up_to(response, limit)
-        return content.decode("utf-8", "replace"), more
+            yield response.content.iter_chunked(CHUNK)
 
     async def _send(
         self,
@@ -235,7 +238,7 @@ async def _up_to(response: ClientResponse, limit: int) -> tuple[bytes, bool]:
     content = bytearray()
     folded = response.headers.get("Content-Encoding") == GZIP
     unfolding = zlib.decompressobj(wbits=31) if folded else None
-    async for chunk in response.content.iter_chunked(64 * 1024):
+    async for chunk in response.content.iter_chunked(CHUNK):
         if unfolding is not None:
             chunk = unfolding.decompress(chunk, limit + 1 - len(content))
         content += chunk
