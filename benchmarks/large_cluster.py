@@ -72,7 +72,7 @@ class LargeFigures:
         lines = [
             "## A large cluster",
             "",
-            f"{PODS:,} pods in 500 deployments of one namespace. mcp-ops lists all of them by pages,",
+            f"{PODS:,} pods in 500 deployments of a namespace. mcp-ops lists all of them by pages,",
             f"with restarts and problems, and explains the {explained} that are in trouble, as its",
             "tools do; the others read the two lists whole and explain nothing. Memory is what a",
             "process takes at most beyond what it had before it asked.",
