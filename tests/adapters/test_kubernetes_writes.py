@@ -139,65 +139,69 @@ async def test_a_change_is_made_once_and_told_as_it_is(tmp_path: Path, name: str
     async with lab(tmp_path) as place:
         known = await case.before(place)
         before = len(effects(place))
-        at = place.platform
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
+            plan = await case.planning(place.platform, known)
+            await place.platform.rehearse(plan)
             for number, (fault, error, executed) in enumerate(REFUSED):
-                plan = await case.planning(at, known)
-                await at.rehearse(plan)
-                place.between.inject(case.method, case.part, fault)
-                with pytest.raises(error) as raised:
-                    await at.begin(plan, reason="a test", call_id=f"c-{number}")
-                assert getattr(raised.value, "executed", "no") == executed, fault
-                assert await at.find(plan, f"c-{number}") is None
+                plan = await case.planning(place.platform, known)
+                await _refused(place, case, plan, f"c-{number}", fault, error, executed)
+            await _cancelled(place, case, plan)
             assert len(effects(place)) == before
-            plan = await case.planning(at, known)
-            place.between.inject(case.method, case.part, lost)
-            with pytest.raises(ConnectionLost) as unknown:
-                await at.begin(plan, reason="a test", call_id="c-lost")
-            assert unknown.value.executed == "unknown"
-            found = await at.find(plan, "c-lost")
-            assert found is not None
-            # As another process would, which was told of the plan and the call only.
-            copy = Plan.model_validate_json(plan.model_dump_json())
-            try:
-                again = await at.begin(copy, reason="a test", call_id="c-lost")
-            except Answered:
-                assert name == "instance"  # its target is gone: there is nothing to take twice
-            else:
-                assert again.version == found.version
+            await _lost(place, case, await case.planning(place.platform, known))
             assert len(effects(place)) == before + 1
-            progress = await at.follow(plan, found)
-            assert progress.state in ("pending", "verified")
 
 
-@pytest.mark.parametrize("name", CASES)
-async def test_a_change_that_is_cancelled_leaves_nothing_half_done(
-    tmp_path: Path, name: str
+async def _refused(
+    place: Lab,
+    case: Case,
+    plan: Plan,
+    call: str,
+    fault: Fault,
+    error: type[OpsError],
+    executed: str,
 ) -> None:
-    case = CASES[name]
-    async with lab(tmp_path) as place:
-        known = await case.before(place)
-        before = len(effects(place))
-        arrived = anyio.Event()
+    place.between.inject(case.method, case.part, fault)
+    with pytest.raises(error) as raised:
+        await place.platform.begin(plan, reason="a test", call_id=call)
+    assert getattr(raised.value, "executed", "no") == executed, fault
+    assert await place.platform.find(plan, call) is None
 
-        async def hold(app: Any, scope: Any, receive: Any, send: Any) -> None:
-            arrived.set()
-            while (await receive())["type"] != "http.disconnect":
-                continue
 
-        plan = await case.planning(place.platform, known)
-        place.between.inject(case.method, case.part, hold)
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as tasks:
+async def _cancelled(place: Lab, case: Case, plan: Plan) -> None:
+    """Cancelled while the request stands at the server: the connection is given up with it."""
+    arrived = anyio.Event()
 
-                async def begin() -> None:
-                    await place.platform.begin(plan, reason="a test", call_id="c-1")
+    async def hold(app: Any, scope: Any, receive: Any, send: Any) -> None:
+        arrived.set()
+        while (await receive())["type"] != "http.disconnect":
+            continue
 
-                tasks.start_soon(begin)
-                await arrived.wait()
-                tasks.cancel_scope.cancel()
-            assert len(effects(place)) == before
-            assert await place.platform.find(plan, "c-1") is None
-            # The connection was given up, not the adapter.
-            await place.platform.begin(plan, reason="a test", call_id="c-1")
-        assert len(effects(place)) == before + 1
+    async def begin() -> None:
+        await place.platform.begin(plan, reason="a test", call_id="c-cancelled")
+
+    place.between.inject(case.method, case.part, hold)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(begin)
+        await arrived.wait()
+        tasks.cancel_scope.cancel()
+    assert await place.platform.find(plan, "c-cancelled") is None
+
+
+async def _lost(place: Lab, case: Case, plan: Plan) -> None:
+    """The effect is there and its answer is not; then another process goes on with it."""
+    at = place.platform
+    place.between.inject(case.method, case.part, lost)
+    with pytest.raises(ConnectionLost) as unknown:
+        await at.begin(plan, reason="a test", call_id="c-lost")
+    assert unknown.value.executed == "unknown"
+    found = await at.find(plan, "c-lost")
+    assert found is not None
+    copy = Plan.model_validate_json(plan.model_dump_json())
+    try:
+        again = await at.begin(copy, reason="a test", call_id="c-lost")
+    except Answered:
+        assert case.part == "/eviction"  # the pod is gone: there is nothing to take twice
+    else:
+        assert again.version == found.version
+    progress = await at.follow(plan, found)
+    assert progress.state in ("pending", "verified")

@@ -24,10 +24,8 @@ from mcp_ops.adapters.kubernetes.references import (
 from mcp_ops.adapters.kubernetes.resources import main_container
 from mcp_ops.adapters.kubernetes.revisions import (
     blocked_now,
-    current_of,
     template_blocked,
-    undo_of,
-    versions_of,
+    undo_by_version,
 )
 from mcp_ops.adapters.kubernetes.site import Handler, Site
 from mcp_ops.adapters.kubernetes.workloads import parse_name
@@ -130,8 +128,7 @@ async def _undo(site: Site, seen: Seen, key: str, old: Setting | None) -> Undo |
             "overwrite": True,
         }
         return Undo(tool="set_config", arguments=arguments)
-    versions = await versions_of(site, seen.kind, seen.workload)
-    return undo_of(seen, current_of(seen.kind, seen.workload, versions))
+    return await undo_by_version(site, seen)
 
 
 def _may(seen: Seen, old: Setting | None, *, overwrite: bool) -> None:

@@ -17,10 +17,8 @@ from mcp_ops.adapters.kubernetes.following import follow_rollout
 from mcp_ops.adapters.kubernetes.quantities import parse_quantity
 from mcp_ops.adapters.kubernetes.revisions import (
     blocked_now,
-    current_of,
     template_blocked,
-    undo_of,
-    versions_of,
+    undo_by_version,
 )
 from mcp_ops.adapters.kubernetes.site import Handler, Site
 from mcp_ops.adapters.kubernetes.workloads import parse_name
@@ -192,8 +190,7 @@ def _resources(moving: list[_Size]) -> dict[str, dict[str, str]]:
 async def _undo(site: Site, seen: Seen, moving: list[_Size]) -> Undo | None:
     """The old limits; where there was none, the version from before."""
     if any(size.limit is None for size in moving):
-        versions = await versions_of(site, seen.kind, seen.workload)
-        return undo_of(seen, current_of(seen.kind, seen.workload, versions))
+        return await undo_by_version(site, seen)
     before = {size.what: size.limit for size in moving}
     return Undo(tool="set_resources", arguments={"name": seen.name, **before})
 

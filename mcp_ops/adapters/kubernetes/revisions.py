@@ -40,7 +40,7 @@ from mcp_ops.adapters.kubernetes.workloads import (
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Plan
 from mcp_ops.capabilities.deployments import Revision, RevisionPage
-from mcp_ops.errors import Conflict, InvalidInput, NotFound
+from mcp_ops.errors import Conflict, Forbidden, InvalidInput, NotFound
 
 ROLLBACK: Final = "rollback"
 CAUSE: Final = "kubernetes.io/change-cause"
@@ -153,6 +153,15 @@ def undo_of(seen: Seen, current: Version | None) -> Undo | None:
         return None
     arguments = {"name": seen.name, "to_revision": str(current.number)}
     return Undo(tool="rollback_deployment", arguments=arguments)
+
+
+async def undo_by_version(site: Site, seen: Seen) -> Undo | None:
+    """The same of what is current now; none for a caller who may not look at versions."""
+    try:
+        versions = await versions_of(site, seen.kind, seen.workload)
+    except Forbidden:
+        return None
+    return undo_of(seen, current_of(seen.kind, seen.workload, versions))
 
 
 def _wanted(versions: list[Version], current: Version | None, to_revision: str) -> Version:
