@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from pathlib import Path
 
 import anyio
@@ -143,12 +144,15 @@ async def test_plugin_is_told_of_the_cluster_when_it_asks(tmp_path: Path) -> Non
         body = f'printf %s "$KUBERNETES_EXEC_INFO" > "{told}"'
         script(tmp_path / "plugin", f"{body}; echo '{credential(token=TOKEN)}'")
         more = ", provideClusterInfo: true, env: [{name: REGION, value: eu}]"
-        with_plugin(tmp_path, place.url, "./plugin", more)
+        (tmp_path / "ca.pem").write_text("an authority", encoding="utf-8")
+        authority = "certificate-authority: ca.pem,"
+        with_plugin(tmp_path, place.url, "./plugin", more, cluster=authority)
         async with opened(tmp_path) as platform:
             await platform.ping()
         info = told.read_text(encoding="utf-8")
         assert place.url in info
         assert '"interactive":false' in info
+        assert b64encode(b"an authority").decode() in info
 
 
 @pytest.mark.parametrize(

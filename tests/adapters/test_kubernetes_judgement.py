@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_ops.adapters.kubernetes.describe import detail
-from mcp_ops.adapters.kubernetes.logs import level_of
+from mcp_ops.adapters.kubernetes.loglines import level_of
 from mcp_ops.adapters.kubernetes.look import Family, selector_of
 from mcp_ops.adapters.kubernetes.pods import Pod, read_pod
 from mcp_ops.adapters.kubernetes.rollout import blocked, judge

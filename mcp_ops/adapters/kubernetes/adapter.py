@@ -17,7 +17,8 @@ from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.jobplatform import JobPlatform
 from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT
 from mcp_ops.adapters.kubernetes.listing import list_workloads
-from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
+from mcp_ops.adapters.kubernetes.loglines import Wanted
+from mcp_ops.adapters.kubernetes.logs import read_logs
 from mcp_ops.adapters.kubernetes.look import get_family
 from mcp_ops.adapters.kubernetes.pods import read_pod
 from mcp_ops.adapters.kubernetes.quantities import positive
@@ -162,8 +163,8 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         return await look_at_rights(self._api, tools)
 
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
-        """One page by kind and name; a page costs at most three requests."""
-        return await list_workloads(self._api, limit=limit, cursor=cursor)
+        """One page by kind and name, with restarts; see `listing` for what it costs."""
+        return await list_workloads(self._api, limit=limit, cursor=cursor, clock=self._clock)
 
     async def describe(self, name: str) -> DeploymentDetail:
         """The workload, at most 500 of its pods, its newest ten events and what it uses."""
@@ -183,13 +184,13 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         level: LogLevel,
         previous: bool,
     ) -> DeploymentLogs:
-        """The newest lines of at most 20 containers, 1 MiB each, 12,000 characters in all."""
+        """The newest lines of at most 20 containers, 8 MiB each, 12,000 characters in all."""
         kind, plain = parse_name(name)
         family = await get_family(self._api, kind, plain)
         wanted = Wanted(
             since_minutes=since_minutes, tail=tail, grep=grep, level=level, previous=previous
         )
-        return await read_logs(self._api, family.pods, wanted)
+        return await read_logs(self._api, family, wanted)
 
     async def plan_restart(self, name: str) -> Plan:
         """A restart of the generation that is seen now, as `kubectl rollout restart` does it."""

@@ -74,7 +74,7 @@ async def list_config(site: Site, name: str, *, limit: int, cursor: str) -> Conf
         missing=missing,
         next_cursor=left[limit - 1].name if more else "",
         truncated=more,
-        searched=f"the environment of {count_containers(workload)} containers of {kind.called(plain)}",
+        searched=f"environment of {count_containers(workload)} containers of {kind.called(plain)}",
         version=text(workload, "metadata", "resourceVersion")[:40],
     )
 

@@ -38,10 +38,12 @@ class Setting:
 
 
 def running_containers(workload: Obj) -> list[Obj]:
+    """The containers that go on running, unlike those that only prepare."""
     return objects(workload, "spec", "template", "spec", "containers")
 
 
 def count_containers(workload: Obj) -> int:
+    """How many containers there are, those that prepare included."""
     return len(running_containers(workload)) + len(
         objects(workload, "spec", "template", "spec", "initContainers")
     )
@@ -67,6 +69,7 @@ def prefixed(plain: str, workload: Obj) -> list[tuple[str, Obj]]:
 
 
 def settings_of(plain: str, workload: Obj) -> list[Setting]:
+    """The first thousand entries of all environments."""
     found = [
         Setting(
             called=tame(f"{prefix}{text(entry, 'name')}", 200),
@@ -92,6 +95,7 @@ def setting_of(plain: str, workload: Obj, container: str, key: str) -> Setting |
 async def taken_over(
     keepers: Keepers, prefix: str, source: Obj, required: set[str]
 ) -> list[ConfigItem]:
+    """What one `envFrom` brings: by key, or as a whole (`*`) where that can't be looked at."""
     secret = mapping(source, "secretRef")
     ref = secret or mapping(source, "configMapRef")
     name = text(ref, "name")[:253]

@@ -27,7 +27,8 @@ _LIST: Final = "list"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A workload with what it owns. `cut` means that it has more pods than were read."""
+    """A workload with what it owns; of replica sets the metadata only. `cut` means that it has more
+    pods than were read."""
 
     kind: Kind
     workload: Obj
@@ -53,7 +54,7 @@ async def get_family(api: Api, kind: Kind, name: str) -> Family:
     async def read_sets() -> None:
         ask = Ask(verb=_LIST, resource="replicasets.apps")
         path = api.path("apps", "replicasets")
-        found, _ = await api.list_page(path, ask, labelSelector=selector, limit=PODS)
+        found, _ = await api.list_metadata(path, ask, labelSelector=selector, limit=PODS)
         sets.extend(one for one in found if controller_of(one) == uid_of(workload))
 
     async def read_pods() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -152,7 +153,7 @@ def plugin_of(
         arguments=[command, *map(str, arguments[1:])],
         environ=environ,
         version=version,
-        cluster=_told(cluster) if settings.get("provideClusterInfo") is True else None,
+        cluster=_told(cluster, folder) if settings.get("provideClusterInfo") is True else None,
     )
     if version not in _VERSIONS:
         raise PluginProblem(f"The credential plugin {plugin.name} must speak {_VERSIONS[0]}.")
@@ -166,11 +167,13 @@ def fits_header(token: str) -> bool:
     return len(token) <= _TOKEN_CHARS and token.isascii() and token.isprintable()
 
 
-def _told(cluster: Any) -> dict[str, Any]:
+def _told(cluster: Any, folder: Path) -> dict[str, Any]:
     """What `provideClusterInfo` hands over, in the words of ExecCredential's `spec.cluster`."""
     told = {key: cluster[key] for key in _TOLD if mapping(cluster).get(key)}
     if authority := text(cluster, "certificate-authority-data"):
         told["certificate-authority-data"] = authority
+    elif file := text(cluster, "certificate-authority"):
+        told["certificate-authority-data"] = b64encode((folder / file).read_bytes()).decode()
     for extension in objects(cluster, "extensions"):
         if extension.get("name") == _EXTENSION:
             told["config"] = extension.get("extension")

@@ -86,6 +86,16 @@ class Pod:
         )
 
 
+def count_pod(pod: Obj, *, now: float) -> tuple[int, Problem]:
+    """Of one of many pods only the restarts and what ails it; see `read_pod`."""
+    statuses = _statuses(pod)
+    restarts = sum(number(status, "restartCount") for status in statuses)
+    if text(pod, "metadata", "deletionTimestamp"):
+        return restarts, "none"
+    ready = condition(pod, "Ready").get("status") == "True"
+    return restarts, _trouble(pod, statuses, ready=ready, now=now)
+
+
 def read_pod(pod: Obj, *, now: float) -> Pod:
     """One pod; `now` in Unix seconds tells recent memory kills from old ones."""
     statuses = _statuses(pod)

@@ -1,0 +1,162 @@
+"""Lines of a log while they come: cut out of the bytes, matched, and only the newest kept."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from mcp_ops.adapters.kubernetes.fields import seconds
+from mcp_ops.capabilities.deployments import LogLevel
+from mcp_ops.redact import tame
+
+_LINE_BYTES: Final = 16 * 1024
+_MATCHED_CHARS: Final = 4_000
+
+_LEVELS: Final = {
+    **dict.fromkeys(("trace", "debug", "verbose"), 0),
+    **dict.fromkeys(("info", "notice"), 1),
+    **dict.fromkeys(("warn", "warning"), 2),
+    **dict.fromkeys(
+        ("error", "err", "fatal", "critical", "panic", "severe", "alert", "emerg", "exception"), 3
+    ),
+}
+LOWEST: Final[dict[str, int]] = {"": 0, "debug": 0, "info": 1, "warn": 2, "error": 3}
+_NAMED: Final = re.compile(r"(?i)\b(?:level|lvl|severity)[\"']?\s?[=:]\s?[\"']?([a-z]{3,9})")
+_BARE: Final = re.compile(rf"(?i)\b({'|'.join(_LEVELS)})\b")
+_KLOG: Final = re.compile(r"([IWEF])\d{4} ")
+_KLOG_LEVELS: Final = {"I": 1, "W": 2, "E": 3, "F": 3}
+_TRACEBACK: Final = "Traceback (most recent call last)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which lines. `grep` is a literal, or several with | between; case does not matter."""
+
+    since_minutes: int
+    tail: int
+    grep: str
+    level: LogLevel
+    previous: bool
+
+    @property
+    def filters(self) -> bool:
+        """Whether lines are chosen here, so that more must be read than are shown."""
+        return bool(self.grep or self.level)
+
+    @property
+    def literals(self) -> list[str]:
+        """What a line must have one of, in lower case."""
+        return [part.lower() for part in self.grep.split("|") if part]
+
+
+@dataclass(slots=True)
+class Cutter:
+    """Cuts lines out of chunks of bytes; of a line that has no end only the beginning is kept."""
+
+    _rest: bytearray = field(default_factory=bytearray)
+    _skipping: bool = False
+
+    def lines(self, chunk: bytes) -> Iterator[bytes]:
+        """The lines that are complete now."""
+        *whole, rest = chunk.split(b"\n")
+        for piece in whole:
+            if not self._skipping:
+                yield bytes(self._rest) + piece[: _LINE_BYTES - len(self._rest)]
+            self._rest.clear()
+            self._skipping = False
+        if not self._skipping:
+            self._rest += rest
+        if len(self._rest) >= _LINE_BYTES:
+            yield bytes(self._rest[:_LINE_BYTES])
+            self._rest.clear()
+            self._skipping = True
+
+    def last(self) -> bytes:
+        """What came after the last end of a line."""
+        return bytes(self._rest)
+
+
+@dataclass(slots=True)
+class Sieve:
+    """The newest matching lines of one log, as (time, timestamp, line), and how many matched.
+
+    Memory is bounded by `keep` lines however long the log is.
+    """
+
+    wanted: Wanted
+    keep: int
+    matched: int = 0
+    newest: deque[tuple[float, str, str]] = field(default_factory=deque)
+    _cutter: Cutter = field(default_factory=Cutter)
+    _literals: list[str] = field(default_factory=list)
+    _quick: tuple[bytes, ...] = ()
+    _inherited: int = 1
+    _at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.newest = deque(maxlen=self.keep)
+        self._literals = self.wanted.literals
+        if not self.wanted.level and all(one.isascii() for one in self._literals):
+            self._quick = tuple(one.encode() for one in self._literals)
+
+    def feed(self, chunk: bytes) -> None:
+        """More of the log."""
+        for raw in self._cutter.lines(chunk):
+            self._take(raw)
+
+    def end(self) -> None:
+        """There is no more."""
+        if rest := self._cutter.last():
+            self._take(rest)
+
+    def _take(self, raw: bytes) -> None:
+        if not raw or self._passes_by(raw):
+            return
+        stamp, _, line = raw.decode("utf-8", "replace").partition(" ")
+        at = seconds(stamp)
+        if at is None:
+            stamp, line, at = "", f"{stamp} {line}" if line else stamp, self._at
+        self._at = at
+        line = _readable(line)
+        if self._matches(line):
+            self.matched += 1
+            self.newest.append((at, stamp, line))
+
+    def _passes_by(self, raw: bytes) -> bool:
+        """Most lines of a long log, told without decoding them: plain ones without a literal."""
+        if not self._quick or not raw.isascii() or b"\x1b" in raw:
+            return False
+        low = raw.lower()
+        return not any(one in low for one in self._quick)
+
+    def _matches(self, line: str) -> bool:
+        lowest = LOWEST[self.wanted.level]
+        if lowest:
+            self._inherited = level_of(line, self._inherited)
+            if self._inherited < lowest:
+                return False
+        return not self._literals or any(one in line.lower() for one in self._literals)
+
+
+def level_of(line: str, inherited: int) -> int:
+    """The level that a line names, 0 (debug) to 3 (error); one that names none belongs to the
+    line before it, as a stack trace does."""
+    head = line[:300]
+    if _TRACEBACK in head:
+        return 3
+    if klog := _KLOG.match(head):
+        return _KLOG_LEVELS[klog[1]]
+    if (named := _NAMED.search(head)) and named[1].lower() in _LEVELS:
+        return _LEVELS[named[1].lower()]
+    bare = _BARE.search(head[:100])
+    return _LEVELS[bare[1].lower()] if bare else inherited
+
+
+def _readable(line: str) -> str:
+    """Without colours and the like, so that a filter meets the words that a person reads."""
+    if line.isascii() and line.isprintable():
+        return line[:_MATCHED_CHARS]
+    return tame(line, _MATCHED_CHARS)
