@@ -177,3 +177,21 @@ async def test_nothing_to_do_asks_nobody_and_touches_nothing(tmp_path: Path) -> 
             assert (done.outcome, done.plan) == (outcome, ["Nothing to do: it is so already."])
         assert seen == [()]
         assert place.patches() == []
+
+
+async def test_what_a_person_approved_and_is_planned_otherwise_now_is_not_done(
+    tmp_path: Path,
+) -> None:
+    async with lab(tmp_path) as place:
+        approved = (await place.platform.plan_restart("worker")).state
+        await place.patch(WORKER, {"spec": {"replicas": 3}})
+        frame = replace(write(), approved=lambda state: state == approved)
+        with pytest.raises(Conflict, match="nothing was done"):
+            await carry_out(
+                place.platform,
+                frame,
+                lambda: place.platform.plan_restart("worker"),
+                wait_s=0,
+                after=after("worker"),
+            )
+        assert len(place.patches()) == 1
