@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -103,11 +104,13 @@ def kubernetes(
             tasks.cancel_scope.cancel()
 
     app = Starlette(
-        routes=[Route("/{path:path}", server.handle, methods=METHODS)], lifespan=lifespan
+        routes=[Route("/{path:path}", server.handle, methods=METHODS)],
+        middleware=[Middleware(Awkward, faults=wire or WireFaults())],
+        lifespan=lifespan,
     )
     return StandIn(
         name="kubernetes",
-        app=Awkward(app, wire or WireFaults()),
+        app=app,
         log=log,
         supported=SUPPORTED,
         inject=incidents.inject,

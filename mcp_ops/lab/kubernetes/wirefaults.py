@@ -165,7 +165,7 @@ class WireFaults:
 
 @dataclass(frozen=True, slots=True)
 class Awkward:
-    """The outermost layer of the stand-in, which answers in its place when a fault is due."""
+    """The layer before the stand-in, which answers in its place when a fault is due."""
 
     app: ASGIApp
     faults: WireFaults
