@@ -159,6 +159,20 @@ async def test_new_setting_reaches_the_instances_and_is_undone_by_version(tmp_pa
         assert same.plan == ["Nothing to do: it is set to that already."]
 
 
+async def test_setting_that_a_container_takes_over_as_a_whole_is_there(tmp_path: Path) -> None:
+    whole = [{"configMapRef": {"name": "common"}}, {"secretRef": {"name": "shop-db"}}]
+    async with lab(tmp_path) as place:
+        await config_map(place, "common", {"QUEUE": "orders"})
+        await with_settings(place, [], envFrom=whole)
+        place.between.inject("GET", "/secrets/", *[answering(403, DENIED)] * 3)
+        with pytest.raises(Conflict, match="is there already"):
+            await put(place, "QUEUE", "returns")
+        planned = await put(place, "QUEUE", "returns", overwrite=True, dry_run=True)
+        assert planned.plan[0] == 'Set QUEUE to "returns"; it is configmap/common/QUEUE now.'
+        assert planned.plan[1].startswith("Whether secret/shop-db sets it, too, is not known")
+        assert "orders" not in planned.model_dump_json()
+
+
 async def test_setting_that_is_there_needs_overwrite_and_its_value_stays_hidden(
     tmp_path: Path,
 ) -> None:

@@ -22,6 +22,7 @@ from mcp_ops.adapters.kubernetes.workloads import Kind, parse_name
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.errors import Conflict, InvalidInput, NotFound
+from mcp_ops.redact import tame
 
 AUTOSCALE: Final = "autoscale"
 _GROUP: Final = "autoscaling"
@@ -124,10 +125,10 @@ def _told(autoscaler: Obj) -> dict[str, Any]:
         "desired_replicas": number(autoscaler, "status", "desiredReplicas"),
     }
     if limited.get("status") == "True":
-        found["limited_by"] = text(limited, "reason")[:60]
+        found["limited_by"] = tame(text(limited, "reason"), 60)
     active = condition(autoscaler, "ScalingActive")
     if active.get("status") == "False":
-        found["inactive"] = text(active, "reason")[:60]
+        found["inactive"] = tame(text(active, "reason"), 60)
     return found
 
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from mcp_ops.adapters.kubernetes.changing import Patch, Seen, look, plan_of
+from mcp_ops.adapters.kubernetes.environment import (
+    Setting,
+    count_containers,
+    prefixed,
+    running_containers,
+    setting_of,
+    settings_of,
+    taken_over,
+)
 from mcp_ops.adapters.kubernetes.fields import Obj, dig, mapping, objects, text
 from mcp_ops.adapters.kubernetes.following import follow_rollout
 from mcp_ops.adapters.kubernetes.look import get_workload
@@ -19,7 +27,6 @@ from mcp_ops.adapters.kubernetes.references import (
     Keepers,
     Reference,
     parse_reference,
-    reference_of,
 )
 from mcp_ops.adapters.kubernetes.resources import main_container
 from mcp_ops.adapters.kubernetes.revisions import (
@@ -33,31 +40,12 @@ from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Plan
 from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
 from mcp_ops.errors import Conflict, InvalidInput
-from mcp_ops.redact import MASK, quoted, tame
+from mcp_ops.redact import MASK, quoted
 
 CONFIG: Final = "config"
 _MOST: Final = 1_000
 _SHOWN: Final = 80
 _ENV_NAME: Final = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One entry of a container's environment; `called` is its name in the tools."""
-
-    called: str
-    container: str
-    entry: Obj
-
-    @property
-    def reference(self) -> Reference | None:
-        """Where its value is kept, if in a Secret or a ConfigMap."""
-        return reference_of(self.entry)
-
-    @property
-    def value(self) -> str:
-        """The value that stands in the workload itself."""
-        return text(self.entry, "value")
 
 
 async def list_config(site: Site, name: str, *, limit: int, cursor: str) -> ConfigPage:
@@ -66,7 +54,10 @@ async def list_config(site: Site, name: str, *, limit: int, cursor: str) -> Conf
     workload = await get_workload(site.api, kind, plain)
     required = set(site.bounds.required.get(kind.called(plain), ()))
     keepers = Keepers(site=site)
-    items = {one.called: await _item(site, keepers, one, required) for one in _all(plain, workload)}
+    items = {
+        one.called: await _item(site, keepers, one, required)
+        for one in settings_of(plain, workload)
+    }
     whole = await _whole_keepers(keepers, plain, workload, required)
     for item in whole:
         items.setdefault(item.name, item)
@@ -83,7 +74,7 @@ async def list_config(site: Site, name: str, *, limit: int, cursor: str) -> Conf
         missing=missing,
         next_cursor=left[limit - 1].name if more else "",
         truncated=more,
-        searched=f"the environment of {_containers(workload)} containers of {kind.called(plain)}",
+        searched=f"environment of {count_containers(workload)} containers of {kind.called(plain)}",
         version=text(workload, "metadata", "resourceVersion")[:40],
     )
 
@@ -98,11 +89,12 @@ async def plan_config(
     if reference is None:
         _no_secret(site, plain_key, value)
     keepers = Keepers(site=site)
-    old = _of(parse_name(name)[1], seen.workload, container, plain_key)
+    old = setting_of(parse_name(name)[1], seen.workload, container, plain_key)
+    taken, notes = await _taken(keepers, seen, container, plain_key) if old is None else ("", [])
     nothing = _same(old, value, reference)
     if not nothing:
-        _may(seen, old, overwrite=overwrite)
-    lines = [_line(site, key, old, value, reference)]
+        _may(seen, there=old is not None or bool(taken), overwrite=overwrite)
+    lines = [_line(site, key, old, value, reference, taken), *notes]
     if reference is not None:
         lines += await _held(keepers, reference)
     lines.append(f"Replace {seen.now.desired} instances of {seen.name} with others that have it.")
@@ -131,8 +123,22 @@ async def _undo(site: Site, seen: Seen, key: str, old: Setting | None) -> Undo |
     return await undo_by_version(site, seen)
 
 
-def _may(seen: Seen, old: Setting | None, *, overwrite: bool) -> None:
-    if old is not None and not overwrite:
+async def _taken(keepers: Keepers, seen: Seen, container: str, key: str) -> tuple[str, list[str]]:
+    """Where the container takes a setting from as part of a whole (`envFrom`), or nothing; and
+    what could not be looked at for that."""
+    found, notes = "", []
+    for one in running_containers(seen.workload):
+        for source in objects(one, "envFrom") if text(one, "name") == container else []:
+            for item in await taken_over(keepers, "", source, set()):
+                if item.name == key:
+                    found = item.shown
+                elif item.problem.startswith("not known"):
+                    notes.append(f"Whether {item.shown} sets it, too, is {item.problem}.")
+    return found, notes
+
+
+def _may(seen: Seen, *, there: bool, overwrite: bool) -> None:
+    if there and not overwrite:
         raise Conflict(
             "The setting is there already; nothing was done.",
             hint="Pass overwrite=true to set it to something else.",
@@ -181,11 +187,11 @@ async def _held(keepers: Keepers, reference: Reference) -> list[str]:
 
 
 def _line(
-    site: Site, key: str, old: Setting | None, value: str, reference: Reference | None
+    site: Site, key: str, old: Setting | None, value: str, reference: Reference | None, taken: str
 ) -> str:
     new = str(reference) if reference is not None else quoted(value, 200)
     if old is None:
-        return f"Set {key} to {new}; it is not set now."
+        return f"Set {key} to {new}; it is {taken or 'not set'} now."
     before = str(old.reference) if old.reference is not None else f"#{_fingerprint(site, old)}"
     return f"Set {key} to {new}; it is {before} now."
 
@@ -219,63 +225,11 @@ def _address(plain: str, workload: Obj, key: str) -> tuple[str, str]:
     container, colon, name = key.rpartition(":")
     if not colon:
         container = text(main_container(plain, workload), "name")
-    elif container not in {text(one, "name") for one in _running(workload)}:
+    elif container not in {text(one, "name") for one in running_containers(workload)}:
         raise InvalidInput("There is no such container.", hint="list_config shows the names.")
     if not _ENV_NAME.fullmatch(name):
         raise InvalidInput("key must be letters, digits, '-', '_' or '.', or CONTAINER:KEY.")
     return container, name
-
-
-def _running(workload: Obj) -> list[Obj]:
-    return objects(workload, "spec", "template", "spec", "containers")
-
-
-def _containers(workload: Obj) -> int:
-    return len(_running(workload)) + len(
-        objects(workload, "spec", "template", "spec", "initContainers")
-    )
-
-
-def _main(plain: str, workload: Obj) -> str:
-    try:
-        return text(main_container(plain, workload), "name")
-    except InvalidInput:
-        return ""
-
-
-def _prefixed(plain: str, workload: Obj) -> list[tuple[str, Obj]]:
-    """All containers, each with what stands before the names of its settings."""
-    main = _main(plain, workload)
-    found = []
-    for one in _running(workload):
-        name = text(one, "name")
-        found.append(("" if name == main else f"{name}:", one))
-    for one in objects(workload, "spec", "template", "spec", "initContainers"):
-        found.append((f"{text(one, 'name')}:", one))
-    return found
-
-
-def _all(plain: str, workload: Obj) -> list[Setting]:
-    found = [
-        Setting(
-            called=tame(f"{prefix}{text(entry, 'name')}", 200),
-            container=text(container, "name"),
-            entry=entry,
-        )
-        for prefix, container in _prefixed(plain, workload)
-        for entry in objects(container, "env")
-    ]
-    return found[:_MOST]
-
-
-def _of(plain: str, workload: Obj, container: str, key: str) -> Setting | None:
-    """The setting as the container gets it: of one that is there twice, the last."""
-    found = [
-        one
-        for one in _all(plain, workload)
-        if one.container == container and text(one.entry, "name") == key
-    ]
-    return found[-1] if found else None
 
 
 async def _item(site: Site, keepers: Keepers, one: Setting, required: set[str]) -> ConfigItem:
@@ -319,51 +273,15 @@ async def _whole_keepers(
 ) -> list[ConfigItem]:
     """What containers take over as a whole (`envFrom`): by key, where that may be looked at."""
     found: list[ConfigItem] = []
-    for prefix, container in _prefixed(plain, workload):
+    for prefix, container in prefixed(plain, workload):
         for source in objects(container, "envFrom"):
-            found += await _taken_over(keepers, prefix, source, required)
+            found += await taken_over(keepers, prefix, source, required)
     return found[:_MOST]
-
-
-async def _taken_over(
-    keepers: Keepers, prefix: str, source: Obj, required: set[str]
-) -> list[ConfigItem]:
-    secret = mapping(source, "secretRef")
-    ref = secret or mapping(source, "configMapRef")
-    name = text(ref, "name")[:253]
-    if not name:
-        return []
-    keeper = "secret" if secret else "configmap"
-    kept = await keepers.look("secret" if secret else "configmap", name)
-    before = f"{prefix}{text(source, 'prefix')}"
-    if kept.fingerprints is None:
-        known = "not known: the credential may not read it"
-        problem = f"there is no {keeper} of that name" if kept.missing else known
-        if kept.missing and ref.get("optional") is True:
-            problem = ""
-        return [
-            ConfigItem(
-                name=tame(f"{before}*", 200),
-                source="reference",
-                shown=f"{keeper}/{name}",
-                problem=problem,
-            )
-        ]
-    return [
-        ConfigItem(
-            name=tame(f"{before}{key}", 200),
-            source="reference",
-            shown=f"{keeper}/{name}/{key}",
-            fingerprint=fingerprint,
-            required=f"{before}{key}" in required,
-        )
-        for key, fingerprint in kept.fingerprints.items()
-    ]
 
 
 async def _body(_site: Site, plan: Plan, workload: Obj, _at: str) -> Obj:
     values, plain = plan.values, parse_name(plan.name)[1]
-    old = _of(plain, workload, str(values["container"]), str(values["key"]))
+    old = setting_of(plain, workload, str(values["container"]), str(values["key"]))
     before = old.entry if old is not None else {}
     if values["value_ref"]:
         entry = parse_reference(str(values["value_ref"])).entry(before)

@@ -43,6 +43,12 @@ class Schedule:
         sight."""
         if self.every_s:
             return at + self.every_s
+        try:
+            return self._search(at)
+        except (ValueError, OverflowError, OSError):  # a time that no calendar has
+            return None
+
+    def _search(self, at: float) -> float | None:
         moment = datetime.fromtimestamp(at, self.zone).replace(second=0, microsecond=0)
         moment += timedelta(minutes=1)
         for ahead in range(_DAYS_AHEAD):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp_ops.adapters.kubernetes.changing import Patch, generation_of
-from mcp_ops.adapters.kubernetes.fields import Obj, flag, text, uid_of
+from mcp_ops.adapters.kubernetes.fields import Obj, flag, moment_of, text, uid_of
 from mcp_ops.adapters.kubernetes.jobruns import pods_by
 from mcp_ops.adapters.kubernetes.jobs import runs_of
 from mcp_ops.adapters.kubernetes.runs import PREFIX, Run, read_run, run_place, schedule_place
@@ -39,7 +39,10 @@ async def plan_suspend(site: Site, name: str) -> Plan:
         lines=lines,
         undo=Undo(tool="resume_job", arguments={"name": name}),
         nothing="it is held already" if flag(schedule, "spec", "suspend") else "",
-        evidence={"running": going, "last_start": text(schedule, "status", "lastScheduleTime")},
+        evidence={
+            "running": going,
+            "last_start": moment_of(text(schedule, "status", "lastScheduleTime")),
+        },
     )
 
 

@@ -195,7 +195,7 @@ def _progress(run: Run, pods: list[Pod]) -> Progress:
         return Progress(state="verified", **told)
     if run.outcome == "failed":
         evidence["why"] = run.why
-        why = f"The run failed after {run.failed} tries: {tame(run.why, 60) or 'no reason given'}."
+        why = f"The run failed after {run.failed} tries: {run.why or 'no reason given'}."
         return Progress(state="failed", why=why, **told)
     if run.outcome == "suspended":
         return Progress(state="pending", why="it is suspended", **told)

@@ -23,6 +23,7 @@ from mcp_ops.adapters.kubernetes.look import selector_of
 from mcp_ops.adapters.kubernetes.site import Place
 from mcp_ops.capabilities.jobs import Job, JobState
 from mcp_ops.clock import rfc3339
+from mcp_ops.redact import tame
 
 PREFIX: Final = "run/"
 _BATCH: Final = "batch"
@@ -82,7 +83,7 @@ def read_run(job: Obj) -> Run:
         outcome=outcome,
         started=seconds(text(status, "startTime") or created),
         ended=seconds(ended) if outcome in ("succeeded", "failed") else None,
-        why=text(said, "reason")[:60],
+        why=tame(text(said, "reason"), 60),
         active=number(status, "active"),
         succeeded=number(status, "succeeded"),
         failed=number(status, "failed"),
