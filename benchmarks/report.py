@@ -122,7 +122,8 @@ REASONS = {
   with the event loop; and the thousand writes of this benchmark's one principal are counted with
   each, which no real budget allows. Tried, and kept: group commit, budget and intent in one commit,
   no wait for hot state, lookups of keys, modes and elevations on the event loop, three indexes of
-  the ledger instead of seven. Tried, without gain: a shorter switch interval of the interpreter.
+  the ledger instead of seven, lines sealed without giving the interpreter's lock away. Tried,
+  without gain: a shorter switch interval of the interpreter.
   What remains is the work on two lines of the ledger: hashes, statements, hand-overs.""",
     "HTTP with a key": """\
 - **HTTP.** More than half of a call is the guard's: the transports are our own
@@ -131,9 +132,9 @@ REASONS = {
   looked up. In the guard: no generators around a call, one cancel scope instead of three, no look
   for spans where nothing is traced. Beside it the ledger's thread: lines in statements of many
   rows, and seals that don't give the interpreter's lock away, so that the two threads do not hand
-  it to each other nine times a call. An earlier figure of 0.43 with one call in flight was of 300
-  calls right behind the start: a full collection and the first write of lines were a half of them.
-  What is loaded is out of the collector's way now, and the benchmark warms up for longer.""",
+  it to each other several times a call. An earlier figure of 0.43 with one call in flight was of
+  300 calls right behind the start: a full collection and the first write of lines were among
+  them. What is loaded is out of the collector's way now, and the benchmark warms up for longer.""",
     "Streamable HTTP": """\
 - **Clients over HTTP.** As above; and the clients take a part of the second core, which the
   ledger's thread of mcp-ops uses and the bare SDK does not.""",

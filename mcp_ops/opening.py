@@ -25,10 +25,14 @@ from mcp_ops.guard.targets import TargetInfo
 KINDS: Mapping[str, str] = {
     "file_secrets": "mcp_ops.adapters.file_secrets:FileSecretsAdapter",
     "http": "mcp_ops.adapters.http_endpoint:HttpEndpointAdapter",
+    "http_jobs": "mcp_ops.adapters.http_jobs.adapter:HttpJobsAdapter",
     "kubernetes": "mcp_ops.adapters.kubernetes.adapter:KubernetesAdapter",
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
+    "process": "mcp_ops.adapters.process.adapter:ProcessAdapter",
+    "railway": "mcp_ops.adapters.railway.adapter:RailwayAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
     "salesforce": "mcp_ops.adapters.salesforce:SalesforceAdapter",
+    "systemd": "mcp_ops.adapters.systemd.adapter:SystemdAdapter",
 }
 _OPEN_S = 30.0
 _CLOSE_S = 5.0

@@ -24,6 +24,7 @@ TOKENS = get_encoding("o200k_base")
 READ_BAR, WRITE_BAR, CORE_BAR, CORE_TOOLS = 180, 260, 4_500, 25
 FORBIDDEN = {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "patternProperties", "null"}
 HTTP = {"url": "http://127.0.0.1:1"}
+SYNC_STATUS = {"path": "/status", "running": "$.running", "run_id": "$.id"}
 
 
 def target(name: str, kind: str, **more: Any) -> TargetSettings:
@@ -44,9 +45,14 @@ ONE_OF_EACH = (
     target("cache", "redis", url="env:CACHE_URL"),
     target("coordinator", "http", **HTTP),
 )
+OWN_MACHINE = (
+    target("box", "systemd", units=["redis.service"]),
+    target("syncs", "http_jobs", **HTTP, jobs={"sales": {"status": SYNC_STATUS}}),
+)
 CONFIGURATIONS: dict[str, tuple[TargetSettings, ...]] = {
     "nothing": (),
     "one of each": ONE_OF_EACH,
+    "own machine": OWN_MACHINE,
     "two of a kind": (
         target("one", "redis", url="env:CACHE_URL"),
         target("two", "redis", url="env:CACHE_URL"),

@@ -272,7 +272,7 @@ class SizedPlatform(Changeable, Protocol):
         ...
 
 
-_NAME = re.compile(r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NAME = re.compile(r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9._@:]*[a-z0-9])?")
 _NAME_CHARS = 253
 
 

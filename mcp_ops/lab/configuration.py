@@ -19,6 +19,7 @@ from mcp_ops.lab.kubernetes.seed import SHOP
 from mcp_ops.lab.oauth.server import SCOPE, Authority
 from mcp_ops.lab.place import Place, write_private
 from mcp_ops.lab.salesforce import ORG_ID
+from mcp_ops.lab.sync import jobs_toml
 from mcp_ops.redact import Redactor
 from mcp_ops.settings_environ import KEY_VARIABLE, TARGET_VARIABLES
 from mcp_ops.settings_file import CONFIG_VARIABLE
@@ -32,6 +33,7 @@ TARGETS: Final[Mapping[str, str]] = {
     "kubernetes": "shop",
     "redis": "orders",
     "coordinator": "coordinator",
+    "sync": "syncs",
 }
 _TOKEN_TARGETS: Final = ("crm", "sso")
 # Tokens with less left are renewed at the start.
@@ -102,6 +104,13 @@ kind = "http"
 environment = "dev"
 url = "{coordinator}"
 allow_operations = ["oci_*", "llm.*"]
+
+# The sync endpoints of a backend, described as jobs.
+[targets.syncs]
+kind = "http_jobs"
+environment = "dev"
+url = "{sync}"
+headers = {{ X-Admin-Key = "file:secrets/sync-key" }}
 """
 
 _SHARED = """
@@ -135,6 +144,7 @@ def write_configuration(
         kubeconfig=json.dumps(str(directory / "kubeconfig")),
         namespace=SHOP,
     )
+    text += jobs_toml()
     if urls.get("postgres"):
         write_private(directory / "secrets" / "postgres-url", urls["postgres"])
         place.secret("store-key")

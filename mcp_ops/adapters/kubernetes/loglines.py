@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,24 +10,10 @@ from typing import Final
 from mcp_ops.adapters.kubernetes.fields import seconds
 from mcp_ops.capabilities.deployments import LogLevel
 from mcp_ops.redact import tame
+from mcp_ops.wire.log_lines import LOWEST, level_of
 
 _LINE_BYTES: Final = 16 * 1024
 _MATCHED_CHARS: Final = 4_000
-
-_LEVELS: Final = {
-    **dict.fromkeys(("trace", "debug", "verbose"), 0),
-    **dict.fromkeys(("info", "notice"), 1),
-    **dict.fromkeys(("warn", "warning"), 2),
-    **dict.fromkeys(
-        ("error", "err", "fatal", "critical", "panic", "severe", "alert", "emerg", "exception"), 3
-    ),
-}
-LOWEST: Final[dict[str, int]] = {"": 0, "debug": 0, "info": 1, "warn": 2, "error": 3}
-_NAMED: Final = re.compile(r"(?i)\b(?:level|lvl|severity)[\"']?\s?[=:]\s?[\"']?([a-z]{3,9})")
-_BARE: Final = re.compile(rf"(?i)\b({'|'.join(_LEVELS)})\b")
-_KLOG: Final = re.compile(r"([IWEF])\d{4} ")
-_KLOG_LEVELS: Final = {"I": 1, "W": 2, "E": 3, "F": 3}
-_TRACEBACK: Final = "Traceback (most recent call last)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,20 +124,6 @@ class Sieve:
             if self._inherited < lowest:
                 return False
         return not self._literals or any(one in line.lower() for one in self._literals)
-
-
-def level_of(line: str, inherited: int) -> int:
-    """The level that a line names, 0 (debug) to 3 (error); one that names none belongs to the
-    line before it, as a stack trace does."""
-    head = line[:300]
-    if _TRACEBACK in head:
-        return 3
-    if klog := _KLOG.match(head):
-        return _KLOG_LEVELS[klog[1]]
-    if (named := _NAMED.search(head)) and named[1].lower() in _LEVELS:
-        return _LEVELS[named[1].lower()]
-    bare = _BARE.search(head[:100])
-    return _LEVELS[bare[1].lower()] if bare else inherited
 
 
 def _readable(line: str) -> str:
