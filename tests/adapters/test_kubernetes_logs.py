@@ -160,6 +160,8 @@ async def test_sidecars_and_restarted_init_containers_are_read(tmp_path: Path) -
                 "proxy",
                 "migrate",
             }
+        before = [q for q in place.between.queries if "previous=true" in q]
+        assert any("container=migrate" in query for query in before)
 
 
 async def test_workload_of_more_instances_than_are_looked_at_says_so(tmp_path: Path) -> None:
