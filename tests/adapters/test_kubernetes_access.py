@@ -78,6 +78,21 @@ async def test_what_a_credential_was_refused_for_is_sent_again_with_the_next(
         assert [method for method, _ in place.between.seen] == ["GET", "GET", "PATCH"]
 
 
+async def test_plugin_whose_credentials_are_refused_is_not_run_for_each_call(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    async with lab(tmp_path) as place:
+        script(tmp_path / "plugin", f"echo '{credential(token=OLD)}'")
+        with_plugin(tmp_path, place.url, "./plugin")
+        async with opened(tmp_path, clock) as platform:
+            for expected in (2, 2, 2, 3):
+                with pytest.raises(errors.Unauthenticated):
+                    await platform.ping()
+                assert runs(tmp_path) == expected
+                clock.advance(4)
+
+
 async def test_plugin_that_fails_later_counts_once_the_credential_has_ended(
     tmp_path: Path,
 ) -> None:

@@ -94,3 +94,10 @@ def test_a_schedule_that_never_comes_ends_the_search() -> None:
     assert schedule is not None
     assert schedule.after(MONDAY) is None
     assert schedule.period_s(MONDAY) is None
+
+
+def test_a_time_that_no_calendar_has_is_no_accident() -> None:
+    schedule = parse_schedule("0 2 * * *")
+    assert schedule is not None
+    for at in (253402300799.0, 1e18, -1e18):
+        assert schedule.after(at) is None

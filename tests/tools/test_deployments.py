@@ -102,56 +102,6 @@ async def test_restart_that_is_not_ready_in_time_is_unconfirmed(tmp_path: Path) 
         await place.until("worker", lambda found: found.ready == 2 and found.problem == "none")
 
 
-async def test_old_instances_that_still_end_keep_a_restart_from_being_verified(
-    tmp_path: Path,
-) -> None:
-    async with lab(tmp_path) as place:
-        ghost = (await place.raw(f"{PODS}?labelSelector=app%3Dworker"))["items"][0]
-        ghost["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-
-        def haunt(answer: Any) -> None:
-            answer["items"] = [
-                pod for pod in answer["items"] if pod["metadata"]["uid"] != ghost["metadata"]["uid"]
-            ] + [ghost]
-
-        place.between.inject("GET", "/pods", *[changed(haunt)] * 60)
-        # The old pod's replica set stays known, because the API keeps the history.
-        done = await restart(place, wait_s=20)
-        assert done.outcome == "unconfirmed"
-        assert done.problem == "Not ready in time: 1 old instances have not ended."
-        assert done.evidence["old_instances_left"] == 1
-
-
-async def test_deadline_of_the_platform_makes_a_restart_failed(tmp_path: Path) -> None:
-    def late(answer: Any) -> None:
-        generation = answer["metadata"]["generation"]
-        answer["status"]["observedGeneration"] = generation
-        answer["status"]["conditions"] = [
-            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-        ]
-
-    async with lab(tmp_path) as place:
-        untouched = changed(lambda answer: None)
-        place.between.inject("GET", "/deployments/worker", untouched, untouched, changed(late))
-        done = await restart(place)
-        assert done.outcome == "failed"
-        assert done.problem == "The rollout made no progress within the platform's deadline."
-
-
-async def test_change_after_the_restart_is_told_and_not_taken_for_its_success(
-    tmp_path: Path,
-) -> None:
-    def newer(answer: Any) -> None:
-        answer["metadata"]["generation"] += 1
-
-    async with lab(tmp_path) as place:
-        untouched = changed(lambda answer: None)
-        place.between.inject("GET", "/deployments/worker", untouched, untouched, changed(newer))
-        done = await restart(place)
-        assert done.outcome == "unconfirmed"
-        assert done.problem == "The workload was changed again after this change."
-
-
 async def test_people_are_shown_the_generation_that_would_be_replaced(tmp_path: Path) -> None:
     seen: list[tuple[Mapping[str, Any], tuple[str, ...] | None]] = []
     async with lab(tmp_path) as place:

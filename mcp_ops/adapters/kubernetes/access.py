@@ -65,6 +65,8 @@ class Access:
         self._ends_at: float | None = None
         self._failure: PluginProblem | None = None
         self._failed_at = 0.0
+        self._refused_at: float | None = None
+        self._source = "fixed"
 
     async def load(self) -> None:
         """Read the configuration; raises `ConfigurationError` that names no host or secret."""
@@ -123,6 +125,8 @@ class Access:
                 return
             # Cleared first: a refusal that comes in while the file is read must count again.
             refused, self._stale = self._stale, False
+            if refused and self._failure is None and not self._worth_a_run():
+                return
             try:
                 await self._read_again()
             except (PluginProblem, ConfigurationError) as problem:
@@ -130,6 +134,14 @@ class Access:
                 self._due_at = self._clock.monotonic() + _PAUSE_S
                 if self._stale:
                     raise self._gone(problem) from problem
+
+    def _worth_a_run(self) -> bool:
+        """Not of a plugin whose last credential was refused a moment ago: it gives no other."""
+        now, last = self._clock.monotonic(), self._refused_at
+        if self._source != "plugin" or last is None or now - last >= _PAUSE_S:
+            self._refused_at = now
+            return True
+        return False
 
     async def _read_again(self) -> None:
         now = self._clock.monotonic()
@@ -160,6 +172,7 @@ class Access:
 
     def _take(self, found: Found) -> None:
         self._failure = None
+        self._source = found.source
         self._authorization = found.authorization
         self._redactor.add(found.authorization.partition(" ")[2])
         if found.password:
@@ -169,7 +182,8 @@ class Access:
         if found.expires_at is not None:
             left = max(found.expires_at - self._clock.now(), 0.0)
             self._ends_at = self._clock.monotonic() + left
-            kept = left - min(_EARLY_S, left / 10)
+            # Not for each call where clocks differ, or credentials end at once.
+            kept = max(left - min(_EARLY_S, left / 10), _PAUSE_S)
         self._due_at = None if kept is None else self._clock.monotonic() + kept
 
     def _ended(self) -> bool:

@@ -7,9 +7,12 @@ calls before it are kept there, too: a change that followed at once hides none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import orjson
 
 from mcp_ops.adapters.kubernetes.fields import Obj, mapping, moment_of, number, text, uid_of
 from mcp_ops.adapters.kubernetes.look import Family, get_family
@@ -138,13 +141,14 @@ class Patch:
         return merged(await self.body(site, plan, obj, at), own)
 
     def _found(self, plan: Plan, obj: Obj, call_id: str) -> Begun | None:
-        for marks in _marks(obj):
-            if text(marks, CALL_ID) == call_id:
-                return self._begun(plan, obj, text(marks, CHANGED_AT))
-        made = dict(_calls(obj)).get(call_id)
+        calls = [(text(marks, CALL_ID), text(marks, CHANGED_AT)) for marks in _marks(obj)]
+        made = next((at for call, at in [*calls, *_calls(obj)] if call == call_id), None)
         if made is None:
             return None
-        version = str(int(plan.lock) + 1) if plan.lock.isdigit() else plan.lock
+        version = self.version(obj)
+        if version.isdigit() and plan.lock.isdigit():
+            # What came after our change is somebody else's.
+            version = str(min(int(version), int(plan.lock) + 1))
         return self._begun(plan, obj, made, version=version)
 
     def _begun(self, plan: Plan, obj: Obj, at: str, *, version: str = "") -> Begun:
@@ -153,7 +157,16 @@ class Patch:
         evidence: dict[str, Any] = {"changed_at": at}
         if version.isdigit():
             evidence["generation"] = int(version)
+        if self.place is _workload_of and version == self.version(obj):
+            evidence["template"] = template_mark(obj)
         return Begun(name=plan.name, at=at, version=version, evidence=evidence)
+
+
+def template_mark(workload: Obj) -> str:
+    """Twelve hexadecimal digits that tell two pod templates apart. An autoscaler changes the
+    generation, too, and not the template."""
+    written = orjson.dumps(mapping(workload, "spec", "template"), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(written).hexdigest()[:12]
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

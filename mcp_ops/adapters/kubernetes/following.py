@@ -10,6 +10,7 @@ from mcp_ops.adapters.kubernetes.changing import (
     look,
     names_of,
     revision_evidence,
+    template_mark,
 )
 from mcp_ops.adapters.kubernetes.pods import Pod
 from mcp_ops.adapters.kubernetes.rollout import RolloutState
@@ -30,7 +31,9 @@ async def follow_replacement(site: Site, plan: Plan, begun: Begun) -> Progress:
     fresh = [pod for pod in seen.pods if pod.uid not in before]
     old = [pod for pod in seen.pods if pod.uid in before]
     ready = [pod for pod in fresh if pod.ready]
-    state, why = _replaced(begun, seen.now, fresh=fresh, ready=len(ready), old=len(old))
+    state, why = _replaced(seen.now, fresh=fresh, ready=len(ready), old=len(old))
+    if _overtaken(seen, begun):
+        state, why = "superseded", AGAIN
     more = {"old_instances_left": len(old), "ages_s": ages_of(fresh)}
     return _progress(seen, state, why, done=len(ready), more=more)
 
@@ -41,7 +44,9 @@ async def follow_rollout(site: Site, plan: Plan, begun: Begun) -> Progress:
     seen = await look(site, plan.name)
     now, before = seen.now, set(plan.values["uids"])
     fresh = [pod for pod in seen.pods if pod.uid not in before]
-    state, why = _rolled_out(begun, now, fresh)
+    state, why = _rolled_out(now, fresh)
+    if _overtaken(seen, begun) or (plan.values.get("replicas") and not now.desired):
+        state, why = "superseded", AGAIN
     more = {"new_instances": len(fresh), "ages_s": ages_of(seen.pods)}
     return _progress(seen, state, why, done=min(now.ready, now.updated), more=more)
 
@@ -67,11 +72,14 @@ def _progress(seen: Seen, state: _End, why: str, *, done: int, more: dict[str, A
     return Progress(state=state, why=why, done=done, wanted=seen.now.desired, evidence=evidence)
 
 
-def _replaced(
-    begun: Begun, now: RolloutState, *, fresh: list[Pod], ready: int, old: int
-) -> _Judged:
-    if str(now.generation) != begun.version:
-        return "superseded", AGAIN
+def _overtaken(seen: Seen, begun: Begun) -> bool:
+    """Whether somebody changed what was made; another number of instances is none of that."""
+    if str(seen.now.generation) == begun.version:
+        return False
+    return begun.evidence.get("template") != template_mark(seen.workload)
+
+
+def _replaced(now: RolloutState, *, fresh: list[Pod], ready: int, old: int) -> _Judged:
     if now.done and old <= now.kept and ready >= now.desired - now.kept:
         return "verified", ""
     if hopeless := _hopeless(now, fresh):
@@ -81,9 +89,7 @@ def _replaced(
     return "pending", now.why
 
 
-def _rolled_out(begun: Begun, now: RolloutState, fresh: list[Pod]) -> _Judged:
-    if str(now.generation) != begun.version:
-        return "superseded", AGAIN
+def _rolled_out(now: RolloutState, fresh: list[Pod]) -> _Judged:
     ending = sum(pod.ending for pod in now.pods)
     if now.done and not ending and now.ready >= now.desired:
         return "verified", ""

@@ -60,14 +60,14 @@ async def _resumed(_site: Site, _plan: Plan, _workload: Obj, _at: str) -> Obj:
     return {"spec": {"paused": None}}
 
 
-async def _follow_pause(site: Site, plan: Plan, begun: Begun) -> Progress:
+async def _follow_pause(site: Site, plan: Plan, _begun: Begun) -> Progress:
     """What is stored is what the controller goes by: there is nothing to wait for."""
     seen = await look(site, plan.name)
     evidence = {
         "observed_generation": seen.now.observed_generation,
         "updated": f"{seen.now.updated}/{seen.now.desired}",
     }
-    if not paused(seen.workload) or str(seen.now.generation) != begun.version:
+    if not paused(seen.workload):
         return Progress(state="superseded", why=AGAIN, evidence=evidence)
     return Progress(state="verified", evidence=evidence)
 

@@ -12,7 +12,7 @@ from typing import Final
 from mcp_ops.adapters.kubernetes.autoscaling import autoscalers_of, bounds_of
 from mcp_ops.adapters.kubernetes.changing import Patch, Seen, look, plan_of
 from mcp_ops.adapters.kubernetes.fields import Obj, mapping, name_of, text
-from mcp_ops.adapters.kubernetes.following import follow_count
+from mcp_ops.adapters.kubernetes.following import follow_count, follow_rollout
 from mcp_ops.adapters.kubernetes.site import Handler, Site
 from mcp_ops.adapters.kubernetes.workloads import DAEMON_SET, parse_name
 from mcp_ops.capabilities.base import Undo
@@ -142,6 +142,8 @@ def _ending(_plan: Plan, workload: Obj) -> str:
 
 
 HANDLERS: Final[Mapping[str, Handler]] = {
-    action: Patch(body=_scaled, follow_up=follow_count, forbidden=_ending)
-    for action in (SCALE, STOP, START)
+    SCALE: Patch(body=_scaled, follow_up=follow_count, forbidden=_ending),
+    STOP: Patch(body=_scaled, follow_up=follow_count, forbidden=_ending),
+    # From one instance on, an autoscaler may choose another number at once.
+    START: Patch(body=_scaled, follow_up=follow_rollout, forbidden=_ending),
 }

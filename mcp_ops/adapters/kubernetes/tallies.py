@@ -29,6 +29,7 @@ _AT_ONCE: Final = 4
 _HASH: Final = "pod-template-hash"
 _ASK: Final = Ask(verb="list", resource="pods")
 _UNANSWERED: Final = "not all pods: the API server did not answer for some"
+_TOO_MANY: Final = "not all pods: there are too many to count in one call"
 Workload = tuple[Kind, Obj]
 
 
@@ -99,16 +100,14 @@ async def _each(api: Api, wanted: list[Workload], found: Tallies, clock: Clock) 
 
     async def count(kind: Kind, workload: Obj) -> None:
         if found.pods >= MOST_PODS or clock.monotonic() >= until:
-            found.why = f"pods of the first {len(found.by_uid)} only: there are too many"
+            found.why = _TOO_MANY
             return
         try:
             held = await _counted(api, kind, workload, found, clock.now())
         except Failed:
             found.why = _UNANSWERED
             return
-        if held is None:
-            found.why = "not all pods: they changed faster than they could be read"
-        else:
+        if held is not None:
             found.by_uid[uid_of(workload)] = held
 
     selected = [one for one in wanted if selector_of(one[1])]
@@ -116,16 +115,17 @@ async def _each(api: Api, wanted: list[Workload], found: Tallies, clock: Clock) 
 
 
 async def _counted(api: Api, kind: Kind, workload: Obj, found: Tallies, now: float) -> Tally | None:
-    """The pods of one workload; None when its list expired twice while it was read."""
+    """The pods of one workload; None, and why, where they could not be counted to the end."""
     for _ in range(2):
         try:
             return await _pages(api, kind, workload, found, now)
         except Conflict:
             continue  # 410: the rest of the list is gone; from a new beginning it is one again
+    found.why = "not all pods: they changed faster than they could be read"
     return None
 
 
-async def _pages(api: Api, kind: Kind, workload: Obj, found: Tallies, now: float) -> Tally:
+async def _pages(api: Api, kind: Kind, workload: Obj, found: Tallies, now: float) -> Tally | None:
     query: dict[str, str | int] = {"labelSelector": selector_of(workload)}
     if counts_of(kind, workload).desired <= _PAGE:
         query["resourceVersion"] = "0"  # from the server's memory, which knows no pages
@@ -138,8 +138,11 @@ async def _pages(api: Api, kind: Kind, workload: Obj, found: Tallies, now: float
         for pod in pods:
             if _owner_of(pod) == owner:
                 held.add(pod, now)
-        if not token or found.pods >= MOST_PODS:
+        if not token:
             return held
+        if found.pods >= MOST_PODS:
+            found.why = _TOO_MANY
+            return None
         query["continue"] = token
 
 
