@@ -26,6 +26,8 @@ Problem = Literal[
     "unschedulable",
     "scaled_to_zero",
     "paused",
+    "stopped",
+    "quota_exceeded",
 ]
 
 
@@ -66,13 +68,14 @@ class Event(Model):
 
 
 class Instance(Model):
-    """A pod or instance. `waiting` is why a container does not run."""
+    """A pod or instance. `waiting` is why a container does not run. What a platform does not tell
+    is absent, and no zero."""
 
     name: str
     ready: bool
     phase: str
-    restarts: int
-    age_s: int
+    restarts: int | None = None
+    age_s: int | None = None
     waiting: UntrustedLine | None = None
     last_exit: UntrustedLine | None = None
 
@@ -88,8 +91,8 @@ class DeploymentDetail(Result):
     ready: int
     updated: int
     available: int
-    restarts: int
-    oom_kills: int
+    restarts: int | None = None
+    oom_kills: int | None = None
     last_deploy: Moment | None = None
     last_restart: Moment | None = None
     conditions: list[Condition] = []
@@ -247,7 +250,10 @@ class SizedPlatform(Changeable, Protocol):
         ...
 
 
-_NAME = re.compile(r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NAME = re.compile(
+    r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+    r"|[a-z0-9]([-a-z0-9]*[a-z0-9])?/slots/[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+)
 _NAME_CHARS = 253
 
 
@@ -257,7 +263,10 @@ def _canonical(name: str) -> str:
     The rules are checked here and not in the schema, where a model would pay for them every turn.
     """
     if len(name) > _NAME_CHARS or not _NAME.fullmatch(name):
-        raise ValueError("must be a name alone, or statefulset/NAME or daemonset/NAME")
+        raise ValueError(
+            "must be a name alone in lower case, or statefulset/NAME, daemonset/NAME or "
+            "NAME/slots/SLOT, as list_deployments shows it"
+        )
     return name.removeprefix("deployment/")
 
 
