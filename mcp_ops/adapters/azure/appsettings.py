@@ -21,11 +21,10 @@ from mcp_ops.adapters.azure.look import (
     Azure,
     get_site,
     if_allowed,
-    list_instances,
     together,
 )
 from mcp_ops.adapters.azure.names import AppName, parse_name
-from mcp_ops.adapters.azure.restart import ready_of
+from mcp_ops.adapters.azure.restart import serving
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
 from mcp_ops.errors import BadAnswer, Conflict, InvalidInput
@@ -267,18 +266,7 @@ async def _follow(azure: Azure, plan: Plan, _begun: Begun) -> Progress:
             said = tame(azure.redactor.text(details), 200)
             why = f"The setting is there, but its reference is broken ({tame(status, 60)}): {said}"
             return Progress(state="failed", why=why, wanted=1, evidence=evidence)
-    return await _restarted(azure, name, evidence)
-
-
-async def _restarted(azure: Azure, name: AppName, evidence: Obj) -> Progress:
-    site = await get_site(azure, name)
-    instances = await list_instances(azure, name)
-    ready, wanted = ready_of(instances), len(instances) if site.running else 0
-    evidence |= {"instances_ready": f"{ready}/{wanted}"}
-    if ready >= wanted:
-        return Progress(state="verified", done=ready, wanted=wanted, evidence=evidence)
-    why = f"the setting is there; {ready} of {wanted} instances are ready"
-    return Progress(state="pending", why=why, done=ready, wanted=wanted, evidence=evidence)
+    return await serving(azure, name, await get_site(azure, name), evidence)
 
 
 ACTIONS: Final[dict[str, Action]] = {

@@ -9,6 +9,7 @@ from mcp_ops.adapters.azure.arm import Ask
 from mcp_ops.adapters.azure.fields import Obj, moment, text
 from mcp_ops.adapters.azure.look import Azure, get_site
 from mcp_ops.adapters.azure.names import AppName, parse_name
+from mcp_ops.adapters.azure.restart import serving
 from mcp_ops.adapters.azure.revisions import (
     FAILED,
     PENDING,
@@ -143,7 +144,8 @@ async def _follow(azure: Azure, plan: Plan, _begun: Begun) -> Progress:
         "ended": moment(text(ours, "properties", "end_time")),
     }
     if current == plan.values["id"] and status == SUCCESS:
-        return Progress(state="verified", done=1, wanted=1, evidence=evidence)
+        name = parse_name(plan.name)
+        return await serving(azure, name, await get_site(azure, name), evidence)
     if status == FAILED and _moved(ours, plan):
         said = azure.redactor.text(text(ours, "properties", "message")[:300])
         why = f"The deployment failed: {tame(said, 200)}"

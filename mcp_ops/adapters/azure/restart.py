@@ -12,7 +12,7 @@ from mcp_ops.adapters.azure.acting import (
     version_of,
 )
 from mcp_ops.adapters.azure.arm import Ask
-from mcp_ops.adapters.azure.fields import seconds
+from mcp_ops.adapters.azure.fields import mapping, seconds
 from mcp_ops.adapters.azure.look import Azure, Instance, Site, get_site, list_instances
 from mcp_ops.adapters.azure.names import AppName, parse_name
 from mcp_ops.adapters.azure.starts import Starts, starts_since
@@ -56,6 +56,7 @@ async def plan_restart(azure: Azure, name: AppName) -> Plan:
             hint="start_deployment starts it.",
         )
     soft = azure.settings.soft_restart
+    before = await starts_since(azure, site, instances, 0.0)
     how = (
         "Azure applies the settings and restarts only what has to be (a soft restart)."
         if soft
@@ -71,8 +72,8 @@ async def plan_restart(azure: Azure, name: AppName) -> Plan:
         ],
         state={"state": site.said("state"), "version": version_of(site)},
         lock=version_of(site),
-        values=planned(azure, soft=soft),
-        evidence={"before": seen(site, instances)},
+        values=planned(azure, soft=soft, started=before.at),
+        evidence={"before": {**seen(site, instances), "started_at": first(before.at)}},
     )
 
 
@@ -97,14 +98,22 @@ async def _follow_restart(azure: Azure, plan: Plan, begun: Begun) -> Progress:
     if not site.running:
         return Progress(state="superseded", why="The app was stopped after this restart.")
     starts = await starts_since(azure, site, instances, seconds(begun.at) or 0.0)
+    # Azure's clock in an answer has whole seconds: what was seen before is no new start.
+    before = mapping(plan.values, "started")
+    starts.at = {key: at for key, at in starts.at.items() if before.get(key) != at}
     return judged(starts, site, instances, soft=bool(plan.values.get("soft")))
+
+
+def first(items: dict[str, str]) -> dict[str, str]:
+    """The first ten by name."""
+    return dict(sorted(items.items())[:_NAMES])
 
 
 def judged(starts: Starts, site: Site, instances: list[Instance], *, soft: bool) -> Progress:
     """Verified when every instance is ready and was seen to start."""
     ready, wanted = ready_of(instances), len(instances)
     done = min(len(starts.at), ready, wanted)
-    evidence = {**seen(site, instances), "started_at": dict(sorted(starts.at.items())[:_NAMES])}
+    evidence = {**seen(site, instances), "started_at": first(starts.at)}
     if starts.failed and not starts.at:
         why = f"The app did not start: {starts.failed}"
         return Progress(state="failed", why=why, done=0, wanted=wanted, evidence=evidence)
@@ -202,6 +211,19 @@ async def _follow_power(azure: Azure, plan: Plan, _begun: Begun) -> Progress:
     if wanted and ready >= wanted:
         return Progress(state="verified", done=ready, wanted=wanted, evidence=evidence)
     why = f"{ready} of {wanted} instances are ready"
+    return Progress(state="pending", why=why, done=ready, wanted=wanted, evidence=evidence)
+
+
+async def serving(azure: Azure, name: AppName, site: Site, evidence: dict[str, Any]) -> Progress:
+    """Verified when all instances of an app get requests, after a change that restarts them."""
+    instances = await list_instances(azure, name)
+    ready, wanted = ready_of(instances), len(instances)
+    evidence = {**evidence, **seen(site, instances)}
+    if not site.running:  # a change of a stopped app shows when it is started
+        return Progress(state="verified", evidence=evidence)
+    if wanted and ready >= wanted:
+        return Progress(state="verified", done=ready, wanted=wanted, evidence=evidence)
+    why = f"it is done, but {ready} of {wanted} instances are ready"
     return Progress(state="pending", why=why, done=ready, wanted=wanted, evidence=evidence)
 
 

@@ -10,6 +10,7 @@ from mcp_ops.adapters.azure.arm import Ask
 from mcp_ops.adapters.azure.fields import Obj, mapping, moment, objects, text
 from mcp_ops.adapters.azure.look import Azure, Site, get_site, if_allowed, together
 from mcp_ops.adapters.azure.names import PRODUCTION, AppName, parse_name, slot_name
+from mcp_ops.adapters.azure.restart import serving
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.errors import Conflict, InvalidInput
@@ -134,10 +135,11 @@ async def _shows(azure: Azure, plan: Plan) -> dict[str, Any] | None:
 
 
 async def _follow(azure: Azure, plan: Plan, _begun: Begun) -> Progress:
-    site = await get_site(azure, parse_name(plan.name))
+    name = parse_name(plan.name)
+    site = await get_site(azure, name)
     evidence = {"last_swap": _last_swap(site), "state": site.said("state")[:40]}
     if _ours(site, plan):
-        return Progress(state="verified", done=1, wanted=1, evidence=evidence)
+        return await serving(azure, name, site, evidence)
     if _swapped_at(site) != plan.lock:
         why = "Another slot was swapped after this swap was planned."
         return Progress(state="superseded", why=why, evidence=evidence)
