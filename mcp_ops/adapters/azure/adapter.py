@@ -91,16 +91,16 @@ class AzureAppServiceAdapter(
         async with (
             open_tokens(settings, clock=clock, redactor=redactor) as tokens,
             open_client(system="Azure", clock=clock, redactor=redactor, limits=limits) as http,
-            open_client(system="Kudu", clock=clock, redactor=redactor, limits=limits) as kudu,
         ):
+            wire = Wire(http, tokens)
             arm = Arm(
-                Wire(http, tokens),
+                wire,
                 url=settings.arm_url,
                 subscription=settings.subscription_id,
                 group=settings.resource_group,
                 api_version="2024-11-01",
             )
-            scm = Scm(Wire(kudu, tokens), template=settings.scm_url, domains=settings.scm_domains)
+            scm = Scm(wire, template=settings.scm_url, domains=settings.scm_domains)
             yield cls(Azure(arm=arm, scm=scm, settings=settings, clock=clock, redactor=redactor))
 
     async def ping(self) -> None:
