@@ -54,7 +54,7 @@ async def test_names_have_no_case_and_lists_have_pages(tmp_path: Path) -> None:
     clock = Clock(START)
     async with serve(stand_in(tmp_path, clock, page_size=2)) as http:
         http.headers["authorization"] = f"Bearer {TOKEN}"
-        one = (await http.get(f"{SCOPE.upper()}/SITES/SHOP-WEB", params=VERSION)).json()
+        one = (await http.get(f"{SCOPE}/SITES/SHOP-WEB", params=VERSION)).json()
         assert one["name"] == "Shop-Web"
         params = {**VERSION, "includeSlots": "true"}
         page = (await http.get(f"{SCOPE}/sites", params=params)).json()
