@@ -13,7 +13,7 @@ from typing import Final
 
 from mcp_ops.capabilities.base import NextStep, Outcome
 from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progress
-from mcp_ops.errors import ConnectionLost, Failed, Upstream, UpstreamRateLimited
+from mcp_ops.errors import Conflict, ConnectionLost, Failed, Upstream, UpstreamRateLimited
 from mcp_ops.tool import Write
 
 WORK_S: Final = 3_600.0
@@ -76,6 +76,11 @@ async def carry_out(
             return await _planned(platform, write, plan)
         if plan.nothing:
             return _nothing_to_do(plan, "verified")
+        if write.pinned is not None:  # nobody was asked, because there was nothing to do
+            raise Conflict(
+                "There was nothing to do when this call was looked at, and now there is.",
+                hint="Call again.",
+            )
         await write.steps.pin(plan.model_dump_json())
         await write.steps.at(_SENT)
         begun = await _begin(platform, write, plan)
@@ -85,7 +90,7 @@ async def carry_out(
 
 
 async def _planned(platform: Changeable, write: Write, plan: Plan) -> Change:
-    write.saw(plan.state, None)
+    write.saw(plan.state, () if plan.nothing else None)
     if plan.nothing:
         return _nothing_to_do(plan, "planned")
     await platform.rehearse(plan)

@@ -44,6 +44,11 @@ def reaches_all(reach: Reaches, scope: str) -> bool:
     return not reach or any(each.covers_all(scope) for each in reach)
 
 
+def held_everywhere(scopes: frozenset[str], reach: Reaches) -> frozenset[str]:
+    """Those of a caller's scopes that hold on every target."""
+    return frozenset(each for each in scopes if reaches_all(reach, each))
+
+
 def held(scopes: frozenset[str], reach: Reaches, target: str, environment: str) -> frozenset[str]:
     """Those of a caller's scopes that hold on a target."""
     if not reach:

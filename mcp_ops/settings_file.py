@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -147,6 +148,7 @@ def _check(draft: Draft, environ: Mapping[str, str], base: Path, problems: Probl
         )
     if settings is not None:
         _check_server(settings, draft, problems)
+        _check_addresses(settings, draft, problems)
     _check_links(draft, problems)
     problems.raise_if_any()
     assert settings is not None  # noqa: S101 - a failed validation has left problems
@@ -211,6 +213,27 @@ def _check_server(settings: Settings, draft: Draft, problems: Problems) -> None:
         "or [[server.keys]] or [[server.issuers]], or server.require_key for keys of "
         "mcp-ops keys create, or listen on 127.0.0.1.",
     )
+
+
+def _check_addresses(settings: Settings, draft: Draft, problems: Problems) -> None:
+    """Globs over principals that miss an address for its spelling: who is meant would pass by."""
+    issuers = [each.name for each in settings.server.issuers if each.subject_claim == "email"]
+    meant = tuple(f"{kind}:{name}/" for kind in ("user", "app") for name in issuers)
+    globs: list[tuple[Key, str]] = [
+        (("server", "grants", i), grant.principal) for i, grant in enumerate(settings.server.grants)
+    ]
+    for i, rule in enumerate(settings.policy):
+        globs += [(("policy", i), glob) for glob in (rule.principal, *rule.approvers)]
+    for key, glob in globs:
+        start = re.split(r"[*?\[]", glob, maxsplit=1)[0]
+        if glob != glob.lower() and any(
+            start.startswith(prefix) or prefix.startswith(start) for prefix in meant
+        ):
+            problems.add(
+                draft.where(key),
+                "principals named by an address (subject_claim email) are in lower case, and this "
+                "has a capital letter. Write it in lower case.",
+            )
 
 
 def _is_loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcp_ops.transport import http_principal
 from mcp_ops.transport_streams import MAX_STREAMS_EACH
 
-LOOK_S: Final = 2.0
+LOOK_S: Final = 0.5
 """Seconds between looks, where no other process says that something changed."""
 
 TELL_S: Final = 5.0
@@ -59,9 +59,9 @@ class ToolListBus:
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
-        self._bus = InMemorySubscriptionBus()
+        self.events = InMemorySubscriptionBus()
         self._sessions: set[Connection] = set()
-        self._listen = ListenHandler(self._bus, max_subscriptions=MAX_STREAMS)
+        self._listen = ListenHandler(self.events, max_subscriptions=MAX_STREAMS)
         self._listening: Counter[str] = Counter()
 
     async def listen(
@@ -109,7 +109,7 @@ class ToolListBus:
 
     async def changed(self) -> None:
         """Tell the clients of this process."""
-        await self._bus.publish(ToolsListChanged())
+        await self.events.publish(ToolsListChanged())
         # One that does not read must not keep it from the others.
         told = [self._tell(connection) for connection in list(self._sessions)]
         await asyncio.gather(*told)

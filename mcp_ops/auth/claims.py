@@ -118,7 +118,17 @@ def _subject(claims: Mapping[str, Any], name: str) -> str:
         raise BadToken("The address of the user is not verified (email_verified).")
     if not isinstance(value, str) or not value or len(value) > 1_000:
         raise BadToken(f"The token names no subject ({name}).")
-    return value
+    return _one_spelling(value) if name == "email" else value
+
+
+def _one_spelling(address: str) -> str:
+    """An address as it is compared: two spellings are one principal, with one budget and one vote.
+
+    In other alphabets letters that look alike, or become alike, can be two people's.
+    """
+    if not address.isascii():
+        raise BadToken("The address of the user is not ASCII (email): let sub name the principal.")
+    return address.lower()
 
 
 def _delegated(claims: Mapping[str, Any], client: str, *, entra: bool) -> bool:

@@ -27,10 +27,12 @@ MOST_KEPT: Final = 1_000
 
 _FACT = "api-key|"
 _USED = "api-key-used|"
+_CREATING = "creation of a key"
+_CREATING_S = 15.0
 
 
 class Facts(Protocol):
-    """The part of the ledger in which small texts are kept by name."""
+    """The part of the ledger in which small texts are kept by name, and names are leased."""
 
     async def facts(self) -> Mapping[str, str]:
         """All of them."""
@@ -38,6 +40,14 @@ class Facts(Protocol):
 
     async def put_fact(self, name: str, value: str) -> None:
         """Keep one durably; an empty one is removed."""
+        ...
+
+    async def lock(self, name: str, holder: str, until: float) -> int | None:
+        """Take or keep a lease, with the same number while it is kept; None: another holds it."""
+        ...
+
+    async def unlock(self, name: str, fence: int) -> None:
+        """Give a lease back."""
         ...
 
 
@@ -105,9 +115,41 @@ class KeyBook:
     ) -> tuple[CreatedKey, str]:
         """A new key and its secret, which is not kept. `taken` are names of configured keys.
 
-        Raises `Conflict` for a name in use, `InvalidInput` when there are too many keys.
+        One is created at a time: of two with one name, one is refused. Raises `Conflict` for a name
+        in use and while another key is created, `InvalidInput` when there are too many keys.
         """
-        now = self._now()
+        secret = PREFIX + secrets.token_urlsafe(32)
+        key = CreatedKey(
+            id=secrets.token_hex(8),
+            name=name,
+            digest=digest_of(secret),
+            scopes=scopes,
+            created_at=self._now(),
+            created_by=by,
+            host_confirms=host_confirms,
+            expires_at=expires_at,
+        )
+        fence = first = await self._lease(key)
+        if fence is None:
+            raise _one_at_a_time()
+        try:
+            await self._make_room(key, taken)
+            await self._put(key)
+            # Who was held up for longer than its lease may have looked before another one wrote.
+            fence = await self._lease(key)
+            if fence != first:
+                await self._facts.put_fact(_FACT + key.id, "")
+                raise _one_at_a_time()
+        finally:
+            if fence is not None:
+                await self._facts.unlock(_CREATING, fence)
+        return key, secret
+
+    async def _lease(self, key: CreatedKey) -> int | None:
+        return await self._facts.lock(_CREATING, key.id, self._now() + _CREATING_S)
+
+    async def _make_room(self, new: CreatedKey, taken: frozenset[str]) -> None:
+        now, name = new.created_at, new.name
         known = await self.all()
         active = [key for key in known if key.valid(now)]
         if name in taken or any(key.name == name for key in active):
@@ -121,19 +163,6 @@ class KeyBook:
                 hint="Revoke those that nobody needs: mcp-ops keys list",
             )
         await self._forget(known, now)
-        secret = PREFIX + secrets.token_urlsafe(32)
-        key = CreatedKey(
-            id=secrets.token_hex(8),
-            name=name,
-            digest=digest_of(secret),
-            scopes=scopes,
-            created_at=now,
-            created_by=by,
-            host_confirms=host_confirms,
-            expires_at=expires_at,
-        )
-        await self._put(key)
-        return key, secret
 
     async def revoke(self, named: str, *, by: str) -> list[CreatedKey]:
         """Revoke the key with this id, or those in use with this name. Raises `NotFound`."""
@@ -168,6 +197,13 @@ class KeyBook:
         for key in over[: max(0, len(known) + 1 - MOST_KEPT)]:
             await self._facts.put_fact(_FACT + key.id, "")
             await self._facts.put_fact(_USED + key.id, "")
+
+
+def _one_at_a_time() -> Conflict:
+    return Conflict(
+        "Another key is being created at this moment, and one is created at a time.",
+        hint="Create it again.",
+    )
 
 
 def _read(value: str) -> CreatedKey | None:

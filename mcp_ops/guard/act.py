@@ -21,6 +21,7 @@ from mcp_ops.errors import (
     UpstreamTimeout,
 )
 from mcp_ops.guard.approval import Consent
+from mcp_ops.guard.bulkhead import rest
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
 from mcp_ops.guard.seen import Sight
@@ -192,6 +193,7 @@ class Actor:
             principal=call.caller.principal,
             progress=running.progress if running else _no_progress,
             cancelled=(lambda: running.cancelled) if running else _never,
+            pause=rest,
             steps=steps,
             pinned=consent.pinned,
             saw=(consent.sight or Sight()).tell,

@@ -26,6 +26,7 @@ from mcp_ops.guard.asking import (
     rule_shown,
     said_why,
     too_many,
+    used_up,
     whom,
 )
 from mcp_ops.guard.people import line_of, named
@@ -208,7 +209,10 @@ class Approver:
         return _confirmed(decided)
 
     async def _approve(self, call: Call, decision: Decision) -> Consent:
-        approval, gone = await self._find(call, decision)
+        found = await self._find(call, decision)
+        if found is None:  # and what appears meanwhile is not touched
+            return Consent(how="none", record="nothing selected", pinned=())
+        approval, gone = found
         if approval.state == "pending" and _decides_here(call, decision):
             answer = await call.caller.ask(question_of(approval)) if call.caller.ask else None
             if answer is not None:
@@ -232,8 +236,11 @@ class Approver:
             details={"approval_id": approval.id, "expires_at": rfc3339(approval.expires_at)},
         )
 
-    async def _find(self, call: Call, decision: Decision) -> tuple[Approval, Approval | None]:
-        """The question that stands for this call, and one that had to be taken back for it.
+    async def _find(
+        self, call: Call, decision: Decision
+    ) -> tuple[Approval, Approval | None] | None:
+        """The question that stands for this call, and one that had to be taken back for it; None
+        when the call selects nothing: nobody is asked about that.
 
         An approved one stands only if it still holds. While one is pending the target is not
         looked at again: an agent that asks in a loop reaches nothing.
@@ -244,6 +251,8 @@ class Approver:
         seen = _UNSEEN
         if call.effect is not Effect.READ:
             seen = await look(call, self._plan, self._redactor)
+            if seen.nothing:
+                return None
         gone: Approval | None = None
         for _ in range(_TRIES):
             approval = await self._mint("approve", call, decision, seen)
@@ -370,15 +379,6 @@ class Approver:
             retry_after_s=max(0.0, DENIED_FOR_S - since),
             details={"approval_id": approval.id},
         )
-
-
-def used_up(approval_id: str) -> Refused:
-    """The refusal of a call whose answer cannot be used any more."""
-    return Refused(
-        RefusalCode.APPROVAL_REQUIRED,
-        f"The approval {approval_id} was used already, or no longer fits the call.",
-        hint="Call again to ask anew.",
-    )
 
 
 def _client_asserts(call: Call, *, fallback: str) -> bool:

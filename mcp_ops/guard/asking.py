@@ -26,6 +26,15 @@ def too_many(limit: int) -> Refused:
     )
 
 
+def used_up(approval_id: str) -> Refused:
+    """The refusal of a call whose answer cannot be used any more."""
+    return Refused(
+        RefusalCode.APPROVAL_REQUIRED,
+        f"The approval {approval_id} was used already, or no longer fits the call.",
+        hint="Call again to ask anew.",
+    )
+
+
 def said_why(approval: Approval) -> str:
     """The reason of a person's no, to follow a sentence."""
     return f": {quoted(approval.note, _REASON_SHOWN)}" if approval.note else ""

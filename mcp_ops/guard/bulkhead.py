@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import anyio
@@ -50,10 +51,26 @@ class Partition:
         else:
             with stage("place", self.name):
                 await self._wait(wait_s, most_waiting)
+        place = _Place(self)
+        token = _held.set(place)
         try:
             yield
         finally:
-            self._leave()
+            _held.reset(token)
+            place.leave()
+
+    async def back(self) -> None:
+        """A place for a call that left its own for a while: however long that takes."""
+        if self.active < self.size:
+            self.active += 1
+            return
+        turn = anyio.Event()
+        self.queue.append(turn)
+        try:
+            await turn.wait()
+        except BaseException:
+            self._abandon(turn)
+            raise
 
     async def _wait(self, wait_s: float, most_waiting: int) -> None:
         if len(self.queue) >= most_waiting:
@@ -87,11 +104,12 @@ class Partition:
 
     def _abandon(self, turn: anyio.Event) -> None:
         if turn.is_set():
-            self._leave()
+            self.leave()
         else:
             self.queue.remove(turn)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give a place back."""
         self.active -= 1
         self._serve()
 
@@ -100,6 +118,35 @@ class Partition:
         while self.queue and self.active < self.size:
             self.active += 1
             self.queue.popleft().set()
+
+
+@dataclass(slots=True)
+class _Place:
+    """The place of a call, which it may leave while it only waits."""
+
+    partition: Partition
+    held: bool = True
+
+    def leave(self) -> None:
+        if self.held:
+            self.held = False
+            self.partition.leave()
+
+    async def rest(self, seconds: float) -> None:
+        self.leave()
+        await anyio.sleep(seconds)
+        await self.partition.back()
+        self.held = True
+
+
+_held: ContextVar[_Place] = ContextVar("mcp_ops_place")
+
+
+async def rest(seconds: float) -> None:
+    """Wait, and let others have the place at the target meanwhile: a rollout that is followed for
+    an hour must not keep anybody from looking at it."""
+    place = _held.get(None)
+    await (anyio.sleep(seconds) if place is None else place.rest(seconds))
 
 
 class Bulkheads:

@@ -43,7 +43,7 @@ from mcp_ops.guard.modes import effective, slowest
 from mcp_ops.guard.operations import Operations
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.partitions import Partitions
-from mcp_ops.guard.switching import clear, scope_of, switch
+from mcp_ops.guard.switching import clear, scope_of, switch, there
 from mcp_ops.ports import (
     OWN_TARGET,
     CircuitPhase,
@@ -182,7 +182,7 @@ class Control:
         scope = scope_of(target)
         await switch(
             self._p.guard.hot,
-            self._caller,
+            there(self._caller, scope, self._p.guard.targets),
             mode,
             scope=scope,
             minutes=minutes,

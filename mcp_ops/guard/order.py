@@ -293,7 +293,9 @@ class Guard:
             approved_by=parent.id,
             # Which target needs which is the operator's word: who reaches one needs no more.
             caller=replace(parent.caller, reach=()),
-            tool=replace(parent.tool, effect=effect, capability=capability, bulk=False),
+            tool=replace(
+                parent.tool, effect=effect, capability=capability, bulk=False, destroys_when={}
+            ),
             dry_run=False,
         )
         plan = await self._gate.plan(call, info=info, sub=True)

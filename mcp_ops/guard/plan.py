@@ -15,8 +15,17 @@ from mcp_ops.guard.modes import RATE_FACTORS, is_loosening, is_tightening, modes
 from mcp_ops.guard.partitions import TOOL as RESIZES
 from mcp_ops.guard.partitions import enlarges
 from mcp_ops.guard.policy import Decision, Policy
+from mcp_ops.guard.switching import there
 from mcp_ops.guard.targets import TargetInfo, Targets
-from mcp_ops.ports import OWN_TARGET, AdmitRequest, CircuitPolicy, Grant, ModeEntry, Partition
+from mcp_ops.ports import (
+    ALL_TARGETS,
+    OWN_TARGET,
+    AdmitRequest,
+    CircuitPolicy,
+    Grant,
+    ModeEntry,
+    Partition,
+)
 from mcp_ops.records import Budget
 from mcp_ops.settings import LimitSettings
 
@@ -82,8 +91,9 @@ class Planner:
         tightening = loosening = False
         if call.tool.own and call.effect is not Effect.READ:
             entries = await self.hot.modes()
-            tightening = is_tightening(call, entries)
-            loosening = is_loosening(call, entries)
+            caller = there(call.caller, call.about or ALL_TARGETS, self.targets)
+            tightening = is_tightening(replace(call, caller=caller), entries)
+            loosening = is_loosening(replace(call, caller=caller), entries)
             if call.tool.name == RESIZES:
                 loosening = await enlarges(call, self.hot, self.targets)
                 tightening = not loosening

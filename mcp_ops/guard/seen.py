@@ -55,10 +55,12 @@ class Sight:
 class Seen:
     """A look: what it is compared by, and what people are shown of it.
 
-    `digest` is empty where the target could not be looked at; `shown` says so then.
+    `digest` is empty where the target could not be looked at; `shown` says so then. `nothing`: the
+    call selects items, and there is none.
     """
 
     digest: str = ""
+    nothing: bool = False
     shown: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,7 +87,9 @@ async def look(call: Call, rehearse: Rehearse, redactor: Redactor) -> Seen:
         shown["state"] = state
     if sight.items is not None:
         shown["items"] = list(sight.items)
-    return Seen(digest=_digest(state), shown=redactor.value(_plain(shown)))
+    return Seen(
+        digest=_digest(state), nothing=sight.items == (), shown=redactor.value(_plain(shown))
+    )
 
 
 def rehearsal(call: Call) -> Call:

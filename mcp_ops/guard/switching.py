@@ -7,12 +7,25 @@ from dataclasses import replace
 from mcp_ops.call import Caller
 from mcp_ops.errors import RefusalCode, Refused
 from mcp_ops.guard.modes import at_least_as_strict, loosens, source_of, within
+from mcp_ops.guard.targets import Targets
 from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, HotStore, Mode, ModeEntry, ModeSource
+from mcp_ops.reach import held, held_everywhere
 
 
 def scope_of(target: str) -> str:
     """The scope that a caller's word means: a target, a principal, or all."""
     return ALL_TARGETS if target in ("all", "", ALL_TARGETS) else target
+
+
+def there(caller: Caller, scope: str, targets: Targets) -> Caller:
+    """The caller with the scopes that hold in a mode's scope: an operator of one target is none of
+    another. What is no target, all of them or a principal, needs scopes that hold everywhere."""
+    if scope in targets.names():
+        where = targets.info(scope).environment
+        scopes = held(caller.scopes, caller.reach, scope, where)
+    else:
+        scopes = held_everywhere(caller.scopes, caller.reach)
+    return replace(caller, scopes=scopes)
 
 
 async def switch(
@@ -27,6 +40,8 @@ async def switch(
     allowed: bool,
 ) -> None:
     """Set a mode for this caller's kind; `allowed` says that a person allowed a looser one.
+
+    The caller's scopes are those that hold `there`.
 
     A loosening lifts what is stricter in its scope, except the environment's floor. With `minutes`
     it is lifted for that long, and what an operator or an agent had set returns.

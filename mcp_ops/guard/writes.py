@@ -22,7 +22,7 @@ from mcp_ops.errors import (
 )
 from mcp_ops.failed import FailedOperation, FailedOperations
 from mcp_ops.guard import resume
-from mcp_ops.guard.approval import used_up
+from mcp_ops.guard.asking import used_up
 from mcp_ops.guard.checks import spent
 from mcp_ops.guard.operations import LEASE_S, Operations, Running, pinned_by
 from mcp_ops.guard.record import Frame, verdict_of
@@ -34,6 +34,7 @@ from mcp_ops.redact import Redactor
 from mcp_ops.tool import Interrupted
 
 _REPLAYED = "This is the recorded answer; to run it again pass a new idempotency_key."
+_CUT_OFF = "The server was stopped while it waited for the end of this write."
 _log = logging.getLogger("mcp_ops.guard")
 
 
@@ -170,9 +171,10 @@ class Writes:
                 data = await self._failed_write(call, frame, running, error)
             return data
         except BaseException as stopped:
+            defect = isinstance(stopped, Exception)
             with anyio.CancelScope(shield=True):
-                await self._end_unknown(call, frame, running, "internal_error")
-            if not isinstance(stopped, Exception):
+                await self._stopped(call, frame, running, defect=defect)
+            if not defect:  # the server is closed, and has waited for it as long as it could
                 raise
             # A defect of ours must not take the other writes of the task group with it.
             _log.exception("defect in %s", call.tool.name, extra={"call_id": call.id})
@@ -186,6 +188,20 @@ class Writes:
         with anyio.CancelScope(shield=True):
             data = await self._end(call, frame, running, data)
         return data
+
+    async def _stopped(self, call: Call, frame: Frame, running: Running, *, defect: bool) -> None:
+        """End a write that a defect of ours or the end of the server stopped in the middle.
+
+        At the end of the server, one of many steps goes on as if its process had been killed: when
+        its lease is over, for what was sent may still arrive.
+        """
+        code, why = ("internal_error", "") if defect else ("cancelled", _CUT_OFF)
+        if not running.began:
+            frame.close("error" if defect else "failed", code=code)
+        elif call.tool.resumable and not defect:
+            frame.closed = True
+        else:
+            await self._end_unknown(call, frame, running, code, why)
 
     async def _hand_over(self, frame: Frame, running: Running) -> None:
         """Leave a write of many steps to the next process: its lease ends now, its record stays
@@ -247,9 +263,6 @@ class Writes:
     async def _end_unknown(
         self, call: Call, frame: Frame, running: Running, code: str, why: str = ""
     ) -> dict[str, Any]:
-        if not running.began:
-            frame.close("error", code=code)
-            return {}
         data = _lost(call, self._clock, why=self._redactor.text(why))
         entry = frame.ended("unknown", code=code, outcome="unknown")
         await self._ended(entry, self._done(call, running, "unknown", data))

@@ -242,7 +242,7 @@ async def _chosen(
     if write.pinned is None:
         return await source.select_ids(selection, max_items=max_items, checkpoint=checkpoint)
     if not write.pinned:
-        return Selected(ids=(), searched="nothing was selected when it was approved")
+        return Selected(ids=(), searched="nothing was selected when it was looked at")
     exactly = DeadLetterFilter(ids=write.pinned, queue=selection.queue)
     return await source.select_ids(exactly, max_items=max_items)
 

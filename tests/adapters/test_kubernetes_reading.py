@@ -12,7 +12,7 @@ from mcp_ops.capabilities.deployments import DeploymentLogs
 from mcp_ops.errors import Forbidden, InvalidInput, NotFound, UpstreamBroken
 from tests.kubernetes_lab import TOKEN, Lab, answering, changed, lab
 
-ALL = ["api", "web", "worker", "statefulset/postgres"]
+ALL = ["api", "web", "worker", "statefulset/postgres", "daemonset/agent"]
 CONTAINER = {"name": "app", "image": "x:1"}
 
 
@@ -70,7 +70,7 @@ async def test_kind_without_permission_is_named_and_the_others_are_listed(tmp_pa
     async with lab(tmp_path) as place:
         place.between.inject("GET", "/statefulsets", no)
         page = await place.platform.list_workloads(limit=20, cursor="")
-        assert [item.name for item in page.items] == ALL[:3]
+        assert [item.name for item in page.items] == [*ALL[:3], "daemonset/agent"]
         assert "not statefulsets (no permission)" in page.searched
 
 

@@ -11,6 +11,7 @@ import pytest
 from mcp_ops.call import Caller
 from mcp_ops.errors import NotFound, RefusalCode, Refused
 from mcp_ops.guard.people import People
+from mcp_ops.ports import Mode
 from mcp_ops.reach import Reach
 from mcp_ops.records import AuditQuery
 from mcp_ops.settings import GuardSettings
@@ -29,6 +30,13 @@ CONFIRMS: Any = {"host_confirms": True}
 
 def grant(principal: str, *scopes: str, **more: Any) -> dict[str, Any]:
     return {"principal": principal, "scopes": scopes, **more}
+
+
+def _reach(grants: list[dict[str, Any]]) -> tuple[Reach, ...]:
+    return tuple(
+        Reach(scopes=frozenset(each["scopes"]), targets=tuple(each.get("targets", ("*",))))
+        for each in grants
+    )
 
 
 async def names(s: Standing, token: str) -> set[str]:
@@ -123,6 +131,31 @@ async def test_an_operator_of_one_target_is_none_of_another(tmp_path: Path) -> N
             assert seen.json()["result"]["isError"] is not there, seen.text
             stopped = await s.call("cancel_operation", ALICE, operation_id=asked.id, reason=WHY)
             assert ("permission_denied" in stopped.text) is not there, stopped.text
+
+
+async def test_an_operator_of_one_target_sets_modes_elsewhere_as_an_agent_does(
+    tmp_path: Path,
+) -> None:
+    grants = [
+        grant("key:alice", "ops:read", "ops:write"),
+        grant("key:alice", "ops:admin", "ops:approve", targets=["shelf"]),
+    ]
+    scopes = ("ops:read", "ops:write", "ops:admin", "ops:approve")
+    keys = [key("alice", ALICE, *scopes, **CONFIRMS)]
+    async with standing(tmp_path, infos=INFOS, guard=SOLO, keys=keys, grants=grants) as s:
+        for target, whose in (("shelf", ["operator"]), ("depot", ["agent", "operator"])):
+            await s.b.set_mode(Mode.READ_ONLY, scope=target)
+            asked = {"mode": "read_only", "minutes": 1, "target": target, "reason": WHY}
+            done = await s.call("set_guard_mode", ALICE, **asked)
+            assert not done.json()["result"]["isError"], done.text
+            held = [each for each in await s.b.stores.hot.modes() if each.scope == target]
+            assert sorted(each.source for each in held) == whose
+        # All targets together are not hers either.
+        near = replace(AGENT, scopes=frozenset(scopes), reach=_reach(grants))
+        there = await s.b.control(near).set_mode("all", Mode.READ_ONLY, minutes=1, reason=WHY)
+        assert there is Mode.READ_ONLY
+        modes = await s.b.stores.hot.modes()
+        assert [each.source for each in modes if each.scope == "*"] == ["agent"]
 
 
 async def test_environments_narrow_as_targets_do(tmp_path: Path) -> None:

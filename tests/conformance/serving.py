@@ -15,16 +15,23 @@ from typing import Any
 
 import anyio
 import mcp_types as types
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import PromptsListChanged
 
 from mcp_ops.app import App, serve
+from mcp_ops.call import Caller
 from mcp_ops.catalog import ALL_TOOLS
+from mcp_ops.ports import Mode
 from mcp_ops.settings_file import load_settings, process_environment
+from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.transport_http import fast_loop
 from tests.conformance.asking import ASKING, Context, Fixture
 from tests.conformance.contents import CONTENTS, SCHEMA, SCHEMA_TOOL, Json, complete, text
 from tests.conformance.guarded import GUARDED
 from tests.conformance.library import add_library
 
+_PERSON = frozenset({"ops:read", "ops:write", "ops:destroy", "ops:approve", "ops:admin"})
+_WITH_TOKENS = ("crm", "sso")
 _LINES = ("started", "working", "ended")
 
 
@@ -50,9 +57,42 @@ FIXTURES: dict[str, Fixture] = {
 }
 
 
+def _switch(app: App) -> Fixture:
+    """A person shuts the targets with tokens, or opens them again: the list of tools changes."""
+    person = Caller(principal="operator:suite", scopes=_PERSON, channel="cli")
+    shut = False
+
+    async def answer(_ctx: Context, _params: types.CallToolRequestParams) -> Json:
+        nonlocal shut
+        shut = not shut
+        for target in _WITH_TOKENS:
+            mode = Mode.READ_ONLY if shut else Mode.NORMAL
+            await app.control(person).set_mode(target, mode, minutes=0, reason="for the suite")
+        return complete(text("the list of tools changed"))
+
+    return answer
+
+
+def _change_of_prompts(server: Server[Any]) -> Fixture:
+    """What a server with prompts would say over our streams, where there are any."""
+
+    async def answer(_ctx: Context, _params: types.CallToolRequestParams) -> Json:
+        for each in server.middleware:
+            if isinstance(each, ToolListBus):
+                await each.events.publish(PromptsListChanged())
+        return complete(text("the list of prompts changed"))
+
+    return answer
+
+
 def add_fixtures(app: App) -> None:
     """Put what is not ours beside our tools."""
     server = app.server.mcp
+    fixtures = {
+        **FIXTURES,
+        "test_trigger_tool_change": _switch(app),
+        "test_trigger_prompt_change": _change_of_prompts(server),
+    }
     listing = server.get_request_handler("tools/list")
     calling = server.get_request_handler("tools/call")
     assert listing is not None
@@ -63,7 +103,7 @@ def add_fixtures(app: App) -> None:
             description="Of the conformance suite.",
             input_schema=SCHEMA if name == SCHEMA_TOOL else {"type": "object", "properties": {}},
         )
-        for name in FIXTURES
+        for name in fixtures
     ]
 
     async def list_tools(ctx: Context, params: Any) -> types.ListToolsResult:
@@ -72,7 +112,7 @@ def add_fixtures(app: App) -> None:
         return found.model_copy(update={"tools": [*found.tools, *ours]})
 
     async def call_tool(ctx: Context, params: types.CallToolRequestParams) -> Any:
-        fixture = FIXTURES.get(params.name)
+        fixture = fixtures.get(params.name)
         return await (fixture or calling.handler)(ctx, params)
 
     server.add_request_handler("tools/list", listing.params_type, list_tools)

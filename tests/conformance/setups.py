@@ -1,4 +1,5 @@
-"""The three set-ups in which the suite runs: plain, with keys, and two replicas behind a proxy."""
+"""The set-ups in which the suite runs: plain, with a list of tools that changes, with keys, and two
+replicas behind a proxy."""
 
 from __future__ import annotations
 
@@ -44,6 +45,15 @@ async def plain(lab: LiveLab, directory: Path, revision: str) -> AsyncIterator[R
 
 
 @asynccontextmanager
+async def changing(lab: LiveLab, directory: Path, revision: str) -> AsyncIterator[Reached]:
+    """One process whose list of tools follows the modes, so that streams of changes are tried."""
+    more = f"{POLICY}\n[guard]\nhide_disabled_tools = true\n"
+    config = _config(lab, f"changing-{revision}", more)
+    async with _server(config, directory, alone=True) as url:
+        yield Reached(url=url)
+
+
+@asynccontextmanager
 async def keyed(lab: LiveLab, directory: Path, revision: str) -> AsyncIterator[Reached]:
     """One process that wants a key, which a proxy adds: the suite has no option for it."""
     config = _config(lab, f"keyed-{revision}", POLICY + _keys())
@@ -68,7 +78,12 @@ async def replicas(lab: LiveLab, directory: Path, revision: str) -> AsyncIterato
         yield Reached(url=proxy.url, proxy=proxy)
 
 
-SETUPS: dict[str, Setup] = {"plain": plain, "keyed": keyed, "replicas": replicas}
+SETUPS: dict[str, Setup] = {
+    "plain": plain,
+    "changing": changing,
+    "keyed": keyed,
+    "replicas": replicas,
+}
 
 
 def _keys() -> str:

@@ -66,7 +66,7 @@ async def _close_the_books(run: Run, history: History, up: Stage, names: list[st
     await books.lapse_shared(up.postgres)
     async with local(up, history, clock=SystemClock()) as agent:
         for name in names:
-            again = await agent.restart(name, wait_s=0)
+            again = await agent.end_of(name)
             run.expect(not again.error, f"{name} ended as {again}")
             run.expect(again.outcome != "in_progress", f"{name} is in progress for good")
         await run.resolve(agent, history)

@@ -25,6 +25,7 @@ from tests.faults.stage import Stage
 
 # The lease of an operation is 15 s: a server that lives this much later finds it over.
 LATER_S = 20.0
+_GOES_ON_S = 30.0
 SCOPES = frozenset({"ops:read", "ops:write", "ops:destroy"})
 
 
@@ -89,6 +90,16 @@ class LocalAgent:
         return await self.call(
             "restart_deployment", **{"intent": name, "name": name, "reason": WHY, **more}
         )
+
+    async def end_of(self, name: str) -> Answer:
+        """Ask for a restart until it is in progress no more: who takes over what was lost looks
+        for it every five seconds, and follows it to its end."""
+        answer = await self.restart(name, wait_s=0)
+        with anyio.move_on_after(_GOES_ON_S):
+            while answer.outcome == "in_progress":
+                await anyio.sleep(0.1)
+                answer = await self.restart(name, wait_s=0)
+        return answer
 
     async def discard(self) -> str:
         """Ask to discard dead letters, which a person has to approve; the question's id."""

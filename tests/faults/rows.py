@@ -19,6 +19,8 @@ from tests.faults.f15_text import fault_15
 from tests.faults.f16_hostile import fault_16
 from tests.faults.f17_disk import fault_17
 from tests.faults.f18_deploy import fault_18
+from tests.faults.f19_partial import fault_19
+from tests.faults.f20_rollout import fault_20
 from tests.faults.f21_circuit import fault_21
 from tests.faults.f22_approvals import fault_22
 from tests.faults.f23_tools import fault_23
@@ -51,6 +53,8 @@ ROWS: tuple[Row, ...] = (
     Row(number="F16", fault="hostile requests", run=fault_16),
     Row(number="F17", fault="ledger disk full, read-only, torn write", run=fault_17),
     Row(number="F18", fault="SIGTERM with operations in flight, new state keys", run=fault_18),
+    Row(number="F19", fault="some of many fail", run=fault_19),
+    Row(number="F20", fault="no rollout gets healthy; others change it meanwhile", run=fault_20),
     Row(number="F21", fault="circuit opens again after a reset; isolated", run=fault_21),
     Row(number="F22", fault="approval races", run=fault_22),
     Row(number="F23", fault="tool list stale, tool renamed, scope removed", run=fault_23),

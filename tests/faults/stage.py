@@ -115,14 +115,25 @@ class Stage:
             **self.variables,
         }
 
-    async def workloads(self, *names: str) -> None:
-        """Make deployments of one instance: each is the object of one intent."""
+    async def workloads(self, *names: str, image: str = "lab/faults:1") -> None:
+        """Make deployments of one instance: each is the object of one intent. A tag with `broken`
+        in it can't start."""
         assert self.cluster is not None
         for name in names:
             answer = await self.cluster.post(
-                "/apis/apps/v1/namespaces/shop/deployments", json=_deployment(name)
+                "/apis/apps/v1/namespaces/shop/deployments", json=_deployment(name, image)
             )
             assert answer.status_code == 201, answer.text
+
+    async def change(self, name: str, spec: dict[str, Any]) -> None:
+        """Change a deployment as somebody else would."""
+        assert self.cluster is not None
+        answer = await self.cluster.patch(
+            f"/apis/apps/v1/namespaces/shop/deployments/{name}",
+            content=json.dumps({"spec": spec}),
+            headers={"content-type": "application/strategic-merge-patch+json"},
+        )
+        assert answer.status_code == 200, answer.text
 
     def effects(self) -> list[Effect]:
         """What really happened at all stand-ins, as the checker reads it."""
@@ -132,8 +143,8 @@ class Stage:
         return found
 
 
-def _deployment(name: str) -> dict[str, Any]:
-    container = {"name": "app", "image": "lab/faults:1"}
+def _deployment(name: str, image: str) -> dict[str, Any]:
+    container = {"name": "app", "image": image}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -151,16 +151,26 @@ async def test_an_approved_selection_is_what_was_shown_as_far_as_it_is_there(
         assert b.world.effects == ["drop b", "drop c"]
 
 
-async def test_a_selection_that_was_empty_when_it_was_approved_selects_nothing(
+async def test_nobody_is_asked_about_a_selection_of_nothing_and_it_stays_one(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path, **ONE) as b:
-        question = await asked(b, "sweep_all", reason=WHY)
-        assert (await people(b).get(question)).seen_shown["items"] == []
-        await say(b, question, "operator:ada")
-        b.world.items = [Item(name="new")]
+
+        async def nothing() -> None:
+            return
+
+        async def appear() -> None:
+            b.world.items = [Item(name="new")]
+
+        b.world.plans += [nothing, appear]  # the look, and the call
         assert (await b.ok("sweep_all", reason=WHY))["outcome"] == "verified"
+        assert b.world.items
         assert b.world.effects == []
+        assert await people(b).recent(10) == []
+        (end,) = [e for e in await b.entries(verdict="ok") if not e.dry_run]
+        assert end.approval == "nothing selected"
+        # The next intention selects it, and that is asked about.
+        assert await asked(b, "sweep_all", reason=WHY, idempotency_key="next")
 
 
 async def test_what_nobody_had_to_approve_is_not_pinned(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ async def write_at_shutdown(b: Bench) -> Ends:
     hold = b.world.hold()
     b.tasks.start_soon(lambda: b.ok("put_item", **X))
     await hold.arrived.wait()
-    return [("unknown", "internal_error")]
+    return [("unknown", "cancelled")]
 
 
 async def timer_at_shutdown(b: Bench) -> Ends:

@@ -73,6 +73,25 @@ async def test_a_server_that_stops_leaves_the_rest_to_the_next_one(tmp_path: Pat
         assert await second.stores.ledger.lock("fill|shelf", "me", second.clock.now() + 1)
 
 
+async def test_a_step_that_the_end_of_the_server_cuts_off_is_made_again_by_the_next_one(
+    tmp_path: Path,
+) -> None:
+    """As when it is killed: a step takes longer than a server waits for it."""
+    world = World()
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first)
+    assert world.effects == ["put 0"]
+    async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
+        assert await second.resumer.take() == 0  # what was sent may still arrive
+        second.clock.advance(LEASE_S + 1)
+        assert await second.resumer.take() == 1
+        status = await ended(second, operation)
+        assert (status["state"], status["outcome"]) == ("done", "verified")
+        assert world.effects == ["put 0", "put 1", "put 2"]
+        kinds = [(e.kind, e.verdict) for e in await second.entries(call_id=operation)]
+        assert kinds == [("began", ""), ("ended", "ok")]
+
+
 async def test_a_process_that_is_stopped_past_its_lease_moves_nothing_any_more(
     tmp_path: Path,
 ) -> None:

@@ -101,9 +101,11 @@ async def test_a_write_that_is_stopped_with_the_server_is_unknown(tmp_path: Path
     async with bench(tmp_path) as b:
         status = await b.ok("get_operation", operation_id=operation)
         assert (status["state"], status["outcome"]) == ("unknown", "unknown")
+        assert "server was stopped" in status["answer"]["problem"]
         assert (await b.ok("put_item", **X))["outcome"] == "unknown"
         assert b.world.effects == []
-        assert [e.verdict for e in await b.entries(call_id=operation)] == ["", "unknown"]
+        lines = [(e.verdict, e.code) for e in await b.entries(call_id=operation)]
+        assert lines == [("", ""), ("unknown", "cancelled")]
 
 
 async def test_a_write_of_another_process_that_died_becomes_unknown(tmp_path: Path) -> None:
@@ -246,5 +248,5 @@ async def test_a_server_that_ends_before_a_write_began_records_that_it_did_not(
             assert waiting["outcome"] == "in_progress"
             tasks.cancel_scope.cancel()
     async with bench(tmp_path) as b:
-        assert await b.ends(call_id=waiting["operation_id"]) == [("error", "internal_error")]
+        assert await b.ends(call_id=waiting["operation_id"]) == [("failed", "cancelled")]
         assert b.world.effects == []

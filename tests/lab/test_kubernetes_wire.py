@@ -227,7 +227,7 @@ async def test_pages_show_one_moment_and_count_what_remains(tmp_path: Path) -> N
             pages += 1
             assert page["metadata"].get("remainingItemCount", 0) == len(names) - len(seen)
             await lab.http.delete(f"{PODS}/{names[-1]}", params={"gracePeriodSeconds": 0})
-        assert (len(names), seen, pages) == (506, names, 5)
+        assert (len(names), seen, pages) == (513, names, 5)
         counted = await lab.get(PODS, limit=10, labelSelector="app=web")
         assert "remainingItemCount" not in counted["metadata"]
         bad = await lab.http.get(PODS, params={"limit": 3, "continue": "zzz"})
@@ -250,7 +250,7 @@ async def test_selectors_narrow_a_list(tmp_path: Path) -> None:
         for params in ({"labelSelector": "a in"}, {"fieldSelector": "spec.replicas=3"}):
             assert told(await lab.http.get(path, params=params)) == (400, "BadRequest")
         running = await lab.get(PODS, fieldSelector="status.phase=Running")
-        assert len(running["items"]) == 8
+        assert len(running["items"]) == 12
         assert "kind" not in running["items"][0]
 
 

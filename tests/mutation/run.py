@@ -34,6 +34,8 @@ TESTS = (
     "tests/security",
     "tests/tools",
     "tests/test_approval_page.py",
+    "tests/test_approval_shown.py",
+    "tests/test_approval_sign_in.py",
     "tests/test_call.py",
     "tests/test_cli_approvals.py",
     "tests/test_cli_policy.py",

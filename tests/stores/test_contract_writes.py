@@ -162,6 +162,20 @@ async def test_what_a_zombie_says_of_an_operation_changes_nothing(
     assert lines[1].evidence["late_end"] is True
 
 
+async def test_the_end_of_an_operation_that_was_forgotten_is_a_line_all_the_same(
+    backend: Backend, clock: ManualClock
+) -> None:
+    async with backend.open(clock) as stores:
+        for keep in (True, False):
+            name = f"o-{keep}"
+            done = records.operation(clock, name, key=name, state="done", outcome="verified")
+            await stores.ledger.end(records.entry(clock, name), done, keep=keep)
+            (said,) = await stores.ledger.search(AuditQuery(call_id=name))
+            assert said.kind is EntryKind.ENDED
+            assert await stores.ledger.get_operation(name) is None
+            assert (await begin(stores, clock, name)).claimed
+
+
 async def test_who_asks_an_operation_to_stop_is_told_to_its_holder(
     backend: Backend, clock: ManualClock
 ) -> None:

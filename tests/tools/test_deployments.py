@@ -376,6 +376,7 @@ async def test_reading_tools_answer_through_the_capability(tmp_path: Path) -> No
             "web",
             "worker",
             "statefulset/postgres",
+            "daemonset/agent",
         ]
         place.stand_in.inject("bad-release")
         await place.until("api", lambda found: found.problem == "crash_loop")

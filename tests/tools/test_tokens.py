@@ -1,30 +1,25 @@
-"""The tools on tokens, with real adapters against the lab's issuer, org and secret files."""
+"""Checks and refreshes of OAuth tokens, and what never leaves."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
 
 import anyio
-import httpx2
 import pytest
 
 from mcp_ops import errors
 from mcp_ops.adapters.oauth import OAuthAdapter
 from mcp_ops.capabilities.token_fields import pending_of
 from mcp_ops.capabilities.tokens import (
-    OAuthAuthorization,
     OAuthRefresh,
-    OAuthTokenStatus,
     SecretInfo,
     SecretStore,
 )
 from mcp_ops.redact import fingerprint
-from mcp_ops.tool import Tool, Write
+from mcp_ops.tool import Tool
 from mcp_ops.tools.tokens import (
     begin_oauth_authorization,
     check_oauth_token,
@@ -33,69 +28,15 @@ from mcp_ops.tools.tokens import (
 )
 from tests.lab_org import SUBJECT, Lab, running_lab
 from tests.served import Link
-
-NAME = "idp-tokens"
-
-
-@pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with running_lab(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def idp(lab: Lab) -> AsyncIterator[OAuthAdapter]:
-    async with lab.idp() as adapter:
-        yield adapter
-
-
-def frame(principal: str = "agent:test@me", *, dry_run: bool = False) -> Write:
-    return Write(
-        reason="a test",
-        dry_run=dry_run,
-        call_id="c1",
-        principal=principal,
-        progress=lambda done, total, message: None,
-        cancelled=lambda: False,
-    )
-
-
-async def check(lab: Lab, issuer: Any, **more: Any) -> OAuthTokenStatus:
-    given = {"secrets": lab.link, "clock": lab.wired.clock, **more}
-    result = await check_oauth_token.function(issuer, **given)
-    assert isinstance(result, OAuthTokenStatus)
-    return result
-
-
-async def refresh(lab: Lab, issuer: Any, **more: Any) -> OAuthRefresh:
-    given = {"secrets": lab.link, "clock": lab.wired.clock, "write": frame(), **more}
-    result = await refresh_oauth_token.function(issuer, **given)
-    assert isinstance(result, OAuthRefresh)
-    return result
-
-
-async def begin(lab: Lab, issuer: Any, **more: Any) -> OAuthAuthorization:
-    given = {"secrets": lab.link, "clock": lab.wired.clock, "write": frame(), **more}
-    result = await begin_oauth_authorization.function(issuer, **given)
-    assert isinstance(result, OAuthAuthorization)
-    return result
-
-
-async def complete(lab: Lab, issuer: Any, code: str, state: str, **more: Any) -> OAuthRefresh:
-    given = {"secrets": lab.link, "clock": lab.wired.clock, "write": frame(), **more}
-    result = await complete_oauth_authorization.function(issuer, code=code, state=state, **given)
-    assert isinstance(result, OAuthRefresh)
-    return result
-
-
-async def consent(url: str | None, login: str = SUBJECT) -> dict[str, str]:
-    """What a person's browser does: consent, and read the address it is sent back to."""
-    async with httpx2.AsyncClient() as browser:
-        answer = await browser.get(f"{url}&login={quote(login)}")
-    return {k: v for k, (v,) in parse_qs(urlsplit(answer.headers["location"]).query).items()}
-
-
-# Check
+from tests.tools.token_desk import (
+    NAME,
+    begin,
+    check,
+    complete,
+    consent,
+    frame,
+    refresh,
+)
 
 
 async def test_a_good_token_needs_nothing(lab: Lab, idp: OAuthAdapter) -> None:
@@ -351,93 +292,6 @@ async def test_a_new_configured_refresh_token_wins_over_the_stored_one(lab: Lab)
     async with lab.idp() as idp:
         assert (await check(lab, idp)).fingerprint == fingerprint(lab.pair.access_token)
         assert (await refresh(lab, idp)).outcome == "verified"
-
-
-# Authorization
-
-
-async def test_a_person_can_authorize_anew_after_a_revocation(lab: Lab, idp: OAuthAdapter) -> None:
-    lab.oauth.inject("token-revoked")
-    begun = await begin(lab, idp)
-    assert begun.outcome == "verified"
-    assert begun.expires_at == "2027-01-15T08:10:00.000Z"
-    assert begun.next_steps[0].arguments == {"state": begun.state}
-    back = await consent(begun.url)
-    assert back["state"] == begun.state
-
-    done = await complete(lab, idp, quote(back["code"]), back["state"])
-    assert done.outcome == "verified"
-    assert done.evidence == {"refresh_token": True}
-    assert (await check(lab, idp)).fingerprint == done.fingerprint
-    assert (await refresh(lab, idp)).outcome == "verified"
-
-    with pytest.raises(errors.InvalidInput):
-        await complete(lab, idp, back["code"], back["state"])
-    assert (await check(lab, idp)).valid
-
-
-async def test_the_salesforce_org_can_be_authorized_anew(lab: Lab) -> None:
-    async with lab.crm(expected_subject=SUBJECT, expected_organisation="00D7Q000000LAB1") as crm:
-        lab.oauth.inject("token-revoked")
-        back = await consent((await begin(lab, crm)).url)
-        done = await complete(lab, crm, back["code"], back["state"])
-        await crm.usage()
-    assert done.outcome == "verified"
-
-
-async def test_a_state_is_bound_to_its_principal_and_its_time(lab: Lab, idp: OAuthAdapter) -> None:
-    begun = await begin(lab, idp)
-    back = await consent(begun.url)
-    tries: list[dict[str, Any]] = [
-        {"write": frame("agent:other@me")},
-        {"write": frame("agent:other@me", dry_run=True)},
-        {"state": "guessed"},
-    ]
-    for more in tries:
-        with pytest.raises(errors.InvalidInput) as caught:
-            await complete(lab, idp, **{"code": back["code"], "state": back["state"], **more})
-        assert "begin_oauth_authorization" in caught.value.hint
-    lab.wired.clock.advance(600)
-    with pytest.raises(errors.InvalidInput):
-        await complete(lab, idp, back["code"], back["state"])
-    assert lab.effects("granted") == [lab.effects("granted")[0]]
-
-
-async def test_a_plan_of_a_completion_uses_nothing_up(lab: Lab, idp: OAuthAdapter) -> None:
-    begun = await begin(lab, idp)
-    back = await consent(begun.url)
-    planned = await complete(lab, idp, back["code"], back["state"], write=frame(dry_run=True))
-    assert planned.outcome == "planned"
-    assert (await complete(lab, idp, back["code"], back["state"])).outcome == "verified"
-
-
-async def test_a_plan_of_a_beginning_stores_nothing(lab: Lab, idp: OAuthAdapter) -> None:
-    planned = await begin(lab, idp, write=frame(dry_run=True))
-    assert (planned.outcome, planned.url, planned.state) == ("planned", None, None)
-    assert await lab.store.read(f"{NAME}.authorization") is None
-
-
-async def test_tokens_of_another_person_are_dropped(lab: Lab) -> None:
-    async with lab.idp(expected_subject=SUBJECT) as idp:
-        begun = await begin(lab, idp)
-        back = await consent(begun.url, login="mallory@lab.example")
-        with pytest.raises(errors.Forbidden) as caught:
-            await complete(lab, idp, back["code"], back["state"])
-        assert "dropped" in caught.value.message
-        assert await lab.store.read(NAME) is None
-        assert (await check(lab, idp)).fingerprint == fingerprint(lab.pair.access_token)
-
-
-async def test_a_wrong_code_uses_the_authorization_up(lab: Lab, idp: OAuthAdapter) -> None:
-    begun = await begin(lab, idp)
-    back = await consent(begun.url)
-    with pytest.raises(errors.ReauthorizationRequired):
-        await complete(lab, idp, "wrong-code", back["state"])
-    with pytest.raises(errors.InvalidInput):
-        await complete(lab, idp, back["code"], back["state"])
-
-
-# Secrets and contracts
 
 
 async def test_no_token_leaves_in_results_errors_or_logs(

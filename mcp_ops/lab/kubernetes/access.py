@@ -1,80 +1,90 @@
-"""Who may do what: bearer tokens, the denied namespace, and the reviews a caller asks for."""
+"""Who may do what: bearer tokens and their roles, the denied namespace, and the reviews."""
 
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 
-from mcp_ops.lab.kubernetes.kinds import KINDS, NAMESPACE, READ_VERBS, WRITE_VERBS, Kind, Obj
+from mcp_ops.lab.kubernetes.kinds import NAMESPACE, READ_VERBS, SERVED, Kind, Obj
+from mcp_ops.lab.kubernetes.roles import OPERATOR, Role, Rule
 from mcp_ops.lab.kubernetes.status import forbidden, unauthorized
 from mcp_ops.lab.standin import Faults
 
-USER: Final = "system:serviceaccount:mcp-ops:operator"
 RESTRICTED: Final = "restricted"
 SCOPE_CLUSTER: Final = "at the cluster scope"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """The rules of the lab's cluster."""
 
-    token: str | None
-    faults: Faults
+    def __init__(
+        self, *, token: str | None, faults: Faults, roles: Mapping[str, Role] | None = None
+    ) -> None:
+        self._faults = faults
+        self._roles = dict(roles or {})
+        self._anonymous = OPERATOR if token is None and not self._roles else None
+        if token is not None:
+            self._roles.setdefault(token, OPERATOR)
 
-    def authenticate(self, authorization: str | None) -> None:
-        """Refuse a bearer token that is not the one; ask for none where none is set."""
-        if authorization is None and self.token is None:
-            return
+    def authenticate(self, authorization: str | None) -> Role:
+        """The role of a bearer token; without any token set, those who bring none are let in."""
+        if authorization is None and self._anonymous is not None:
+            return self._anonymous
         scheme, _, given = (authorization or "").partition(" ")
-        expected = (self.token or "").encode()
-        known = self.token is not None and scheme.lower() == "bearer"
-        if not known or not hmac.compare_digest(given.strip().encode(), expected):
-            raise unauthorized()
+        if scheme.lower() == "bearer":
+            for token, role in self._roles.items():
+                if hmac.compare_digest(given.strip().encode(), token.encode()):
+                    return role
+        raise unauthorized()
 
-    def authorize(self, kind: Kind, verb: str, *, namespace: str, name: str, sub: str) -> None:
+    def authorize(
+        self, role: Role, kind: Kind, verb: str, *, namespace: str, name: str, sub: str
+    ) -> None:
         """Refuse what the caller's role does not allow."""
-        if self.allows(verb, namespace=namespace, namespaced=kind.namespaced):
-            return
         resource = f"{kind.plural}/{sub}" if sub else kind.plural
+        everywhere = kind.namespaced and not namespace
+        if not everywhere and self._allows(role, verb, kind.group, resource, namespace, name):
+            return
         where = f'in the namespace "{namespace}"' if namespace else SCOPE_CLUSTER
-        why = f'User "{USER}" cannot {verb} resource "{resource}" in API group "{kind.group}"'
+        why = f'User "{role.user}" cannot {verb} resource "{resource}" in API group "{kind.group}"'
         raise forbidden(kind, name, f"{why} {where}")
 
-    def allows(self, verb: str, *, namespace: str, namespaced: bool) -> bool:
-        """Whether the caller's role allows it: no writes under `forbid`, nothing in `restricted`.
+    def _allows(
+        self, role: Role, verb: str, group: str, resource: str, namespace: str, name: str
+    ) -> bool:
+        """Whether the role allows it: no writes under `forbid`, nothing in `restricted`.
 
         Roles are granted by namespace, so nobody reads all namespaces at once: that would show
         the restricted one.
         """
-        if namespace == RESTRICTED or (namespaced and not namespace):
+        if namespace == RESTRICTED or ("forbid" in self._faults and verb not in READ_VERBS):
             return False
-        return verb in READ_VERBS or "forbid" not in self.faults
+        return role.allows(verb, group, resource, name)
 
-    def review(self, spec: Any) -> Obj:
+    def review(self, role: Role, spec: Any) -> Obj:
         """The status of a SelfSubjectAccessReview."""
         asked = (spec if isinstance(spec, dict) else {}).get("resourceAttributes") or {}
-        verb, namespace = asked.get("verb", ""), asked.get("namespace", "")
-        known = {kind.plural for kind in KINDS} | {"*"}
+        asked = {key: str(value) for key, value in asked.items()} if _is_object(asked) else {}
+        known = {kind.plural for kind in SERVED} | {"*"}
+        resource = asked.get("resource", "")
+        sub = asked.get("subresource", "")
         # A review that names no namespace asks about the cluster; the lab answers for its
         # ordinary namespaces, as an administrator's binding would.
-        allowed = asked.get("resource", "") in known and self.allows(
-            verb, namespace=namespace, namespaced=False
+        allowed = resource in known and self._allows(
+            role,
+            asked.get("verb", ""),
+            asked.get("group", ""),
+            f"{resource}/{sub}" if sub else resource,
+            asked.get("namespace", ""),
+            asked.get("name", ""),
         )
         return {"allowed": True, "reason": "RBAC: allowed"} if allowed else {"allowed": False}
 
-    def rules(self, namespace: str) -> Obj:
+    def rules(self, role: Role, namespace: str) -> Obj:
         """The status of a SelfSubjectRulesReview."""
-        verbs = [v for v in (*READ_VERBS, *WRITE_VERBS) if self._granted(v, namespace)]
-        rules = [
-            {
-                "verbs": verbs,
-                "apiGroups": [kind.group],
-                "resources": [kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources)],
-            }
-            for kind in KINDS
-            if verbs and kind is not NAMESPACE
-        ]
+        written = _spelled_out() if role is OPERATOR else role.rules
+        granted = [] if namespace == RESTRICTED else [self._left(rule) for rule in written]
         reviews = {
             "verbs": ["create"],
             "apiGroups": ["authorization.k8s.io"],
@@ -82,10 +92,35 @@ class Access:
         }
         urls = {"verbs": ["get"], "nonResourceURLs": ["/api", "/apis", "/version", "/readyz"]}
         return {
-            "resourceRules": [reviews, *rules],
+            "resourceRules": [reviews, *(rule for rule in granted if rule["verbs"])],
             "nonResourceRules": [urls],
             "incomplete": False,
         }
 
-    def _granted(self, verb: str, namespace: str) -> bool:
-        return self.allows(verb, namespace=namespace, namespaced=True)
+    def _left(self, rule: Rule) -> Obj:
+        """A rule as the review writes it, without the writes while they are forbidden."""
+        verbs = list(rule.verbs)
+        if "forbid" in self._faults:
+            verbs = [v for v in READ_VERBS if v in rule.verbs or "*" in rule.verbs]
+        told: Obj = {
+            "verbs": verbs,
+            "apiGroups": list(rule.groups),
+            "resources": list(rule.resources),
+        }
+        return {**told, "resourceNames": list(rule.names)} if rule.names else told
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _spelled_out() -> list[Rule]:
+    """What the operator may do, kind by kind, as the rules of a real role would name it."""
+    rules = []
+    for kind in SERVED:
+        subs = tuple(f"{kind.plural}/{sub}" for sub in kind.subresources)
+        if kind is not NAMESPACE:
+            rules.append(
+                Rule(groups=(kind.group,), resources=(kind.plural, *subs), verbs=kind.verbs)
+            )
+    return rules

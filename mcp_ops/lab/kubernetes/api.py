@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import anyio
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_ops.lab.kubernetes.access import Access
+from mcp_ops.lab.kubernetes.apply import is_apply, patch_or_apply
 from mcp_ops.lab.kubernetes.call import Call, parse, parse_path, verb_of
 from mcp_ops.lab.kubernetes.controller import Controller
 from mcp_ops.lab.kubernetes.discovery import document
+from mcp_ops.lab.kubernetes.fleet import FLEET, Fleet
+from mcp_ops.lab.kubernetes.fleetlists import FleetLists
 from mcp_ops.lab.kubernetes.incidents import SUPPORTED, Incidents
-from mcp_ops.lab.kubernetes.kinds import POD, Obj
+from mcp_ops.lab.kubernetes.kinds import POD, POD_METRICS, Obj
+from mcp_ops.lab.kubernetes.metrics import answer_metrics
 from mcp_ops.lab.kubernetes.output import PodOutput
 from mcp_ops.lab.kubernetes.podlog import pod_log
 from mcp_ops.lab.kubernetes.reading import Lists, form_of, partial, selected, table
-from mcp_ops.lab.kubernetes.seed import seed
+from mcp_ops.lab.kubernetes.roles import Role
+from mcp_ops.lab.kubernetes.seed import add_namespace, seed
 from mcp_ops.lab.kubernetes.status import (
     StatusError,
     bad_request,
@@ -33,15 +39,16 @@ from mcp_ops.lab.kubernetes.status import (
 )
 from mcp_ops.lab.kubernetes.store import Store
 from mcp_ops.lab.kubernetes.watching import watch
+from mcp_ops.lab.kubernetes.wirefaults import Awkward, WireFaults
 from mcp_ops.lab.kubernetes.world import World
 from mcp_ops.lab.kubernetes.writing import (
     create,
     delete,
     delete_all,
-    patch,
     scale_of,
     stored_at,
     update,
+    warning_of,
 )
 from mcp_ops.lab.standin import EffectLog, Faults, StandIn
 
@@ -58,19 +65,35 @@ def kubernetes(
     clock: Callable[[], float] = time.time,
     token: str | None = None,
     settle_s: float = 0.4,
+    roles: Mapping[str, Role] | None = None,
+    metrics: bool = True,
+    wire: WireFaults | None = None,
+    fleet: int = 0,
 ) -> StandIn:
     """A Kubernetes API server with a sample workload, ready to be served.
 
-    `token` is the one bearer token it accepts; without it, it accepts requests that carry none.
+    `token` is the bearer token of one who may do everything, `roles` are further tokens and what
+    each may do; without any, it accepts requests that carry none. `metrics` is whether it has a
+    metrics server. `wire` are awkward answers, which whoever holds them can arm at any time.
+    `fleet` is how many pods the large world in the namespace `fleet` has, which is there to be
+    read.
     `settle_s` is how long one step of a pod's or a rollout's life takes.
     """
     log = EffectLog(directory / "effects.jsonl", now=clock)
     faults = Faults()
-    world = World(store=Store(now=clock), log=log, faults=faults, output=PodOutput())
+    world = World(
+        store=Store(now=clock), log=log, faults=faults, output=PodOutput(), metrics=metrics
+    )
     controller = Controller(world)
     seed(world, controller)
+    if fleet:
+        add_namespace(world, FLEET)
     incidents = Incidents(world)
-    server = _Server(world, Access(token=token, faults=faults))
+    server = _Server(
+        world,
+        Access(token=token, faults=faults, roles=roles),
+        FleetLists(Fleet(pods=fleet, now=clock), world) if fleet else None,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -80,7 +103,9 @@ def kubernetes(
             tasks.cancel_scope.cancel()
 
     app = Starlette(
-        routes=[Route("/{path:path}", server.handle, methods=METHODS)], lifespan=lifespan
+        routes=[Route("/{path:path}", server.handle, methods=METHODS)],
+        middleware=[Middleware(Awkward, faults=wire or WireFaults())],
+        lifespan=lifespan,
     )
     return StandIn(
         name="kubernetes",
@@ -114,32 +139,33 @@ current-context: lab
 class _Server:
     """Answers every request: who is it, may they, and then what they ask for."""
 
-    def __init__(self, world: World, access: Access) -> None:
+    def __init__(self, world: World, access: Access, fleet: FleetLists | None) -> None:
         self._world = world
         self._access = access
+        self._fleet = fleet
         self._lists = Lists(world.store)
 
     async def handle(self, request: Request) -> Response:
         """One request, in the order in which an API server looks at it."""
         try:
-            self._access.authenticate(request.headers.get("authorization"))
+            role = self._access.authenticate(request.headers.get("authorization"))
             if "throttle" in self._world.faults:
                 raise too_many_requests(RETRY_AFTER_S)
-            return await self._answer(request)
+            return await self._answer(request, role)
         except StatusError as error:
             return error.response()
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, role: Role) -> Response:
         path = request.url.path.rstrip("/")
         if path in HEALTH:
             return PlainTextResponse("ok")
-        known = document(path)
+        known = document(path, measured=self._world.measured)
         if known is not None and request.method in ("GET", "HEAD"):
             return JSONResponse(known)
         if path.startswith(REVIEWS) and request.method == "POST":
-            return self._review(path.removeprefix(REVIEWS), await _body(request))
+            return self._review(role, path.removeprefix(REVIEWS), await _body(request))
         address = parse_path(request.url.path)
-        if address is None:
+        if address is None or (address.kind is POD_METRICS and not self._world.measured):
             return PlainTextResponse("404 page not found\n", status_code=404)
         verb = verb_of(request.method, address, request.query_params)
         call = Call(
@@ -150,28 +176,43 @@ class _Server:
             body=await _body(request),
         )
         self._access.authorize(
-            address.kind, verb, namespace=address.namespace, name=address.name, sub=address.sub
+            role,
+            address.kind,
+            verb,
+            namespace=address.namespace,
+            name=address.name,
+            sub=address.sub,
         )
         return self._do(call)
 
     def _do(self, call: Call) -> Response:
         form_of(call)
+        if self._fleet is not None and self._fleet.has(call):
+            return self._fleet.answer(call)
+        if call.address.kind is POD_METRICS:
+            return JSONResponse(answer_metrics(self._world, call))
         if call.verb == "watch":
             selected(call)
             stream = watch(self._world.store, call)
             return StreamingResponse(stream, media_type="application/json")
         if call.address.sub == "log":
-            return PlainTextResponse(pod_log(self._world, call))
+            return _log_answer(pod_log(self._world, call))
         if call.address.sub == "eviction":
             return self._evict(call)
-        status = 201 if call.verb == "create" else 200
-        return JSONResponse(self._result(call), status_code=status)
+        made = call.verb == "create" or (is_apply(call) and not self._is_there(call))
+        status = 201 if made else 200
+        result = self._result(call)
+        return JSONResponse(result, status_code=status, headers=warning_of(call))
+
+    def _is_there(self, call: Call) -> bool:
+        address = call.address
+        return self._world.store.get(address.kind, address.namespace, address.name) is not None
 
     def _result(self, call: Call) -> Obj:
         handlers: dict[str, Callable[[World, Call], Obj]] = {
             "create": create,
             "update": update,
-            "patch": patch,
+            "patch": patch_or_apply,
             "delete": delete,
         }
         if call.verb in handlers:
@@ -207,16 +248,16 @@ class _Server:
         answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return JSONResponse({**answer, "code": 201}, status_code=201)
 
-    def _review(self, plural: str, body: bytes) -> Response:
+    def _review(self, role: Role, plural: str, body: bytes) -> Response:
         review = parse(body)
         if not isinstance(review, dict):
             raise bad_request("the body is not a review")
         spec = review.get("spec") or {}
         if plural == "selfsubjectaccessreviews":
-            kind, status = "SelfSubjectAccessReview", self._access.review(spec)
+            kind, status = "SelfSubjectAccessReview", self._access.review(role, spec)
         elif plural == "selfsubjectrulesreviews":
             namespace = spec.get("namespace", "") if isinstance(spec, dict) else ""
-            kind, status = "SelfSubjectRulesReview", self._access.rules(str(namespace))
+            kind, status = "SelfSubjectRulesReview", self._access.rules(role, str(namespace))
         else:
             return PlainTextResponse("404 page not found\n", status_code=404)
         answer = {
@@ -227,6 +268,12 @@ class _Server:
             "status": status,
         }
         return JSONResponse(answer, status_code=201)
+
+
+def _log_answer(log: bytes | AsyncIterator[bytes]) -> Response:
+    if isinstance(log, bytes):
+        return PlainTextResponse(log)
+    return StreamingResponse(log, media_type="text/plain")
 
 
 async def _body(request: Request) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.kinds import NAMESPACE, Kind, find_kind
-from mcp_ops.lab.kubernetes.patch import PATCH_TYPES
+from mcp_ops.lab.kubernetes.patch import APPLY_PATCH, PATCH_TYPES
 from mcp_ops.lab.kubernetes.status import bad_request, method_not_allowed, unsupported_media_type
 
 JSON: Final = "application/json"
@@ -55,7 +55,7 @@ class Call:
         accepted = PATCH_TYPES if self.verb == "patch" else (JSON,)
         if self.media_type not in accepted and not (self.media_type == "" and JSON in accepted):
             raise unsupported_media_type(accepted)
-        return parse(self.body)
+        return parse_yaml(self.body) if self.media_type == APPLY_PATCH else parse(self.body)
 
     def options(self) -> dict[str, Any]:
         """The `DeleteOptions` of a deletion, which may come without a body."""
@@ -77,6 +77,18 @@ def parse(body: bytes) -> Any:
         raise bad_request(f"couldn't get version/kind; json parse error: {exc}") from exc
 
 
+def parse_yaml(body: bytes) -> Any:
+    """A configuration that is applied: YAML, of which JSON is a part."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(body)
+        # What JSON has no form for, a date for example, is no configuration.
+        return json.loads(json.dumps(document, allow_nan=False))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
+        raise bad_request(f"error decoding YAML: {type(exc).__name__}") from exc
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"invalid number {name}")
 
@@ -86,7 +98,7 @@ def parse_path(path: str) -> Address | None:
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
         group, rest = "", parts[2:]
-    elif len(parts) > 3 and parts[0] == "apis" and parts[2] == "v1":
+    elif len(parts) > 3 and parts[0] == "apis":
         group, rest = parts[1], parts[3:]
     else:
         return None
@@ -94,7 +106,7 @@ def parse_path(path: str) -> Address | None:
     if len(rest) > 2 and rest[0] == NAMESPACE.plural and find_kind(group, rest[2]):
         namespace, rest = rest[1], rest[2:]
     kind = find_kind(group, rest[0]) if rest else None
-    if kind is None or len(rest) > 3 or not all(rest):
+    if kind is None or len(rest) > 3 or not all(rest) or _version(parts) != kind.version:
         return None
     name, sub = (*rest[1:], "", "")[:2]
     if sub and sub not in kind.subresources:
@@ -104,6 +116,10 @@ def parse_path(path: str) -> Address | None:
     if kind is NAMESPACE:
         namespace = name
     return Address(kind=kind, namespace=namespace, name=name, sub=sub)
+
+
+def _version(parts: list[str]) -> str:
+    return parts[1] if parts[0] == "api" else parts[2]
 
 
 def verb_of(method: str, address: Address, params: Mapping[str, str]) -> str:
@@ -122,7 +138,7 @@ def verb_of(method: str, address: Address, params: Mapping[str, str]) -> str:
         verb = ""
     if whole and verb == "create" and address.kind.namespaced and not address.namespace:
         verb = ""
-    if not verb:
+    if verb not in address.kind.verbs:
         raise method_not_allowed(address.kind, method)
     watch = params.get("watch", "").lower() in ("1", "true")
     return "watch" if verb == "list" and watch else verb

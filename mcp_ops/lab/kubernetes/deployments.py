@@ -15,7 +15,15 @@ from mcp_ops.lab.kubernetes.world import World, controller_uid, owner_reference
 REVISION: Final = "deployment.kubernetes.io/revision"
 DESIRED: Final = "deployment.kubernetes.io/desired-replicas"
 MAX: Final = "deployment.kubernetes.io/max-replicas"
-_OWN: Final = (REVISION, DESIRED, MAX, "kubectl.kubernetes.io/last-applied-configuration")
+HISTORY: Final = "deployment.kubernetes.io/revision-history"
+_OWN: Final = (
+    REVISION,
+    DESIRED,
+    MAX,
+    HISTORY,
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "deprecated.deployment.rollback.to",
+)
 _LONGEST_REVISION: Final = 19
 # A pass scales up, scales down and fills the room that this made.
 PASSES: Final = 3
@@ -78,8 +86,7 @@ class Deployments:
             return new
         if new is None:
             new = self._create_set(deployment, wanted)
-        if revision(new) < latest or not revision(new):
-            new = self._annotate(new, str(latest + 1))
+        new = self._annotate(deployment, new, latest)
         number = str(revision(new))
         if (deployment["metadata"].get("annotations") or {}).get(REVISION) != number:
             self._world.edit(
@@ -89,12 +96,21 @@ class Deployments:
             )
         return new
 
-    def _annotate(self, replica_set: Obj, number: str) -> Obj:
-        return self._world.edit(
-            REPLICA_SET,
-            replica_set,
-            lambda rs: rs["metadata"].setdefault("annotations", {}).update({REVISION: number}),
-        )
+    def _annotate(self, deployment: Obj, replica_set: Obj, latest: int) -> Obj:
+        """Number a ReplicaSet as the newest, and hand on what is noted at the deployment."""
+        former = revision(replica_set)
+
+        def change(edited: Obj) -> None:
+            notes = edited["metadata"].setdefault("annotations", {})
+            notes.update(_inherited(deployment))
+            if former == latest and former:
+                return
+            notes[REVISION] = str(latest + 1)
+            if former:
+                earlier = [notes[HISTORY]] if notes.get(HISTORY) else []
+                notes[HISTORY] = ",".join([*earlier, str(former)])
+
+        return self._world.edit(REPLICA_SET, replica_set, change)
 
     def _create_set(self, deployment: Obj, wanted: str) -> Obj:
         world, meta, spec = self._world, deployment["metadata"], deployment["spec"]
@@ -102,7 +118,6 @@ class Deployments:
         template["metadata"].setdefault("labels", {})[HASH_LABEL] = wanted
         selector = copy.deepcopy(spec["selector"])
         selector.setdefault("matchLabels", {})[HASH_LABEL] = wanted
-        inherited = {k: v for k, v in (meta.get("annotations") or {}).items() if k not in _OWN}
         bounds = Bounds.of(spec)
         made = world.store.put(
             REPLICA_SET,
@@ -117,7 +132,7 @@ class Deployments:
                     "creationTimestamp": world.store.timestamp(),
                     "labels": dict(template["metadata"]["labels"]),
                     "annotations": {
-                        **inherited,
+                        **_inherited(deployment),
                         DESIRED: str(bounds.replicas),
                         MAX: str(bounds.replicas + bounds.surge),
                     },
@@ -241,6 +256,12 @@ class Deployments:
         for replica_set in empty[: max(len(empty) - limit, 0)]:
             self._world.store.remove(REPLICA_SET, replica_set)
             self._world.effect("controller.replicaset_deleted", REPLICA_SET, replica_set)
+
+
+def _inherited(deployment: Obj) -> dict[str, str]:
+    """The annotations of a deployment that its ReplicaSet has, too: its change cause, for one."""
+    notes = deployment["metadata"].get("annotations") or {}
+    return {key: value for key, value in notes.items() if key not in _OWN}
 
 
 def _hash(replica_set: Obj) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mcp_ops.lab.kubernetes.kinds import KINDS, READ_VERBS, WRITE_VERBS, Obj
+from mcp_ops.lab.kubernetes.kinds import POD_METRICS, SERVED, Obj
 
 VERSION: Final[Obj] = {
     "major": "1",
@@ -17,29 +17,36 @@ VERSION: Final[Obj] = {
     "compiler": "gc",
     "platform": "linux/amd64",
 }
+GROUPS: Final = {
+    "apps": "v1",
+    "authorization.k8s.io": "v1",
+    "autoscaling": "v2",
+    "batch": "v1",
+    POD_METRICS.group: POD_METRICS.version,
+}
 _REVIEWS: Final = ("SelfSubjectAccessReview", "SelfSubjectRulesReview")
 
 
-def document(path: str) -> Obj | None:
-    """The document at a path, or nothing when the path is no document."""
-    fixed = {
+def document(path: str, *, measured: bool = True) -> Obj | None:
+    """The document at a path, or nothing when the path is no document.
+
+    `measured` is whether the metrics API is there.
+    """
+    groups = {g: v for g, v in GROUPS.items() if measured or g != POD_METRICS.group}
+    fixed: dict[str, Obj] = {
         "/version": VERSION,
         "/api": _core_versions(),
         "/apis": {
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": [_group("apps"), _group("authorization.k8s.io")],
+            "groups": [_group(group) for group in groups],
         },
-        "/apis/apps": {"kind": "APIGroup", "apiVersion": "v1", **_group("apps")},
-        "/apis/authorization.k8s.io": {
-            "kind": "APIGroup",
-            "apiVersion": "v1",
-            **_group("authorization.k8s.io"),
-        },
-        "/api/v1": _resources(""),
-        "/apis/apps/v1": _resources("apps"),
+        "/api/v1": _resources("", "v1"),
         "/apis/authorization.k8s.io/v1": _review_resources(),
     }
+    for group, version in groups.items():
+        fixed[f"/apis/{group}"] = {"kind": "APIGroup", "apiVersion": "v1", **_group(group)}
+        fixed.setdefault(f"/apis/{group}/{version}", _resources(group, version))
     return fixed.get(path)
 
 
@@ -49,34 +56,25 @@ def _core_versions() -> Obj:
 
 
 def _group(name: str) -> Obj:
-    version = {"groupVersion": f"{name}/v1", "version": "v1"}
-    return {"name": name, "versions": [version], "preferredVersion": version}
+    served = {"groupVersion": f"{name}/{GROUPS[name]}", "version": GROUPS[name]}
+    return {"name": name, "versions": [served], "preferredVersion": served}
 
 
-def _resources(group: str) -> Obj:
+def _resources(group: str, version: str) -> Obj:
     listed: list[Obj] = []
-    for kind in KINDS:
+    for kind in SERVED:
         if kind.group != group:
             continue
         common = {"singularName": kind.name.lower(), "namespaced": kind.namespaced}
-        verbs = sorted({*READ_VERBS, *WRITE_VERBS})
-        listed.append(
-            {
-                "name": kind.plural,
-                **common,
-                "kind": kind.name,
-                "verbs": verbs,
-                "shortNames": [kind.short],
-            }
-        )
+        one = {"name": kind.plural, **common, "kind": kind.name, "verbs": sorted(kind.verbs)}
+        listed.append({**one, "shortNames": [kind.short]} if kind.short else one)
         for sub in kind.subresources:
             one = {**common, "singularName": "", "name": f"{kind.plural}/{sub}"}
             listed.append({**one, **_subresource(kind.name, sub)})
-    version = f"{group}/v1" if group else "v1"
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",
-        "groupVersion": version,
+        "groupVersion": f"{group}/{version}" if group else version,
         "resources": listed,
     }
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.kinds import (
+    AUTOSCALER,
     CONFIG_MAP,
+    CONTROLLER_REVISION,
+    CRON_JOB,
     DAEMON_SET,
     DEPLOYMENT,
+    JOB,
     NAMESPACE,
     POD,
     REPLICA_SET,
@@ -46,6 +50,12 @@ _POD_SPEC = _fields(
     initContainers=_CONTAINER,
 )
 _TEMPLATE = {"metadata": _META, "spec": _POD_SPEC}
+_JOB = _fields(
+    "parallelism completions activeDeadlineSeconds podFailurePolicy successPolicy backoffLimit "
+    "backoffLimitPerIndex maxFailedIndexes selector manualSelector ttlSecondsAfterFinished "
+    "completionMode suspend podReplacementPolicy managedBy",
+    template=_TEMPLATE,
+)
 _SPECS: Final = {
     NAMESPACE.plural: _fields("finalizers"),
     POD.plural: _POD_SPEC,
@@ -63,6 +73,13 @@ _SPECS: Final = {
     DAEMON_SET.plural: _fields(
         "selector updateStrategy minReadySeconds revisionHistoryLimit", template=_TEMPLATE
     ),
+    JOB.plural: _JOB,
+    CRON_JOB.plural: _fields(
+        "schedule timeZone startingDeadlineSeconds concurrencyPolicy suspend "
+        "successfulJobsHistoryLimit failedJobsHistoryLimit",
+        jobTemplate={"metadata": _META, "spec": _JOB},
+    ),
+    AUTOSCALER.plural: _fields("scaleTargetRef minReplicas maxReplicas metrics behavior"),
 }
 _TOP = {"apiVersion": ANY, "kind": ANY, "metadata": _META}
 _EVENT = _fields(
@@ -76,6 +93,8 @@ def _tree(kind: Kind) -> dict[str, Any]:
         return {**_TOP, "spec": _SPECS[kind.plural], "status": ANY}
     if kind is CONFIG_MAP:
         return {**_TOP, **_fields("data binaryData immutable")}
+    if kind is CONTROLLER_REVISION:
+        return {**_TOP, **_fields("data revision")}
     return {**_TOP, **_EVENT}
 
 

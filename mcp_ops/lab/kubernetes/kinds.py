@@ -19,15 +19,17 @@ class Kind:
     plural: str
     short: str
     group: str = ""
+    version: str = "v1"
     namespaced: bool = True
     scalable: bool = False
     has_status: bool = True
     extra: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = (*READ_VERBS, *WRITE_VERBS)
 
     @property
     def api_version(self) -> str:
         """What an object of this kind says in `apiVersion`."""
-        return f"{self.group}/v1" if self.group else "v1"
+        return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def resource(self) -> str:
@@ -62,6 +64,33 @@ STATEFUL_SET: Final = Kind(
 )
 DAEMON_SET: Final = Kind(name="DaemonSet", plural="daemonsets", short="ds", group="apps")
 
+CONTROLLER_REVISION: Final = Kind(
+    name="ControllerRevision",
+    plural="controllerrevisions",
+    short="",
+    group="apps",
+    has_status=False,
+)
+JOB: Final = Kind(name="Job", plural="jobs", short="", group="batch")
+CRON_JOB: Final = Kind(name="CronJob", plural="cronjobs", short="cj", group="batch")
+AUTOSCALER: Final = Kind(
+    name="HorizontalPodAutoscaler",
+    plural="horizontalpodautoscalers",
+    short="hpa",
+    group="autoscaling",
+    version="v2",
+)
+# Measured, not stored.
+POD_METRICS: Final = Kind(
+    name="PodMetrics",
+    plural="pods",
+    short="",
+    group="metrics.k8s.io",
+    version="v1beta1",
+    has_status=False,
+    verbs=("get", "list"),
+)
+
 KINDS: Final = (
     NAMESPACE,
     POD,
@@ -71,14 +100,22 @@ KINDS: Final = (
     REPLICA_SET,
     STATEFUL_SET,
     DAEMON_SET,
+    CONTROLLER_REVISION,
+    JOB,
+    CRON_JOB,
+    AUTOSCALER,
 )
+SERVED: Final = (*KINDS, POD_METRICS)
 WORKLOADS: Final = (DEPLOYMENT, REPLICA_SET, STATEFUL_SET, DAEMON_SET)
-GROUPS: Final = ("", "apps")
+# What counts its changes, and what owns other objects.
+COUNTED: Final = (*WORKLOADS, JOB, CRON_JOB)
+OWNERS: Final = COUNTED
+OWNED: Final = (REPLICA_SET, CONTROLLER_REVISION, JOB, POD)
 
 
 def find_kind(group: str, plural: str) -> Kind | None:
     """The kind at an address, or nothing when no such resource is served."""
-    for kind in KINDS:
+    for kind in SERVED:
         if (kind.group, kind.plural) == (group, plural):
             return kind
     return None

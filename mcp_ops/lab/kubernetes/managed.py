@@ -47,6 +47,11 @@ def with_manager(old: Obj | None, new: Obj, manager: str, subresource: str, now:
     return [*entries, entry]
 
 
+def field_set(obj: Obj) -> Obj:
+    """All the fields that a configuration has, as the set that its manager owns."""
+    return _changed({}, _owned(obj))
+
+
 def _owner(entry: Obj) -> tuple[Any, ...]:
     return entry["manager"], entry["operation"], entry.get("subresource", "")
 

@@ -54,6 +54,15 @@ class _Streams:
     current: deque[Line] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     previous: list[Line] | None = None
     written: int = 0
+    # Which run of the container this is, and how many lines it has written, the lost ones too.
+    run: int = 0
+    total: int = 0
+
+    def restart(self, lines: list[Line]) -> None:
+        """Another run begins, with these lines."""
+        self.current = deque(lines, maxlen=KEPT_LINES)
+        self.run += 1
+        self.total = len(lines)
 
 
 class PodOutput:
@@ -71,8 +80,14 @@ class PodOutput:
         """A container came up and ended at once; its log is the previous log from now on."""
         lines = [(at, line.format(image=image)) for line in _CRASH]
         streams = self._of(uid, container)
-        streams.current = deque(lines, maxlen=KEPT_LINES)
+        streams.restart(lines)
         streams.previous = lines
+
+    def cut_off(self, uid: str, container: str) -> None:
+        """A container was killed: what it wrote is the previous log from now on."""
+        streams = self._of(uid, container)
+        streams.previous = list(streams.current)
+        streams.restart([])
 
     def serve(self, uid: str, container: str, at: float) -> None:
         """A container did a little of its work."""
@@ -82,7 +97,9 @@ class PodOutput:
 
     def write(self, uid: str, container: str, line: str, at: float) -> None:
         """Add one line."""
-        self._of(uid, container).current.append((at, line))
+        streams = self._of(uid, container)
+        streams.current.append((at, line))
+        streams.total += 1
 
     def read(self, uid: str, container: str, *, previous: bool) -> list[Line] | None:
         """The lines of a run, or nothing when there was no such run."""
@@ -90,6 +107,11 @@ class PodOutput:
         if streams is None:
             return None
         return streams.previous if previous else list(streams.current)
+
+    def place(self, uid: str, container: str) -> tuple[int, int] | None:
+        """How far a log is: the run and its number of lines; nothing when there is no log."""
+        streams = self._streams.get((uid, container))
+        return (streams.run, streams.total) if streams else None
 
     def forget(self, uid: str) -> None:
         """A pod is gone, and its logs with it."""
@@ -115,9 +137,13 @@ class Cut:
             lines = [line for line in lines if line[0] >= self.since]
         if self.tail_lines is not None:
             lines = lines[-self.tail_lines :] if self.tail_lines else []
+        written = self.plain(lines)
+        return written if self.limit_bytes is None else written[: self.limit_bytes]
+
+    def plain(self, lines: list[Line]) -> bytes:
+        """Lines as they are, with their times when these are asked for."""
         texts = [
             f"{rfc3339(at, fraction=True)} {line}" if self.timestamps else line
             for at, line in lines
         ]
-        written = "".join(f"{text}\n" for text in texts).encode()
-        return written if self.limit_bytes is None else written[: self.limit_bytes]
+        return "".join(f"{text}\n" for text in texts).encode()

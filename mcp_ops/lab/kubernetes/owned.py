@@ -10,8 +10,9 @@ from collections import defaultdict
 from typing import Final
 
 from mcp_ops.lab.kubernetes.defaults import apply_defaults
+from mcp_ops.lab.kubernetes.ending import begin_termination
 from mcp_ops.lab.kubernetes.kinds import POD, Kind, Obj
-from mcp_ops.lab.kubernetes.kubelet import begin_termination, is_ready
+from mcp_ops.lab.kubernetes.podstatus import is_over, is_ready
 from mcp_ops.lab.kubernetes.store import from_rfc3339, new_uid
 from mcp_ops.lab.kubernetes.world import World, controller_uid, owner_reference
 
@@ -32,10 +33,10 @@ def template_hash(template: Obj) -> str:
 
 
 def pods_by_owner(world: World) -> dict[str, list[Obj]]:
-    """The pods that are not terminating, by the uid of their controller."""
+    """The pods that live, by the uid of their controller."""
     owned: dict[str, list[Obj]] = defaultdict(list)
     for pod in world.store.all(POD):
-        if "deletionTimestamp" not in pod["metadata"]:
+        if "deletionTimestamp" not in pod["metadata"] and not is_over(pod):
             owned[controller_uid(pod)].append(pod)
     return owned
 

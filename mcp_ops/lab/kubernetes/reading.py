@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.call import Call
 from mcp_ops.lab.kubernetes.kinds import DEPLOYMENT, POD, Kind, Obj
-from mcp_ops.lab.kubernetes.kubelet import is_ready
+from mcp_ops.lab.kubernetes.podstatus import is_ready
 from mcp_ops.lab.kubernetes.selectors import Matches, field_selector, label_selector
 from mcp_ops.lab.kubernetes.status import bad_request, expired, not_acceptable
 from mcp_ops.lab.kubernetes.store import Store

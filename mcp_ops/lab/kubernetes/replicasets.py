@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from mcp_ops.lab.kubernetes.kinds import REPLICA_SET, Obj
-from mcp_ops.lab.kubernetes.kubelet import is_ready
 from mcp_ops.lab.kubernetes.owned import (
     create_pod,
     end_pod,
@@ -14,6 +13,7 @@ from mcp_ops.lab.kubernetes.owned import (
     random_suffix,
     without_zeros,
 )
+from mcp_ops.lab.kubernetes.podstatus import is_ready
 from mcp_ops.lab.kubernetes.world import World
 
 HASH_LABEL: Final = "pod-template-hash"

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_ops.lab.kubernetes.kinds import DAEMON_SET, POD, STATEFUL_SET, Kind, Obj
-from mcp_ops.lab.kubernetes.kubelet import NODES, is_ready
+from mcp_ops.lab.kubernetes.kinds import (
+    DAEMON_SET,
+    POD,
+    STATEFUL_SET,
+    Kind,
+    Obj,
+)
 from mcp_ops.lab.kubernetes.owned import (
     create_pod,
     end_pod,
     pods_by_owner,
     random_suffix,
-    template_hash,
     without_zeros,
 )
-from mcp_ops.lab.kubernetes.world import World
+from mcp_ops.lab.kubernetes.podstatus import is_over, is_ready
+from mcp_ops.lab.kubernetes.revisions import REVISION_LABEL, pod_label, sync_revisions
+from mcp_ops.lab.kubernetes.troubles import NODES
+from mcp_ops.lab.kubernetes.world import World, controller_uid
 
-REVISION_LABEL: Final = "controller-revision-hash"
 _LONGEST_SLOT: Final = 10
 SLOT_LABEL: Final = "apps.kubernetes.io/pod-index"
 
@@ -53,15 +59,27 @@ def _slot(pod: Obj) -> int:
 
 def sync_stateful(world: World) -> None:
     """One step of every StatefulSet and DaemonSet."""
+    _clear(world)
     owned = pods_by_owner(world)
     for kind in (STATEFUL_SET, DAEMON_SET):
         for workload in world.store.all(kind):
             _sync(world, kind, workload, owned[workload["metadata"]["uid"]])
 
 
+def _clear(world: World) -> None:
+    """Take away the pods that failed, an evicted one for example: their names are needed."""
+    sets = {o["metadata"]["uid"] for k in (STATEFUL_SET, DAEMON_SET) for o in world.store.all(k)}
+    for pod in world.store.all(POD):
+        if is_over(pod) and controller_uid(pod) in sets:
+            world.store.remove(POD, pod)
+            world.effect("controller.pod_deleted", POD, pod, uid=pod["metadata"]["uid"])
+
+
 def _sync(world: World, kind: Kind, workload: Obj, pods: list[Obj]) -> None:
-    name = workload["metadata"]["name"]
-    revision = f"{name}-{template_hash(workload['spec']['template'])}"
+    if "deletionTimestamp" in workload["metadata"]:
+        return
+    sync_revisions(world, kind, workload)
+    revision = pod_label(kind, workload)
     slots = {_slot(pod): pod for pod in pods if _slot(pod) >= 0}
     state = _State(revision=revision, pods=slots)
     wanted = workload["spec"]["replicas"] if kind is STATEFUL_SET else len(NODES)

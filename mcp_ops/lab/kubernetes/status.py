@@ -166,3 +166,38 @@ def too_many_requests(retry_after_s: int) -> StatusError:
 def expired(why: str) -> StatusError:
     """The state that the caller refers to is no longer kept."""
     return StatusError(410, "Expired", why)
+
+
+def apply_conflict(conflicts: list[tuple[str, str]]) -> StatusError:
+    """Other managers own what is applied otherwise: who, and the path of the field."""
+    causes = [
+        {"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": path}
+        for who, path in conflicts
+    ]
+    if len(conflicts) == 1:
+        what = f"1 conflict: conflict with {conflicts[0][0]}: {conflicts[0][1]}"
+    else:
+        lines = []
+        for who in dict.fromkeys(who for who, _ in conflicts):
+            paths = [f"- {path}" for owner, path in conflicts if owner == who]
+            lines += [f"conflicts with {who}:", *paths]
+        what = f"{len(conflicts)} conflicts: " + "\n".join(lines)
+    return StatusError(409, "Conflict", f"Apply failed with {what}", {"causes": causes})
+
+
+def internal_error(why: str) -> StatusError:
+    """Something broke inside."""
+    message = f"Internal error occurred: {why}"
+    return StatusError(500, "InternalError", message, {"causes": [{"message": why}]})
+
+
+def unavailable() -> StatusError:
+    """The server, or what it asks, is not there at the moment."""
+    message = "the server is currently unable to handle the request"
+    return StatusError(503, "ServiceUnavailable", message)
+
+
+def timed_out() -> StatusError:
+    """It took too long; whether it was done is not said."""
+    message = "Timeout: request did not complete within the allotted duration"
+    return StatusError(504, "Timeout", message, {})

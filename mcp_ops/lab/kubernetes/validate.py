@@ -6,8 +6,12 @@ import json
 import re
 from typing import Any, Final
 
+from mcp_ops.lab.kubernetes.causes import cause, container_causes, kind_causes, required
 from mcp_ops.lab.kubernetes.kinds import (
+    AUTOSCALER,
+    CRON_JOB,
     DAEMON_SET,
+    JOB,
     POD,
     WORKLOADS,
     Kind,
@@ -26,42 +30,68 @@ LARGEST: Final = 2**31 - 1
 _STRATEGIES: Final = ("Recreate", "RollingUpdate")
 
 
+_TYPES: Final[tuple[tuple[str, type], ...]] = (
+    ("metadata", dict),
+    ("metadata.labels", dict),
+    ("metadata.annotations", dict),
+    ("metadata.finalizers", list),
+    ("metadata.ownerReferences", list),
+    ("spec", dict),
+    ("spec.replicas", int),
+    ("spec.paused", bool),
+    ("spec.progressDeadlineSeconds", int),
+    ("spec.revisionHistoryLimit", int),
+    ("spec.minReadySeconds", int),
+    ("spec.selector", dict),
+    ("spec.selector.matchLabels", dict),
+    ("spec.strategy", dict),
+    ("spec.strategy.rollingUpdate", dict),
+    ("spec.updateStrategy", dict),
+    ("spec.template", dict),
+    ("spec.template.metadata", dict),
+    ("spec.template.metadata.labels", dict),
+    ("spec.template.metadata.annotations", dict),
+    ("spec.template.spec", dict),
+    ("spec.template.spec.containers", list),
+    ("spec.containers", list),
+    ("status", dict),
+    ("status.replicas", int),
+    ("status.updatedReplicas", int),
+    ("status.readyReplicas", int),
+    ("status.availableReplicas", int),
+    ("status.observedGeneration", int),
+    ("count", int),
+    ("spec.initContainers", list),
+    ("spec.template.spec.initContainers", list),
+    ("spec.suspend", bool),
+    ("spec.parallelism", int),
+    ("spec.completions", int),
+    ("spec.backoffLimit", int),
+    ("spec.activeDeadlineSeconds", int),
+    ("spec.ttlSecondsAfterFinished", int),
+    ("spec.schedule", str),
+    ("spec.successfulJobsHistoryLimit", int),
+    ("spec.failedJobsHistoryLimit", int),
+    ("spec.jobTemplate", dict),
+    ("spec.jobTemplate.metadata", dict),
+    ("spec.jobTemplate.spec", dict),
+    ("spec.jobTemplate.spec.template", dict),
+    ("spec.jobTemplate.spec.template.metadata", dict),
+    ("spec.jobTemplate.spec.template.spec", dict),
+    ("spec.jobTemplate.spec.template.spec.containers", list),
+    ("spec.scaleTargetRef", dict),
+    ("spec.minReplicas", int),
+    ("spec.maxReplicas", int),
+    ("spec.metrics", list),
+    ("revision", int),
+)
+
+
 def check_shape(kind: Kind, obj: Any) -> None:
     """Refuse a body whose types cannot be decoded at all."""
     if not isinstance(obj, dict):
-        raise bad_request(f'{kind.name} in version "v1" cannot be handled as a {kind.name}')
-    for path, expected in (
-        ("metadata", dict),
-        ("metadata.labels", dict),
-        ("metadata.annotations", dict),
-        ("metadata.finalizers", list),
-        ("metadata.ownerReferences", list),
-        ("spec", dict),
-        ("spec.replicas", int),
-        ("spec.paused", bool),
-        ("spec.progressDeadlineSeconds", int),
-        ("spec.revisionHistoryLimit", int),
-        ("spec.minReadySeconds", int),
-        ("spec.selector", dict),
-        ("spec.selector.matchLabels", dict),
-        ("spec.strategy", dict),
-        ("spec.strategy.rollingUpdate", dict),
-        ("spec.updateStrategy", dict),
-        ("spec.template", dict),
-        ("spec.template.metadata", dict),
-        ("spec.template.metadata.labels", dict),
-        ("spec.template.metadata.annotations", dict),
-        ("spec.template.spec", dict),
-        ("spec.template.spec.containers", list),
-        ("spec.containers", list),
-        ("status", dict),
-        ("status.replicas", int),
-        ("status.updatedReplicas", int),
-        ("status.readyReplicas", int),
-        ("status.availableReplicas", int),
-        ("status.observedGeneration", int),
-        ("count", int),
-    ):
+        raise bad_request(_unreadable(kind))
+    for path, expected in _TYPES:
         _check_type(kind, obj, path, expected)
     for owner in _at(obj, "metadata.ownerReferences") or []:
         if not isinstance(owner, dict) or not isinstance(owner.get("uid"), str):
@@ -78,10 +108,11 @@ def _at(obj: Any, path: str) -> Any:
 
 
 def _undecodable(kind: Kind, why: str) -> Exception:
-    return bad_request(
-        f'{kind.name} in version "v1" cannot be handled as a {kind.name}: '
-        f"json: cannot unmarshal {why}"
-    )
+    return bad_request(f"{_unreadable(kind)}: json: cannot unmarshal {why}")
+
+
+def _unreadable(kind: Kind) -> str:
+    return f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}'
 
 
 def _check_type(kind: Kind, obj: Obj, path: str, expected: type) -> None:
@@ -107,27 +138,20 @@ def validate(kind: Kind, obj: Obj, old: Obj | None = None) -> None:
         causes += _workload_causes(kind, obj["spec"])
         if old is not None and obj["spec"].get("selector") != old["spec"].get("selector"):
             shown = json.dumps(obj["spec"].get("selector"), separators=(",", ":"))
-            causes.append(_cause("spec.selector", f"Invalid value: {shown}: field is immutable"))
+            causes.append(cause("spec.selector", f"Invalid value: {shown}: field is immutable"))
     elif kind is POD:
-        causes += _container_causes(obj["spec"], "spec")
+        causes += container_causes(obj["spec"], "spec")
+    elif kind in (JOB, CRON_JOB, AUTOSCALER):
+        causes += kind_causes(kind, obj, old)
     if causes:
         raise invalid(kind, obj["metadata"]["name"], causes)
-
-
-def _cause(field: str, message: str, reason: str = "FieldValueInvalid") -> Cause:
-    return Cause(field=field, reason=reason, message=message)
-
-
-def _required(field: str, why: str = "") -> Cause:
-    message = f"Required value: {why}" if why else "Required value"
-    return _cause(field, message, "FieldValueRequired")
 
 
 def _name_causes(obj: Obj) -> list[Cause]:
     name = obj["metadata"]["name"]
     if len(name) <= 253 and _SUBDOMAIN.match(name):
         return []
-    return [_cause("metadata.name", f'Invalid value: "{name}": {_NAME_RULE}')]
+    return [cause("metadata.name", f'Invalid value: "{name}": {_NAME_RULE}')]
 
 
 def _workload_causes(kind: Kind, spec: Obj) -> list[Cause]:
@@ -136,22 +160,22 @@ def _workload_causes(kind: Kind, spec: Obj) -> list[Cause]:
         value = spec.get(field)
         if value is not None and value < 0:
             why = f"Invalid value: {value}: must be greater than or equal to 0"
-            causes.append(_cause(f"spec.{field}", why))
+            causes.append(cause(f"spec.{field}", why))
     causes += _selector_causes(spec)
     causes += _strategy_causes(kind, spec)
-    return causes + _container_causes(spec["template"]["spec"], "spec.template.spec")
+    return causes + container_causes(spec["template"]["spec"], "spec.template.spec")
 
 
 def _selector_causes(spec: Obj) -> list[Cause]:
     labels = spec["template"]["metadata"].get("labels") or {}
     selector = spec.get("selector")
     if not selector:
-        return [_required("spec.selector")]
+        return [required("spec.selector")]
     if matches_labels(selector, labels):
         return []
     shown = json.dumps(labels, separators=(",", ":"))
     why = f"Invalid value: {shown}: `selector` does not match template `labels`"
-    return [_cause("spec.template.metadata.labels", why)]
+    return [cause("spec.template.metadata.labels", why)]
 
 
 def _strategy_causes(kind: Kind, spec: Obj) -> list[Cause]:
@@ -160,16 +184,16 @@ def _strategy_causes(kind: Kind, spec: Obj) -> list[Cause]:
     if "strategy" in spec and strategy.get("type") not in _STRATEGIES:
         shown = ", ".join(f'"{name}"' for name in _STRATEGIES)
         why = f'Unsupported value: "{strategy.get("type")}": supported values: {shown}'
-        causes.append(_cause("spec.strategy.type", why, "FieldValueNotSupported"))
+        causes.append(cause("spec.strategy.type", why, "FieldValueNotSupported"))
     if strategy.get("type") == "Recreate" and strategy.get("rollingUpdate"):
         why = "Forbidden: may not be specified when strategy `type` is 'Recreate'"
-        causes.append(_cause("spec.strategy.rollingUpdate", why, "FieldValueForbidden"))
+        causes.append(cause("spec.strategy.rollingUpdate", why, "FieldValueForbidden"))
     for field in ("maxSurge", "maxUnavailable"):
         value = strategy.get("rollingUpdate", {}).get(field)
         if value is not None and not _is_count(value):
             why = f"Invalid value: {json.dumps(value)}: a valid percent string must be a numeric "
             why += "string followed by an ending '%'"
-            causes.append(_cause(f"spec.strategy.rollingUpdate.{field}", why))
+            causes.append(cause(f"spec.strategy.rollingUpdate.{field}", why))
     deadline = spec.get("progressDeadlineSeconds")
     if (
         kind is not DAEMON_SET
@@ -177,7 +201,7 @@ def _strategy_causes(kind: Kind, spec: Obj) -> list[Cause]:
         and deadline <= spec.get("minReadySeconds", 0)
     ):
         why = f"Invalid value: {deadline}: must be greater than minReadySeconds"
-        causes.append(_cause("spec.progressDeadlineSeconds", why))
+        causes.append(cause("spec.progressDeadlineSeconds", why))
     return causes
 
 
@@ -185,24 +209,3 @@ def _is_count(value: Any) -> bool:
     if type(value) is int:
         return 0 <= value <= LARGEST
     return isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}%", value) is not None
-
-
-def _container_causes(spec: Obj, path: str) -> list[Cause]:
-    containers = spec.get("containers")
-    if not containers:
-        return [_required(f"{path}.containers")]
-    causes: list[Cause] = []
-    seen: set[str] = set()
-    for at, container in enumerate(containers):
-        where = f"{path}.containers[{at}]"
-        name = container.get("name") if isinstance(container, dict) else None
-        if not isinstance(name, str) or not name:
-            causes.append(_required(f"{where}.name"))
-        elif name in seen:
-            why = f'Duplicate value: "{name}"'
-            causes.append(_cause(f"{where}.name", why, "FieldValueDuplicate"))
-        image = container.get("image") if isinstance(container, dict) else None
-        if not isinstance(image, str) or not image:
-            causes.append(_required(f"{where}.image"))
-        seen.add(str(name))
-    return causes

@@ -24,7 +24,15 @@ class World:
     faults: Faults
     output: PodOutput
     wedged: set[str] = field(default_factory=set)
+    # What the containers of an app really take of the memory, in bytes, by namespace and label.
+    appetite: dict[tuple[str, str], int] = field(default_factory=dict)
+    metrics: bool = True
     silent: bool = False
+
+    @property
+    def measured(self) -> bool:
+        """Whether somebody measures the pods, as a metrics server does."""
+        return self.metrics and "no-metrics" not in self.faults
 
     def effect(self, effect: str, kind: Kind, obj: Obj, **fields: Any) -> None:
         """Write one change to the effect log, unless the world is being set up."""

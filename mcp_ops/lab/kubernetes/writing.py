@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.call import Address, Call
 from mcp_ops.lab.kubernetes.changes import changed_fields
 from mcp_ops.lab.kubernetes.defaults import apply_defaults
+from mcp_ops.lab.kubernetes.ending import begin_termination
 from mcp_ops.lab.kubernetes.fields import prune
-from mcp_ops.lab.kubernetes.kinds import KINDS, NAMESPACE, POD, WORKLOADS, Kind, Obj
-from mcp_ops.lab.kubernetes.kubelet import begin_termination
+from mcp_ops.lab.kubernetes.kinds import (
+    AUTOSCALER,
+    COUNTED,
+    CRON_JOB,
+    JOB,
+    KINDS,
+    NAMESPACE,
+    OWNED,
+    POD,
+    Kind,
+    Obj,
+)
 from mcp_ops.lab.kubernetes.managed import with_manager
 from mcp_ops.lab.kubernetes.owned import random_suffix
 from mcp_ops.lab.kubernetes.patch import apply_patch
@@ -35,6 +46,7 @@ _FIXED = (
     "resourceVersion",
     "namespace",
 )
+_TOLD: Final = tuple(kind.name for kind in (JOB, CRON_JOB, AUTOSCALER))
 
 
 def stored_at(world: World, address: Address) -> Obj:
@@ -46,8 +58,36 @@ def stored_at(world: World, address: Address) -> Obj:
     return found
 
 
-def create(world: World, call: Call) -> Obj:
-    """Store a new object."""
+def create(world: World, call: Call, managed: list[Obj] | None = None) -> Obj:
+    """Store a new object; `managed` says who owns which field, else it is all the caller's."""
+    kind = call.address.kind
+    obj = _named(world, call)
+    meta, name = obj["metadata"], obj["metadata"]["name"]
+    obj.pop("status", None)
+    # A job's selector is made of its uid, before it is looked at.
+    meta["uid"] = new_uid()
+    apply_defaults(kind, obj)
+    if kind in COUNTED or kind is AUTOSCALER:
+        obj["status"] = {}
+    if kind in COUNTED:
+        meta["generation"] = 1
+    validate(kind, obj)
+    if world.store.get(kind, meta.get("namespace", ""), name) is not None:
+        raise already_exists(kind, name)
+    now = world.store.timestamp()
+    meta.update(creationTimestamp=now, resourceVersion="")
+    meta["managedFields"] = managed or with_manager(None, obj, call.manager, "", now)
+    if call.dry_run:
+        del meta["resourceVersion"]
+        return obj
+    made = world.store.put(kind, obj)
+    changed = changed_fields({}, made)
+    world.effect("client.create", kind, made, verb="create", changed=changed)
+    return made
+
+
+def _named(world: World, call: Call) -> Obj:
+    """The object of a body, in its namespace and under a name."""
     kind, namespace = call.address.kind, call.address.namespace
     if kind.namespaced and world.store.get(NAMESPACE, "", namespace) is None:
         raise not_found(NAMESPACE, namespace)
@@ -62,30 +102,13 @@ def create(world: World, call: Call) -> Obj:
     name = meta.get("name")
     if not isinstance(name, str) or not name:
         raise bad_request("name or generateName is required")
-    obj.pop("status", None)
-    apply_defaults(kind, obj)
-    if kind in WORKLOADS:
-        obj["status"] = {}
-        meta["generation"] = 1
-    validate(kind, obj)
-    if world.store.get(kind, meta.get("namespace", ""), name) is not None:
-        raise already_exists(kind, name)
-    now = world.store.timestamp()
-    meta.update(uid=new_uid(), creationTimestamp=now, resourceVersion="")
-    meta["managedFields"] = with_manager(None, obj, call.manager, "", now)
-    if call.dry_run:
-        del meta["resourceVersion"]
-        return obj
-    made = world.store.put(kind, obj)
-    changed = changed_fields({}, made)
-    world.effect("client.create", kind, made, verb="create", changed=changed)
-    return made
+    return obj
 
 
 def update(world: World, call: Call) -> Obj:
     """Replace an object, or its scale or status."""
     current = stored_at(world, call.address)
-    return _write(world, call, current, call.document())
+    return write(world, call, current, call.document())
 
 
 def patch(world: World, call: Call) -> Obj:
@@ -93,7 +116,7 @@ def patch(world: World, call: Call) -> Obj:
     document = call.document()
     current = stored_at(world, call.address)
     shown = scale_of(call.address.kind, current) if call.address.sub == "scale" else current
-    return _write(world, call, current, apply_patch(call.media_type, shown, document))
+    return write(world, call, current, apply_patch(call.media_type, shown, document))
 
 
 def scale_of(kind: Kind, obj: Obj) -> Obj:
@@ -112,25 +135,29 @@ def scale_of(kind: Kind, obj: Obj) -> Obj:
     }
 
 
-def _write(world: World, call: Call, current: Obj, wanted: Any) -> Obj:
+def write(
+    world: World, call: Call, current: Obj, wanted: Any, managed: list[Obj] | None = None
+) -> Obj:
+    """Keep what an object shall be; `managed` says who owns which field after an application."""
     kind, sub = call.address.kind, call.address.sub
     new = _scaled(kind, current, wanted) if sub == "scale" else _decoded(call, wanted)
     _check_identity(kind, current, new)
     _merge_fixed(current, new, sub)
     apply_defaults(kind, new)
     validate(kind, new, current)
-    if new.get("spec") != current.get("spec") and kind in WORKLOADS:
+    if new.get("spec") != current.get("spec") and kind in COUNTED:
         new["metadata"]["generation"] = current["metadata"].get("generation", 1) + 1
-    if new != current:
-        _keep(world, call, current, new)
+    if new != current or managed not in (None, current["metadata"].get("managedFields")):
+        _keep(world, call, current, new, managed)
     else:
         new = current
     return scale_of(kind, new) if sub == "scale" else new
 
 
-def _keep(world: World, call: Call, current: Obj, new: Obj) -> None:
+def _keep(world: World, call: Call, current: Obj, new: Obj, managed: list[Obj] | None) -> None:
     kind, now = call.address.kind, world.store.timestamp()
-    managed = with_manager(current, new, call.manager, call.address.sub, now)
+    if managed is None:
+        managed = with_manager(current, new, call.manager, call.address.sub, now)
     new["metadata"]["managedFields"] = managed
     if call.dry_run:
         return
@@ -160,12 +187,14 @@ def _decoded(call: Call, document: Any) -> Obj:
             f"({kind.api_version})"
         )
     if document.get("kind", kind.name) != kind.name:
-        raise bad_request(f'{document["kind"]} in version "v1" cannot be handled as a {kind.name}')
+        raise bad_request(
+            f'{document["kind"]} in version "{kind.version}" cannot be handled as a {kind.name}'
+        )
     obj, unknown = prune(kind, document)
     if unknown and call.params.get("fieldValidation") == "Strict":
         listed = ", ".join(f'unknown field "{path}"' for path in unknown)
         raise bad_request(
-            f'{kind.name} in version "v1" cannot be handled as a {kind.name}: '
+            f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: '
             f"strict decoding error: {listed}"
         )
     obj = {key: _without_nulls(value) for key, value in obj.items() if value is not None}
@@ -243,8 +272,11 @@ def _merge_fixed(current: Obj, new: Obj, sub: str) -> None:
 
 def _keep_controlled(current: Obj, new: Obj) -> None:
     """The controllers alone say how pods are; they would set a client's word right at once."""
+    if new["kind"] in _TOLD:
+        new["status"] = copy.deepcopy(current.get("status", {}))
+        return
     status = new.setdefault("status", {})
-    for key in ("conditions", "containerStatuses"):
+    for key in ("conditions", "containerStatuses", "initContainerStatuses"):
         status.pop(key, None)
         if key in current.get("status", {}):
             status[key] = copy.deepcopy(current["status"][key])
@@ -263,10 +295,28 @@ def delete(world: World, call: Call) -> Obj:
     if call.dry_run or options.get("dryRun") == ["All"]:
         return success(kind, current)
     grace = options.get("gracePeriodSeconds", call.params.get("gracePeriodSeconds"))
-    policy = options.get("propagationPolicy", call.params.get("propagationPolicy"))
-    if policy == "Orphan":
+    if _policy(call) == "Orphan":
         _orphan(world, current)
     return _delete(world, kind, current, at_once=str(grace) == "0")
+
+
+def _policy(call: Call) -> str:
+    """What becomes of the dependents; jobs alone leave their pods behind when nothing is said."""
+    given = call.options().get("propagationPolicy", call.params.get("propagationPolicy"))
+    return str(given or ("Orphan" if call.address.kind is JOB else "Background"))
+
+
+def warning_of(call: Call) -> dict[str, str]:
+    """The header that warns of pods which a job's deletion leaves behind."""
+    if call.verb != "delete" or call.address.kind is not JOB:
+        return {}
+    if call.options().get("propagationPolicy", call.params.get("propagationPolicy")):
+        return {}
+    return {
+        "Warning": '299 - "child pods are preserved by default when jobs are deleted; set '
+        "propagationPolicy=Background to remove them or set propagationPolicy=Orphan to "
+        'suppress this warning"'
+    }
 
 
 def _delete(world: World, kind: Kind, current: Obj, *, at_once: bool = False) -> Obj:
@@ -300,7 +350,7 @@ def delete_all(world: World, kind: Kind, objects: list[Obj]) -> None:
 def _orphan(world: World, owner: Obj) -> None:
     """Let what an object owns live on without it."""
     uid = owner["metadata"]["uid"]
-    for kind in (*WORKLOADS, POD):
+    for kind in OWNED:
         for obj in world.store.all(kind):
             if controller_uid(obj) == uid:
                 world.edit(kind, obj, lambda one: one["metadata"].pop("ownerReferences"))

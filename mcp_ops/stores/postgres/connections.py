@@ -8,7 +8,7 @@ with the database.
 from __future__ import annotations
 
 import logging
-import select
+import selectors
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -38,9 +38,6 @@ _MOST = 4
 # Bounds of the server's side. A process of ours that stops in the middle of a write holds up the
 # others until PostgreSQL ends its transaction. A commit is an answer once it is on the disk,
 # whatever the database's own default says.
-# Since PostgreSQL 17. A process that stands still in the middle of a pipeline is not idle: without
-# it, it keeps its locks until it is gone.
-_WITH_TIMEOUT = 170_000
 _SESSION = (
     ("statement_timeout", "4000"),
     ("lock_timeout", "3500"),
@@ -49,6 +46,15 @@ _SESSION = (
     ("default_transaction_isolation", r"read\ committed"),
     ("timezone", "UTC"),
 )
+# A process that stands still in the middle of a pipeline is not idle: without this bound it keeps
+# its locks until it is gone. PostgreSQL has it since 17, and knows no such setting before.
+_BOUND = (
+    "SELECT set_config('transaction_timeout', %s, %s) "
+    "WHERE current_setting('transaction_timeout', true) IS NOT NULL"
+)
+_TRANSACTION_MS = "6000"
+# One that needs no descriptor of its own, where there is one: on Windows there is not.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class Connections:
@@ -106,8 +112,7 @@ class Connections:
         """A connection with one view of everything, however long it is looked at."""
         async with self.one() as connection:
             await rows(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            if connection.info.server_version >= _WITH_TIMEOUT:
-                await rows(connection, "SET LOCAL transaction_timeout = 0")
+            await rows(connection, _BOUND, ("0", True))
             try:
                 yield connection
             finally:
@@ -133,8 +138,11 @@ class Connections:
                 made = await AsyncConnection.connect(
                     self._conninfo, autocommit=True, row_factory=dict_row
                 )
-                if made.info.server_version >= _WITH_TIMEOUT:
-                    await made.execute("SET transaction_timeout = 6000")
+                try:
+                    await rows(made, _BOUND, (_TRANSACTION_MS, False))
+                except BaseException:
+                    await _close(made)
+                    raise
                 return made
         except (psycopg.Error, OSError) as error:
             raise unavailable(connect_reason(error)) from error
@@ -165,11 +173,9 @@ async def together(
 
 def _ended(connection: Connection) -> bool:
     """Whether the server hung up meanwhile: it has something to say, unasked."""
-    if not hasattr(select, "poll"):
-        return False
-    poll = select.poll()
-    poll.register(connection.pgconn.socket, select.POLLIN)
-    return bool(poll.poll(0))
+    with _Selector() as selector:
+        selector.register(connection.pgconn.socket, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 async def _close(connection: Connection) -> None:

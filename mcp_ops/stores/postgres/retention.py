@@ -140,8 +140,8 @@ class Retention:
             while not problem and walker.seq < found["last"]:
                 # The last one is there, and steps over it say what is missing before it.
                 problem = walk(walker, await lines_after(connection, walker.seq, found["last"]))
-            if problem:
-                raise found_bad(problem)
+        if problem:
+            raise found_bad(problem)
         async with self._connections.transaction() as connection:
             # Those who read hold the table, and nobody can write meanwhile: the next time, then.
             await rows(connection, "SET LOCAL lock_timeout = 300")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -115,7 +114,7 @@ def _held(path: Path) -> Iterator[None]:
     Where files cannot be locked (Windows) a state directory is for one process.
     """
     with path.open("ab") as file:
-        if sys.platform != "win32":
+        with suppress(ImportError):
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -125,3 +125,46 @@ async def test_statements_that_were_skipped_after_an_error_can_be_run_again(
     await fail(skipped)
     assert await connections.fetch(skipped) == [{"what": "skipped"}]
     await connections.close()
+
+
+async def test_what_a_caller_left_open_is_no_connection_of_the_next_one(store: Postgres) -> None:
+    connections = Connections(store.url, most=1)
+    session = "SELECT pg_backend_pid() AS pid, now() = statement_timestamp() AS fresh"
+    async with connections.one() as connection:
+        (left,) = await rows(connection, session)
+        await rows(connection, "BEGIN")
+    (other,) = await connections.fetch(session)
+    assert other["fresh"]
+    assert other["pid"] != left["pid"]
+    assert (await connections.fetch(session))[0]["pid"] == other["pid"]
+    await connections.close()
+
+
+async def test_a_transaction_is_bounded_by_the_server_unless_it_only_looks(store: Postgres) -> None:
+    """Shown by a server that knows the bound: PostgreSQL 17 and later."""
+    shown = "SHOW transaction_timeout"
+    connections = Connections(store.url, most=1)
+    async with connections.transaction() as connection:
+        assert await rows(connection, shown) == [{"transaction_timeout": "6s"}]
+    async with connections.snapshot() as connection:
+        assert await rows(connection, shown) == [{"transaction_timeout": "0"}]
+    assert await connections.fetch(shown) == [{"transaction_timeout": "6s"}]
+    await connections.close()
+
+
+async def test_a_connection_that_breaks_before_its_first_use_is_no_connection(
+    store: Postgres, postgresql: Running
+) -> None:
+    port = postgresql.server.port
+    with anyio.fail_after(20):
+        async with proxy(port) as between:
+            connections = Connections(store.url.replace(f":{port}/", f":{between.port}/"), most=1)
+            between.cut_to_client_after = most = 1_000_000
+            async with connections.one():
+                whole = most - between.cut_to_client_after
+            await connections.close()
+            between.cut_to_client_after = whole - 20  # in the answer to what sets the bound
+            with pytest.raises(StoreUnavailable, match="it cannot be reached"):
+                await connections.fetch("SELECT 1")
+            assert await connections.fetch("SELECT 1 AS one") == [{"one": 1}]
+            await connections.close()

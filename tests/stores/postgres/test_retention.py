@@ -201,6 +201,35 @@ async def test_a_month_waits_for_those_who_read_it_and_goes_the_next_time(
     await readers.close()
 
 
+async def test_of_two_servers_that_clean_at_once_one_removes_and_the_other_finds_nothing(
+    store: Postgres, postgresql: Running
+) -> None:
+    """Both have looked before one of them begins: a lease can pass while its holder works."""
+    await write(store, postgresql, 200, 0)
+    holder = Connections(store.url)
+    waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    removed: list[int] = []
+
+    async def keep(retention: Retention) -> None:
+        removed.append(await retention.keep())
+
+    with anyio.fail_after(20):
+        async with (
+            retaining(store, Bounds()) as one,
+            retaining(store, Bounds()) as other,
+            anyio.create_task_group() as group,
+            holder.transaction() as connection,
+        ):
+            await rows(connection, "LOCK TABLE mcp_ops.operations IN ACCESS EXCLUSIVE MODE")
+            group.start_soon(keep, one)
+            group.start_soon(keep, other)
+            while (await holder.fetch(waiting))[0]["n"] < 2:
+                await anyio.sleep(0.01)
+    await holder.close()
+    assert sorted(removed) == [0, 2]
+    assert await calls(store) == ["d0-0", "d0-1", "prune-2"]
+
+
 async def test_a_ledger_without_ends_is_not_cleaned(store: Postgres, postgresql: Running) -> None:
     await write(store, postgresql, 200)
 

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
 import pytest
 from anyio.abc import TaskGroup
 
-from mcp_ops.clock import SystemClock
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.lab.postgres import DATABASE, ROLE
 from mcp_ops.lab.proxy import Proxy, proxy
 from mcp_ops.records import AuditQuery, Begun, EntryKind, Operation
-from mcp_ops.stores.postgres.batch import Keeping
 from mcp_ops.stores.postgres.connections import Connections
 from mcp_ops.stores.postgres.jobs import Begin, Change, End, Notes
 from mcp_ops.stores.postgres.opening import open_ledger
-from mcp_ops.stores.postgres.time import StoreTime
 from mcp_ops.stores.postgres.writer import MOST_NOTED, Writer
 from tests.stores import records
 from tests.stores.backends import KEY, Postgres
 from tests.stores.postgres.server import Running
-
-CLOCK = SystemClock()
-
-
-@asynccontextmanager
-async def writing(store: Postgres, *, url: str = "", close_s: float = 10) -> AsyncIterator[Writer]:
-    """A writer alone."""
-    connections = Connections(url or store.url)
-    keeping = Keeping(replay_s=600, lookup_s=600)
-    try:
-        async with Writer.open(
-            connections, KEY, keeping=keeping, time=StoreTime(CLOCK), close_s=close_s
-        ) as writer:
-            yield writer
-    finally:
-        await connections.close()
-
-
-async def written(store: Postgres) -> list[str]:
-    async with open_ledger(store.url, CLOCK, key=KEY) as kept:
-        assert (await kept.ledger.verify()).ok
-        return [entry.call_id for entry in await kept.ledger.search(AuditQuery(limit=1_000))][::-1]
+from tests.stores.postgres.writers import CLOCK, writing, written
 
 
 async def test_lines_kept_elsewhere_are_written_once_however_often_they_are_given(
@@ -164,6 +139,17 @@ async def test_a_server_that_ends_a_transaction_gets_it_again(
             await postgresql.call(end_those_who_wait)
         await holder.close()
     assert await written(store) == ["c1"]
+
+
+async def test_more_jobs_than_one_commit_takes_are_all_done_in_their_order(
+    store: Postgres,
+) -> None:
+    asked = [f"c{number}" for number in range(600)]
+    with anyio.fail_after(20):
+        async with writing(store) as writer, anyio.create_task_group() as group:
+            for name in asked:
+                group.start_soon(writer.do, Change(records.entry(CLOCK, name)))
+    assert await written(store) == asked
 
 
 async def test_ten_thousand_lines_are_the_most_that_wait(

@@ -1,0 +1,83 @@
+"""F19: some of many fail. Each outcome is exact, a run stops at its limit, and can go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.faults.agents import WHY
+from tests.faults.checker import DONE
+from tests.faults.f02_cancel import ALL
+from tests.faults.items import fill
+from tests.faults.later import local
+from tests.faults.row import Run, Size
+from tests.faults.stage import stage
+
+_LIMIT = 3  # failures in a row after which a redrive stops
+
+
+async def fault_19(run: Run, size: Size) -> None:
+    """Restarts of ten workloads, a third of which can't start; a redrive whose endpoint fails."""
+    for _ in run.rounds(short=1, most=20):
+        await _restarts(run, many={"short": 6, "long": 10}[size])
+        await _redrive(run, items={"short": 8, "long": 60}[size])
+
+
+async def _restarts(run: Run, *, many: int) -> None:
+    place = run.place()
+    history = run.history(place)
+    names = [f"w-{number}" for number in range(many)]
+    bad = set(names[2::3])
+    async with stage(place, "cluster") as set_up:
+        await set_up.workloads(*(name for name in names if name not in bad))
+        await set_up.workloads(*bad, image="lab/faults:broken")
+        async with local(set_up, history, name="s1") as agent:
+            for name in names:
+                answer = await agent.restart(name, wait_s=30)
+                wanted = "failed" if name in bad else "verified"
+                run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
+            for name in names:  # asked again, nothing is done again
+                again = await agent.restart(name, wait_s=30)
+                run.expect(bool(again.body.get("replayed")), f"{name} was run again")
+        await run.judge(
+            history, place, effects=set_up.effects(), least_calls=2 * many, least_effects=many
+        )
+
+
+async def _redrive(run: Run, *, items: int) -> None:
+    place = run.place()
+    history = run.history(place)
+    async with stage(place, "coordinator", "queue") as set_up:
+        queued = await fill(set_up, items)
+        arguments: dict[str, Any] = {"target": "orders", "since": ALL, "rate_per_s": 50}
+        async with local(set_up, history, name="s1") as agent:
+            first = await agent.call("retry_deadletters", reason=WHY, **arguments, max_items=2)
+            run.expect(first.body.get("retried") == 2, f"first: {first.body}")
+            set_up.stand_ins["coordinator"].inject("unavailable")
+            history.fault("unavailable")
+            stopped = await agent.call(
+                "retry_deadletters", reason=WHY, **arguments, max_items=items
+            )
+            body = stopped.body
+            run.expect(body.get("failed") == _LIMIT, f"stopped: {body}")
+            run.expect(body.get("remaining") == items - 2 - _LIMIT, f"stopped: {body}")
+            set_up.stand_ins["coordinator"].mend("unavailable")
+            history.mended("unavailable")
+            rest = await agent.call(
+                "retry_deadletters",
+                reason=WHY,
+                **arguments,
+                max_items=items,
+                idempotency_key="the rest",
+            )
+            history.recovered("unavailable")
+            run.expect(rest.outcome in DONE, f"rest: {rest.body}")
+            run.expect(rest.body.get("retried") == items - 2, f"rest: {rest.body}")
+        places = await queued.places(set_up)
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            items=places,
+            least_calls=3,
+            least_effects=items,
+        )

@@ -1,0 +1,161 @@
+"""A change whose process was lost: another one finds it, begins it again, or says it can't know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mcp_ops.capabilities.base import Outcome
+from mcp_ops.capabilities.changes import Change, Plan
+from mcp_ops.changes import after, carry_out
+from mcp_ops.errors import Conflict, ConnectionLost
+from mcp_ops.tool import Interrupted, OneRun
+from tests.kubernetes_lab import Lab, lab, write
+
+WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
+
+
+@dataclass(slots=True)
+class Kept(OneRun):
+    """The steps of an operation that another process left, with the plan that it had pinned."""
+
+    plan: Plan
+    before: str = "sent"
+
+    async def pin(self, text: str) -> str:
+        assert text == "", "a plan of another process is not replaced"
+        return self.plan.model_dump_json()
+
+
+async def go_on(place: Lab, plan: Plan, *, call_id: str) -> Change:
+    frame = replace(write(call_id=call_id), steps=Kept(plan))
+
+    async def planning() -> Plan:
+        raise AssertionError("it was planned already")
+
+    with anyio.fail_after(10):
+        return await carry_out(place.platform, frame, planning, wait_s=45, after=after(plan.name))
+
+
+async def test_what_was_begun_is_found_and_followed(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        await place.platform.begin(plan, reason="it hangs", call_id="call-1")
+        done = await go_on(place, plan, call_id="call-1")
+        assert (done.outcome, done.ready) == ("verified", "2/2")
+        assert done.evidence["generation_before"] == 1
+        assert len(place.patches()) == 1
+
+
+async def test_what_never_reached_the_target_is_begun(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        assert (await go_on(place, plan, call_id="call-1")).outcome == "verified"
+        assert len(place.patches()) == 1
+
+
+async def test_what_somebody_changed_meanwhile_is_not_begun(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        await place.patch(WORKER, {"spec": {"replicas": 3}})
+        with pytest.raises(Conflict):
+            await go_on(place, plan, call_id="call-1")
+        assert len(place.patches()) == 1
+
+
+async def test_what_could_run_twice_is_not_begun_again(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        once = plan.model_copy(update={"repeatable": False})
+        with pytest.raises(ConnectionLost) as raised:
+            await go_on(place, once, call_id="call-1")
+        assert raised.value.executed == "unknown"
+        assert place.patches() == []
+
+
+async def test_plan_is_pinned_before_the_target_is_asked(tmp_path: Path) -> None:
+    class Full(OneRun):
+        async def at(self, where: str) -> None:
+            raise Interrupted
+
+    async with lab(tmp_path) as place:
+        frame = replace(write(), steps=Full())
+        with pytest.raises(Interrupted):
+            await carry_out(
+                place.platform,
+                frame,
+                lambda: place.platform.plan_restart("worker"),
+                wait_s=45,
+                after=after("worker"),
+            )
+        assert place.patches() == []
+
+
+async def test_process_that_drains_leaves_the_wait_to_another(tmp_path: Path) -> None:
+    class Drains(OneRun):
+        looked = 0
+
+        async def at(self, where: str) -> None:
+            self.looked += 1
+            if self.looked > 1:
+                raise Interrupted
+
+    async with lab(tmp_path) as place:
+        frame = replace(write(), steps=Drains())
+        with pytest.raises(Interrupted), anyio.fail_after(10):
+            await carry_out(
+                place.platform,
+                frame,
+                lambda: place.platform.plan_restart("worker"),
+                wait_s=45,
+                after=after("worker"),
+            )
+        assert len(place.patches()) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tools"),
+    [
+        ("verified", []),
+        ("unconfirmed", ["get_deployment"]),
+        ("failed", ["get_deployment", "get_deployment_logs"]),
+    ],
+)
+def test_what_comes_next_depends_on_how_it_ended(outcome: Outcome, tools: list[str]) -> None:
+    assert [step.tool for step in after("api")(outcome)] == tools
+
+
+async def test_what_nobody_was_asked_about_is_not_done(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        frame = replace(write(), pinned=())  # the look had found nothing to do
+        with pytest.raises(Conflict, match="now there is"):
+            await carry_out(
+                place.platform,
+                frame,
+                lambda: place.platform.plan_restart("worker"),
+                wait_s=0,
+                after=after("worker"),
+            )
+        assert place.patches() == []
+
+
+async def test_nothing_to_do_asks_nobody_and_touches_nothing(tmp_path: Path) -> None:
+    seen: list[object] = []
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        settled = plan.model_copy(update={"nothing": "it is so already"})
+
+        async def planning() -> Plan:
+            return settled
+
+        for dry_run, outcome in ((True, "planned"), (False, "verified")):
+            frame = write(dry_run=dry_run)
+            if dry_run:
+                frame = replace(frame, saw=lambda _state, items: seen.append(items))
+            done = await carry_out(place.platform, frame, planning, wait_s=0, after=after("worker"))
+            assert (done.outcome, done.plan) == (outcome, ["Nothing to do: it is so already."])
+        assert seen == [()]
+        assert place.patches() == []
