@@ -20,8 +20,8 @@ REFERENCE = "@Microsoft.KeyVault(VaultName=shop-vault;SecretName=api-key)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A write: the tool's call, the plan behind it, the request that does it, its effect, and
-    whether the target itself shows afterwards that it was done."""
+    """A write: the tool's call, the plan behind it, the request that does it, its effect,
+    whether the target itself shows afterwards that it was done, and whether Azure logs it."""
 
     name: str
     call: Callable[[Lab, Write], Awaitable[Any]]
@@ -30,6 +30,7 @@ class Row:
     path: str
     effect: str
     shows: bool = True
+    logged: bool = True
 
     async def run(self, place: Lab, **frame: Any) -> Change:
         """Make the change through its tool."""
@@ -116,6 +117,7 @@ ROWS = (
         method="PUT",
         path="/api/deployments/rel-41",
         effect="client.redeploy",
+        logged=False,
     ),
     Row(
         name="scale",

@@ -26,6 +26,8 @@ async def test_setting_that_is_there_needs_overwrite_and_others_are_kept(tmp_pat
                 "shop-api", key, value=value, value_ref="", overwrite=overwrite
             )
 
+        with pytest.raises(InvalidInput, match="write __"):
+            await plan("Logging:Level", "debug", False)
         with pytest.raises(Conflict, match="only replaced with overwrite"):
             await plan("api_timeout", "60", False)
         assert (await plan("API_TIMEOUT", "30", False)).nothing

@@ -48,7 +48,7 @@ class Action:
 async def rehearse(azure: Azure, plan: Plan, action: Action) -> None:
     """The same checks, and the role's permissions; Azure itself can't rehearse."""
     await action.check(azure, plan)
-    await check_allowed(azure, action.ask)
+    await check_allowed(azure, action.ask.at(plan.name))
 
 
 async def begin(azure: Azure, plan: Plan, action: Action, call_id: str) -> Begun:

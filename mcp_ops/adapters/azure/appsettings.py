@@ -150,6 +150,8 @@ async def plan_config(
     _check_value(azure, key, value, value_ref)
     site = await get_site(azure, name)
     not_busy(site)
+    if site.linux and ":" in key:
+        raise InvalidInput("A setting of an app on Linux has no colon in its name: write __.")
     settings = await read_settings(azure, name)
     known = _known(settings, key)
     wanted = value or value_ref

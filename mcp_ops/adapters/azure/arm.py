@@ -17,6 +17,7 @@ from mcp_ops.wire.http import Answer, HttpClient
 
 WEB: Final = "Microsoft.Web"
 _PAGES: Final = 20
+_SITES: Final = f"{WEB}/sites/"
 _NAMESPACE: Final = uuid.UUID("6d63702d-6f70-5000-8000-617a75726530")
 _CREDENTIAL: Final = "An operator must renew the target's credential."
 
@@ -28,6 +29,13 @@ class Ask:
 
     action: str
     writes: bool = False
+
+    def at(self, path: str) -> Ask:
+        """The same at a path: roles name what is done to a slot apart."""
+        if "/slots/" not in path or not self.action.startswith(_SITES):
+            return self
+        action = f"{_SITES}slots/{self.action.removeprefix(_SITES)}"
+        return Ask(action=action, writes=self.writes)
 
 
 def request_id(call_id: str) -> str:
@@ -144,13 +152,14 @@ class Arm:
 
     async def get(self, path: str, ask: Ask, *, api_version: str = "", **query: str) -> Obj:
         """One object."""
-        answer = await self._wire.send("GET", self._address(path, api_version, query), ask)
-        return answer.json_object()
+        url = self._address(path, api_version, query)
+        return (await self._wire.send("GET", url, ask.at(path))).json_object()
 
     async def read_by_post(self, path: str, ask: Ask, body: Any = None) -> Obj:
         """One object of a question that Azure wants as a POST."""
         url = self._address(path, "", {})
-        answer = await self._wire.send("POST", url, ask, body={} if body is None else body)
+        sent = {} if body is None else body
+        answer = await self._wire.send("POST", url, ask.at(path), body=sent)
         return answer.json_object()
 
     async def pages(
@@ -160,7 +169,7 @@ class Arm:
         found: list[Obj] = []
         url = self._address(path, api_version, query)
         for _ in range(_PAGES):
-            page = (await self._wire.send("GET", url, ask)).json_object()
+            page = (await self._wire.send("GET", url, ask.at(path))).json_object()
             found += objects(page, "value")
             following = text(page, "nextLink")
             if not following:
@@ -178,7 +187,7 @@ class Arm:
         url = self._address(path, "", query)
         # A POST without a body has a length all the same: proxies want one.
         content = body if body is not None else ({} if method == "POST" else None)
-        return await self._wire.send(method, url, ask, body=content, headers=headers)
+        return await self._wire.send(method, url, ask.at(path), body=content, headers=headers)
 
     async def poll(self, url: str, ask: Ask) -> Answer:
         """Ask how an operation is, at an address of `operation_of`."""

@@ -65,9 +65,12 @@ class Seen:
 
 
 def wanted(site: Site, plan: Farm | None, instances: list[Instance]) -> int:
-    """How many instances an app should have: those of its plan, none when it is stopped."""
+    """How many instances an app should have: those of its plan, none when it is stopped. Where
+    the workers are not the plan's, what there is is what is wanted."""
     if not site.running:
         return 0
+    if plan is not None and plan.elastic:
+        return len(instances)
     return plan.capacity if plan is not None else max(len(instances), 1)
 
 

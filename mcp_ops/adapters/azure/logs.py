@@ -25,7 +25,7 @@ from mcp_ops.wire.log_lines import Newest, Wanted
 READ: Final = Ask(action="Microsoft.Web/sites/publish/Action")
 FILES: Final = 10
 FILE_BYTES: Final = 512 * 1024
-_SAFE: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,150}")
+_SAFE: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,150}", re.ASCII)
 _DATED: Final = re.compile(r"\d{4}_\d\d_\d\d_([A-Za-z0-9]{2,40})_")
 _STAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?Z?)\s*:?\s?(.*)")
 _PLATFORM: Final = "_docker.log"

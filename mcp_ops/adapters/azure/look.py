@@ -17,7 +17,7 @@ from mcp_ops.adapters.azure.scm import Scm
 from mcp_ops.adapters.azure.settings import AzureAppServiceSettings
 from mcp_ops.clock import Clock
 from mcp_ops.errors import BadAnswer, Conflict, Forbidden, NotFound
-from mcp_ops.redact import Redactor
+from mcp_ops.redact import Redactor, tame
 
 READ_SITE: Final = Ask(action="Microsoft.Web/sites/read")
 READ_PLAN: Final = Ask(action="Microsoft.Web/serverfarms/read")
@@ -26,9 +26,12 @@ READ_CONFIG: Final = Ask(action="Microsoft.Web/sites/config/read")
 MOST_SITES: Final = 2_000
 MOST_INSTANCES: Final = 100
 _AT_ONCE: Final = 8
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9]{1,128}")
+# Plans on which Azure chooses the workers of each app.
+_ELASTIC: Final = frozenset({"dynamic", "flexconsumption", "elasticpremium"})
 _PLAN_ID: Final = re.compile(
     r"/subscriptions/(?P<subscription>[^/]{1,60})/resourceGroups/(?P<group>[^/]{1,90})"
-    r"/providers/Microsoft\.Web/serverfarms/(?P<name>[-\w]{1,60})",
+    r"/providers/Microsoft\.Web/serverfarms/(?P<name>[-A-Za-z0-9_]{1,60})",
     re.IGNORECASE,
 )
 T = TypeVar("T")
@@ -63,12 +66,7 @@ class Site:
 
     def said(self, key: str) -> str:
         """A text of its properties."""
-        return text(self.raw, "properties", key)
-
-    @property
-    def properties(self) -> Obj:
-        """All of them."""
-        return mapping(self.raw, "properties")
+        return tame(text(self.raw, "properties", key), 1_000)
 
     @property
     def running(self) -> bool:
@@ -125,12 +123,12 @@ class Farm:
     @property
     def sku(self) -> str:
         """Its size, as `P1v3`."""
-        return text(self.raw, "sku", "name")
+        return tame(text(self.raw, "sku", "name"), 40)
 
     @property
     def tier(self) -> str:
         """The tier of the size, as `PremiumV3`."""
-        return text(self.raw, "sku", "tier")
+        return tame(text(self.raw, "sku", "tier"), 40)
 
     @property
     def capacity(self) -> int:
@@ -145,6 +143,12 @@ class Farm:
     def has(self, key: str) -> bool:
         """Whether a property is true."""
         return flag(self.raw, "properties", key)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether each app has workers of its own number, which Azure or the app decides."""
+        each = self.has("elasticScaleEnabled") or self.has("perSiteScaling")
+        return each or self.tier.lower() in _ELASTIC
 
     @property
     def shown(self) -> str:
@@ -180,12 +184,12 @@ async def list_instances(azure: Azure, name: AppName) -> list[Instance]:
     raw, _ = await azure.arm.pages(path, READ_INSTANCES, most=MOST_INSTANCES)
     found = [
         Instance(
-            name=text(one, "name")[:128],
+            name=text(one, "name"),
             state=text(one, "properties", "state").upper()[:20] or "UNKNOWN",
             machine=text(one, "properties", "machineName")[:60],
         )
         for one in raw
-        if text(one, "name")
+        if _INSTANCE.fullmatch(text(one, "name"))
     ]
     return sorted(found, key=lambda one: one.name)
 

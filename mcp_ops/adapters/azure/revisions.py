@@ -20,7 +20,7 @@ PENDING: Final = frozenset({0, 1, 2})
 FAILED: Final = 3
 SUCCESS: Final = 4
 _MOST: Final = 200
-_ID: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,99}")
+_ID: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,99}", re.ASCII)
 _WORDS: Final = {0: "Pending", 1: "Building", 2: "Deploying", 3: "Failed", 4: "Success"}
 _AFTER: Final = "after:"
 

@@ -36,26 +36,32 @@ _WRITE: Final = Ask(action="Microsoft.Web/serverfarms/Write", writes=True)
 _AUTOSCALE: Final = Ask(action="Microsoft.Insights/AutoscaleSettings/Read")
 _AUTOSCALE_VERSION: Final = "2022-10-01"
 _FIXED: Final = frozenset({"free", "shared", "dynamic", "flexconsumption", "elasticpremium"})
-# What Azure answers of a plan and does not take back.
-_READ_ONLY: Final = frozenset(
+# What of a plan can be written; the rest Azure only tells.
+_WRITABLE: Final = frozenset(
     {
-        "status",
-        "subscription",
-        "maximumNumberOfWorkers",
-        "numberOfWorkers",
-        "currentNumberOfWorkers",
-        "currentWorkerSize",
-        "currentWorkerSizeId",
-        "geoRegion",
-        "numberOfSites",
-        "resourceGroup",
-        "provisioningState",
-        "serverFarmId",
-        "webSpace",
-        "planName",
-        "mdmId",
-        "siteMode",
-        "tags",
+        "workerTierName",
+        "hostingEnvironmentProfile",
+        "perSiteScaling",
+        "elasticScaleEnabled",
+        "maximumElasticWorkerCount",
+        "isSpot",
+        "spotExpirationTime",
+        "freeOfferExpirationTime",
+        "reserved",
+        "isXenon",
+        "hyperV",
+        "targetWorkerCount",
+        "targetWorkerSizeId",
+        "kubeEnvironmentProfile",
+        "zoneRedundant",
+        "asyncScalingEnabled",
+        "planDefaultIdentity",
+        "isCustomMode",
+        "registryAdapters",
+        "installScripts",
+        "network",
+        "storageMounts",
+        "rdpEnabled",
     }
 )
 _TIERS: Final = (
@@ -273,7 +279,7 @@ def put_of(raw: Obj, wanted: Obj) -> Obj:
     properties = {
         key: value
         for key, value in mapping(raw, "properties").items()
-        if key not in _READ_ONLY and value is not None
+        if key in _WRITABLE and value is not None
     }
     return {**kept, "sku": sku, "properties": properties}
 

@@ -33,7 +33,7 @@ class Kudu:
         if app is None:
             return PlainTextResponse("Not Found", 404)
         if path.startswith("deployments/") and request.method == "PUT":
-            return self._deploy(app, path.removeprefix("deployments/"), request)
+            return self._deploy(app, path.removeprefix("deployments/"))
         if request.method != "GET":
             return PlainTextResponse("Method Not Allowed", 405)
         if path == "logs/docker":
@@ -42,7 +42,7 @@ class Kudu:
             return self._file(app, path.removeprefix("vfs/LogFiles/"), request)
         return PlainTextResponse("Not Found", 404)
 
-    def _deploy(self, app: App, wanted: str, request: Request) -> Response:
+    def _deploy(self, app: App, wanted: str) -> Response:
         if "arm-forbidden" in self._world.faults:
             return PlainTextResponse("Forbidden", 403)
         if app.operation is not None:
@@ -57,7 +57,6 @@ class Kudu:
         found.update(status=2, start_time=rfc3339(world.now()), end_time=None)
         app.operation = world.begin("Deploy", lambda: world.deploy(app, found))
         world.log.append("client.redeploy", site=app.key, id=wanted)
-        world.record("Microsoft.Web/sites/deployments/write", app.key, request.headers)
         return JSONResponse({"id": wanted, "status": 2}, 202)
 
     # Files
