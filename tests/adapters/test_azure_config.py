@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from mcp_ops.capabilities.changes import Plan
-from mcp_ops.errors import Conflict, InvalidInput
+from mcp_ops.errors import BadAnswer, Conflict, InvalidInput
 from mcp_ops.tools.deployment_config import set_config
 from tests.adapters.azure_writes import ROWS
 from tests.azure_lab import lab
-from tests.kubernetes_lab import write
+from tests.kubernetes_lab import answering, write
 
 BY_NAME = {row.name: row for row in ROWS}
 
@@ -38,6 +38,17 @@ async def test_setting_that_is_there_needs_overwrite_and_others_are_kept(tmp_pat
         assert done.evidence["others_as_before"] is True
         effect = place.effects()[0]
         assert (list(effect["changed"]), effect["lost"]) == (["API_TIMEOUT"], [])
+
+
+async def test_answer_without_settings_is_not_taken_for_an_empty_dictionary(
+    tmp_path: Path,
+) -> None:
+    async with lab(tmp_path) as place:
+        for body in ({}, {"properties": None}, {"properties": {"A": 1}}, {"properties": []}):
+            place.between.inject("POST", "/appsettings/list", answering(200, body))
+            with pytest.raises(BadAnswer):
+                await BY_NAME["setting"].run(place)
+        assert place.effects() == []
 
 
 async def test_change_in_the_moment_between_is_told_afterwards(tmp_path: Path) -> None:

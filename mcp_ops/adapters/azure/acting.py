@@ -64,7 +64,10 @@ async def begin(azure: Azure, plan: Plan, action: Action, call_id: str) -> Begun
 
 async def find(azure: Azure, plan: Plan, action: Action, call_id: str) -> Begun | None:
     """The change by what it left: the activity log names the call, or the target is as planned."""
-    trace = await traced(azure, call_id, _looked_at(plan))
+    try:
+        trace = await traced(azure, call_id, _looked_at(plan))
+    except Upstream:  # another service than the one that is asked next
+        trace = None
     if trace is not None:
         at = moment(trace.first) or text(plan.values, LOOKED_AT)
         return _begun(plan, call_id, at, {"activity_log": trace.status})

@@ -49,13 +49,14 @@ _WAITING: Final = frozenset({"", "initialized"})
 
 
 async def read_settings(azure: Azure, name: AppName) -> dict[str, str]:
-    """The dictionary as it is; the values stay inside this module."""
+    """The dictionary as it is; the values stay inside this module.
+
+    Raises `BadAnswer` for an answer without one: taken for an empty one it would be written back.
+    """
     found = await azure.arm.read_by_post(
         azure.arm.web(f"{name.path}/config/appsettings/list"), _LIST
     )
     properties = dig(found, "properties")
-    if properties is None:
-        return {}
     if not isinstance(properties, dict) or not all(
         isinstance(each, str) for each in properties.values()
     ):

@@ -111,7 +111,8 @@ async def _check(azure: Azure, plan: Plan) -> str:
 
 async def _send(azure: Azure, plan: Plan, address: Any, call_id: str) -> Answer:
     path = f"deployments/{plan.values['id']}"
-    return await azure.scm.put(str(address), path, ACTIONS[ROLLBACK].ask, call_id=call_id)
+    ask = ACTIONS[ROLLBACK].ask.at(plan.name)
+    return await azure.scm.put(str(address), path, ask, call_id=call_id)
 
 
 async def _now(azure: Azure, plan: Plan) -> tuple[Obj | None, str]:
