@@ -326,7 +326,7 @@ class _Arm:
         if found.ended and found.fails:
             return answers.conflict(found.fails)
         if found.ended:
-            return JSONResponse({"status": "Succeeded"})
+            return JSONResponse(found.result())
         return answers.accepted(self.world, str(call.request.url))
 
     def events(self, request: Request) -> Response:

@@ -207,6 +207,7 @@ class Changes:
                     world.restart(app)
 
         operation = world.begin("ScaleServerFarm", done)
+        operation.result = lambda: show.farm_of(world, farm)
         action = "Microsoft.Web/serverfarms/Write"
         self._happened("plan", call, action, plan=farm.name, before=before, after=after)
         return answers.accepted(world, self._where(call, operation.id), show.farm_of(world, farm))

@@ -32,7 +32,8 @@ _PINGS: Final = (
 
 @dataclass(slots=True, kw_only=True)
 class Operation:
-    """Something that takes its time. `fails` is the error it ends with, or empty."""
+    """Something that takes its time. `fails` is the error it ends with, or empty; `result` what
+    its address answers at the end."""
 
     id: str
     name: str
@@ -40,6 +41,7 @@ class Operation:
     done: Callable[[], None]
     fails: str = ""
     ended: bool = False
+    result: Callable[[], dict[str, Any]] = lambda: {"status": "Succeeded"}
 
 
 @dataclass(slots=True, kw_only=True)
