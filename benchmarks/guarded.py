@@ -8,6 +8,7 @@ opened application's own guard, ledger and transports serve `look`, the bare ser
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,6 +76,7 @@ async def main(transport: str, config: Path) -> None:
         server = serving(app)
         seal(server.mcp, [b"benchmark" * 4], bind_caller("benchmark"))
         stop = anyio.Event()
+        gc.freeze()  # as the server does
         if transport == "stdio":
             await serve_stdio(server.mcp, stop=stop)
         else:

@@ -27,6 +27,7 @@ from benchmarks.raw_client import Call, http_server, rss_mb
 
 KEYS = tuple(f"benchmark-key-{number:02}-0123456789abcdef" for number in range(24))
 CLIENTS = (1, 8, 64, 256)
+WARM_UP = 400
 KINDS: dict[Kind, str] = {
     "2026": "Streamable HTTP, 2026-07-28",
     "session": "Streamable HTTP, sessions",
@@ -150,7 +151,7 @@ async def _loads(figures: HttpFigures, scale: float) -> None:
             with tempfile.TemporaryDirectory() as directory:
                 async with serving(name, Path(directory)) as (url, _):
                     client = LoadClient([url], kind, KEYS if name == "guard" else ())
-                    await client.drive(NO_OP, clients=8, count=200)
+                    await client.drive(NO_OP, clients=8, count=WARM_UP)
                     for clients in CLIENTS:
                         count = int(max(4 * clients, 600 if clients == 1 else 1500) * scale)
                         found = await client.drive(
@@ -167,7 +168,7 @@ async def _replicas(figures: HttpFigures, scale: float) -> None:
         ):
             for urls in ([one], [one, two]):
                 client = LoadClient(urls, "2026", KEYS)
-                await client.drive(NO_OP, clients=8, count=200)
+                await client.drive(NO_OP, clients=8, count=WARM_UP)
                 found = await client.drive(NO_OP, clients=64, count=int(3000 * scale))
                 figures.replicas(len(urls), found.rate)
 

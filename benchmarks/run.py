@@ -19,11 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import http_clients
-from benchmarks.raw_client import Call, http_peer, rss_mb, stdio_peer
+from benchmarks.raw_client import Call, HttpPeer, StdioPeer, http_peer, rss_mb, stdio_peer
 from benchmarks.report import Bar, Figures, Tokens, count_tokens, render
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 KEY = "benchmark-key-0123456789abcdef"
+WARM_UP = 400
+"""Calls before anything is measured: a process has its first full garbage collection within them,
+which lasts as long as a hundred calls."""
 NO_OP = Call(tool="look", arguments={"name": "x{n}"})
 SAME = Call(tool="look", arguments={"name": "x"})
 STORED = Call(tool="list_approvals", arguments={"limit": "{n}"})
@@ -138,13 +141,13 @@ def contenders(scale: float) -> list[Contender]:
         Contender(
             name="SDK, HTTP",
             command=(*bare, "http"),
-            rates=pair("read", NO_OP, 300, 800),
+            rates=pair("read", NO_OP, 1000, 1500),
             http=True,
         ),
         Contender(
             name="guard, HTTP with a key",
             command=(*guarded, "http"),
-            rates=pair("read", NO_OP, 300, 800),
+            rates=pair("read", NO_OP, 1000, 1500),
             http=True,
             config=LIMITS + KEYS,
             env={"BENCHMARK_KEY": KEY},
@@ -163,7 +166,7 @@ async def measure(contender: Contender, figures: Figures, tokens: Tokens) -> Non
             command = (*command, "--config", str(config))
         if contender.http:
             async with http_peer(command, env, key=contender.env.get("BENCHMARK_KEY", "")) as peer:
-                await peer.drive(contender.rates[0].call, count=64, in_flight=8, envelope=True)
+                await _warm_up(peer, contender)
                 for rate in contender.rates:
                     got = await peer.drive(
                         rate.call, count=rate.count, in_flight=rate.in_flight, envelope=True
@@ -171,6 +174,10 @@ async def measure(contender: Contender, figures: Figures, tokens: Tokens) -> Non
                     figures.add(contender.name, rate.name, got)
             return
         await _measure_stdio(contender, command, env, figures, tokens)
+
+
+async def _warm_up(peer: StdioPeer | HttpPeer, contender: Contender) -> None:
+    await peer.drive(contender.rates[0].call, count=WARM_UP, in_flight=8, envelope=True)
 
 
 async def _measure_stdio(
@@ -186,7 +193,7 @@ async def _measure_stdio(
         figures.add(contender.name, "RSS MB", rss_mb(peer.process.pid))
         if "mcp_ops" in command:
             tokens.update(count_tokens(listed["tools"]))
-        await peer.drive(contender.rates[0].call, count=64, in_flight=8, envelope=True)
+        await _warm_up(peer, contender)
         for rate in contender.rates:
             got = await peer.drive(
                 rate.call, count=rate.count, in_flight=rate.in_flight, envelope=True

@@ -5,6 +5,7 @@ Everything is opened in one exit stack and closed in reverse.
 
 from __future__ import annotations
 
+import gc
 import getpass
 import logging
 import signal
@@ -288,6 +289,7 @@ async def serve(
             if settings.server.transport == "stdio":
                 from mcp_ops.transport_stdio import serve_stdio
 
+                gc.freeze()  # what is loaded stays: no collection has to walk over it
                 await serve_stdio(app.server.mcp, stop=stop)
             else:
                 # Only who serves HTTP pays for importing it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from mcp_ops.ports import Port
@@ -56,5 +58,12 @@ class ManualClock:
 
 def rfc3339(seconds: float) -> str:
     """A Unix time as RFC 3339 in UTC with millisecond precision."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    fraction, whole = math.modf(seconds)
+    micros = round(fraction * 1_000_000)
+    carried, micros = divmod(micros, 1_000_000)
+    return f"{_second(int(whole) + carried)}.{micros // 1_000:03d}Z"
+
+
+@lru_cache(maxsize=64)  # every answer says when it was observed
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

@@ -7,31 +7,33 @@ nothing against the target: its circuit does not count it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import Self
 
 
-@dataclass(slots=True)
 class Signs:
-    """What was heard since the last question."""
+    """What was heard since the last question, while it is entered; by tasks that are started
+    within it, too."""
 
-    heard: bool = False
+    __slots__ = ("_token", "heard")
+
+    def __init__(self) -> None:
+        self.heard = False
+
+    def __enter__(self) -> Self:
+        self._token = _listening.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _listening.reset(self._token)
 
 
 _listening: ContextVar[Signs | None] = ContextVar("mcp_ops_signs", default=None)
 
 
-@contextmanager
-def listening() -> Iterator[Signs]:
-    """Listen around one attempt; tasks that are started within it are heard, too."""
-    signs = Signs()
-    token = _listening.set(signs)
-    try:
-        yield signs
-    finally:
-        _listening.reset(token)
+def listening() -> Signs:
+    """Listen around one attempt."""
+    return Signs()
 
 
 def asking() -> None:

@@ -26,10 +26,14 @@ KINDS: Mapping[str, str] = {
     "azure_app_service": "mcp_ops.adapters.azure.adapter:AzureAppServiceAdapter",
     "file_secrets": "mcp_ops.adapters.file_secrets:FileSecretsAdapter",
     "http": "mcp_ops.adapters.http_endpoint:HttpEndpointAdapter",
+    "http_jobs": "mcp_ops.adapters.http_jobs.adapter:HttpJobsAdapter",
     "kubernetes": "mcp_ops.adapters.kubernetes.adapter:KubernetesAdapter",
     "oauth": "mcp_ops.adapters.oauth:OAuthAdapter",
+    "process": "mcp_ops.adapters.process.adapter:ProcessAdapter",
+    "railway": "mcp_ops.adapters.railway.adapter:RailwayAdapter",
     "redis": "mcp_ops.adapters.redis.adapter:RedisAdapter",
     "salesforce": "mcp_ops.adapters.salesforce:SalesforceAdapter",
+    "systemd": "mcp_ops.adapters.systemd.adapter:SystemdAdapter",
 }
 _OPEN_S = 30.0
 _CLOSE_S = 5.0

@@ -81,6 +81,16 @@ class RateState:
     limit_per_minute: float
     retry_after_s: float
 
+    def less(self, cost: int) -> RateState:
+        """The same after a charge, for which it was looked at."""
+        return RateState(
+            name=self.name,
+            allowed=self.allowed,
+            remaining=max(0, self.remaining - cost),
+            limit_per_minute=self.limit_per_minute,
+            retry_after_s=self.retry_after_s,
+        )
+
 
 class CircuitPhase(StrEnum):
     """Closed lets calls pass, open refuses, half-open lets one probe pass, isolated stays shut."""

@@ -27,6 +27,7 @@ from mcp_ops.redact_formats import (
     is_key_line,
     key_lines,
     kubernetes_secrets,
+    possible,
     private_keys,
 )
 from mcp_ops.redact_known import Known
@@ -152,7 +153,7 @@ class Redactor:
             return True
         lower = " ".join(words).lower()
         text = dumped.decode("utf-8", "replace")
-        marked = [each for each in MARKED if each.possible(text, lower)]
+        marked = possible(MARKED, text, lower)
         named = any_in(LITERALS, lower)
         if "\\" in text:
             if any(self._holds_escaped(each) for each in _ESCAPED.findall(text)):
@@ -161,8 +162,8 @@ class Redactor:
         return (
             any(each.found(text) for each in marked)
             or (named and (has_named(text) or has_container(text)))
-            or kubernetes_secrets(text) != text
-            or private_keys(text) != text
+            or ("Secret" in text and kubernetes_secrets(text) != text)
+            or ("PRIVATE KEY" in text and private_keys(text) != text)
             or begins_over_lines(text)
         )
 

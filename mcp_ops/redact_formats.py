@@ -61,6 +61,24 @@ class Format:
         return f"{match.groupdict().get('keep') or ''}{MASK}"  # what is masked stays as it is
 
 
+def possible(formats: tuple[Format, ...], text: str, lower: str) -> list[Format]:
+    """Those of which the text may hold a secret."""
+    found = []
+    for each in formats:  # loops, not generators or calls: this is asked twice for every call
+        for gate in each.gates:
+            if gate not in text:
+                break
+        else:
+            if not each.literals:
+                found.append(each)
+                continue
+            for literal in each.literals:
+                if literal in lower:
+                    found.append(each)
+                    break
+    return found
+
+
 def any_in(literals: tuple[str, ...], text: str) -> bool:
     """Whether one of them stands in the text."""
     for literal in literals:  # noqa: SIM110 - a generator takes three times as long
@@ -277,10 +295,12 @@ def is_key_line(word: str) -> bool:
 # Items of a list that are lines of one text: what only the lines together tell.
 _OVER_LINES = re.compile(r": ?[|>][+-]?\d?\"|\"\s{0,20}value\s?[:=]|\"\s{0,20}kind:\s?Secret\"")
 
+_OVER_LINES_MARKS = ("|", ">", "value", "kind")  # one of them stands in every match
+
 
 def begins_over_lines(dumped: str) -> bool:
     """Whether strings of serialized JSON may be lines of YAML that hold a secret together."""
-    return _OVER_LINES.search(dumped) is not None
+    return any_in(_OVER_LINES_MARKS, dumped) and _OVER_LINES.search(dumped) is not None
 
 
 _SECRET_KIND = re.compile(r"\bkind(?:\\{0,8}\")?\s{0,4}:\s{0,4}(?:\\{0,8}\")?Secret\b")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -158,12 +159,25 @@ def _traceparent(ctx: ServerRequestContext[Any, Any], meta: Mapping[str, Any]) -
     if own.is_valid:
         ids = trace.format_trace_id(own.trace_id), trace.format_span_id(own.span_id)
         return f"00-{ids[0]}-{ids[1]}-{own.trace_flags:02x}"
-    header = None if ctx.request is None else ctx.request.headers.get("traceparent")
+    header = None if ctx.request is None else _header(ctx.request.scope, b"traceparent")
     for value in (meta.get("traceparent"), header):
         if isinstance(value, str) and _TRACEPARENT.fullmatch(value):
             return value
     return ""
 
 
+def _header(scope: Mapping[str, Any], wanted: bytes) -> str | None:
+    for name, value in scope["headers"]:
+        if name == wanted:
+            found: str = value.decode("latin-1")
+            return found
+    return None
+
+
 def _label(text: str) -> str:
-    return _NOT_IN_A_LABEL.sub("-", text[:_LABEL_LENGTH]).strip("-")
+    return _cleaned(text[:_LABEL_LENGTH])
+
+
+@lru_cache(maxsize=256)  # a client says the same with every call
+def _cleaned(text: str) -> str:
+    return _NOT_IN_A_LABEL.sub("-", text).strip("-")

@@ -63,6 +63,7 @@ class Bounds(Protocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
+        self.transport = _HeldHead(self, self.transport)
         self._head = 0
         self._head_timer: TimerHandle | None = None
         self._body_timer: TimerHandle | None = None
@@ -192,6 +193,54 @@ class Bounds(Protocol):
         if timer is not None:
             timer.cancel()
             setattr(self, name, None)
+
+
+class _HeldHead:
+    """A transport that keeps the head of a response until its first body comes, at the longest
+    until the loop's next turn.
+
+    uvicorn writes them one by one, and each of its writes is a call of the system and wakes the
+    client, which can do nothing with a head alone.
+    """
+
+    __slots__ = ("_head", "_of", "_protocol", "_transport")
+
+    def __init__(self, protocol: Bounds, transport: Any) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self._head = b""
+        self._of: Any = None  # the response whose head was written last
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep what a response begins with."""
+        cycle = self._protocol.cycle
+        if cycle is not self._of:
+            self._flush()
+            self._of, self._head = cycle, data
+            self._protocol.loop.call_soon(self._flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it once all is written."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is about to be closed."""
+        closing: bool = self._transport.is_closing()
+        return closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
 
 
 def guarded_protocol(

@@ -14,29 +14,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 import anyio
-import orjson
 from mcp.server.connection import Connection
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.runner import modern_error_data
-from mcp.server.session import ServerSession
-from mcp.shared.dispatcher import CallOptions
-from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, x_mcp_header_map
-from mcp.shared.message import ServerMessageMetadata
-from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_ops.transport_answer import PING_S, STREAM_HEAD, accepts, read_body
-from mcp_ops.transport_calls import METHOD, PlainCalls, plain_params
-from mcp_ops.transport_json import odd_json
+from mcp_ops.transport_calls import METHOD, PlainCalls, PlainContext, plain_call
+from mcp_ops.transport_json import encoded
 from mcp_ops.transport_refusals import MAX_BODY
 
 PATH: Final = "/mcp"
@@ -47,7 +37,6 @@ WATCHED_AFTER_S: Final = 0.05
 _VERSION: Final = b"2026-07-28"
 _VERSION_HEADER: Final = b"mcp-protocol-version"
 _SESSION_VERSIONS: Final = frozenset(each.encode() for each in HANDSHAKE_PROTOCOL_VERSIONS)
-_MESSAGE = frozenset({"jsonrpc", "id", "method", "params"})
 _NEEDED = (b"content-type", b"accept", b"content-length", b"mcp-protocol-version", b"mcp-method")
 _READ = frozenset({*_NEEDED, b"mcp-name", b"transfer-encoding"})
 
@@ -75,7 +64,6 @@ class Direct:
         self._server = server
         self._calls = calls
         self._mirrored: dict[str, bool] = {}
-        self._chain: CallNext | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on the request as it came."""
@@ -102,18 +90,9 @@ class Direct:
         await self._answer(exchange, envelope)
 
     def _plain_body(self, body: bytes, name: str) -> dict[str, Any] | None:
-        try:
-            message = orjson.loads(body)
-        except ValueError:
-            return None
+        message = plain_call(body)
         plain = (
-            type(message) is dict
-            and message.keys() == _MESSAGE
-            and message["jsonrpc"] == "2.0"
-            and message["method"] == METHOD
-            and type(message["id"]) in (int, str)
-            and type(message["params"]) is dict
-            and plain_params(message["params"])
+            message is not None
             and message["params"]["name"] == name
             and "_meta" in message["params"]
             and not self._mirrors(name)
@@ -132,59 +111,20 @@ class Direct:
         return known
 
     async def _answer(self, exchange: _Exchange, envelope: Connection) -> None:
-        params = exchange.params
-        meta = dict(params["_meta"])
-        if (token := meta.pop("progressToken", None)) is not None:
-            meta["progress_token"] = exchange.progress_token = token
-        ctx: ServerRequestContext[Any, Any] = ServerRequestContext(
-            session=ServerSession(exchange, envelope, request_meta=meta),  # type: ignore[arg-type]
-            lifespan_context={},
-            method=METHOD,
-            params=params,
-            request_id=exchange.request_id,
-            meta=meta,  # type: ignore[arg-type]  # a TypedDict of the SDK's that takes all keys
-            protocol_version=envelope.protocol_version,
-            request=exchange.request,
-        )
         watch = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, exchange.watch)
         try:
             with exchange.scope:
-                await exchange.end(*await self._outcome(ctx))
+                await exchange.end(*await self._calls.outcome(exchange.context(envelope, {})))
         finally:
             watch.cancel()
             await exchange.unwatch()
 
-    async def _outcome(self, ctx: ServerRequestContext[Any, Any]) -> tuple[str, Any]:
-        try:
-            result = await self._through(ctx)
-        except Exception as exc:  # the edge of the protocol: every failure is an answer
-            return "error", modern_error_data(exc).model_dump(exclude_none=True)
-        if isinstance(result, BaseModel):  # a question, sealed on its way out
-            result = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-        return "result", result
 
-    async def _through(self, ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
-        """All middleware of the server, the last of which answers."""
-        if self._chain is None:
-            self._chain = _unreachable
-            for each in reversed(self._server.middleware):
-                self._chain = partial(_call, each, self._chain)
-        return await self._chain(ctx)
+class _Exchange(PlainContext):
+    """One request and its answer. In this revision a server does not ask, and a client cancels by
+    leaving."""
 
-
-async def _call(middleware: Any, call_next: CallNext, ctx: Any) -> HandlerResult:
-    result: HandlerResult = await middleware(ctx, call_next)
-    return result
-
-
-async def _unreachable(ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
-    raise AssertionError("a plain call is answered before")
-
-
-class _Exchange:
-    """One request and its answer, as the SDK's session sees it: it can notify, but not ask."""
-
-    can_send_request = False
+    kind = "streamable-http"
 
     def __init__(
         self,
@@ -195,12 +135,8 @@ class _Exchange:
         *,
         ping_s: float,
     ) -> None:
+        super().__init__(message, request)
         self._ping_s = ping_s
-        self.request_id: int | str = message["id"]
-        self.params: dict[str, Any] = message["params"]
-        self.request = request
-        self.progress_token: int | str | None = None
-        self.scope = anyio.CancelScope()
         self._receive = receive
         self._send = send
         self._streaming = False
@@ -208,50 +144,9 @@ class _Exchange:
         self._writing: anyio.Lock | None = None
         self._watching: list[asyncio.Task[None]] = []
 
-    # What the SDK's session asks for.
-
-    @property
-    def transport(self) -> TransportContext:
-        """How the request came."""
-        return TransportContext(
-            kind="streamable-http", can_send_request=False, headers=self.request.headers
-        )
-
-    @property
-    def message_metadata(self) -> ServerMessageMetadata:
-        """The request, for who looks for it here."""
-        return ServerMessageMetadata(request_context=self.request)
-
-    @property
-    def cancel_requested(self) -> anyio.Event:
-        """Never set: a client of this revision cancels by leaving."""
-        return anyio.Event()
-
-    async def send_raw_request(
-        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> dict[str, Any]:
-        """Refused: in this revision a server does not ask."""
-        raise NoBackChannelError(method)
-
-    async def notify(
-        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> None:
-        """Send a notification; the answer is an event stream from then on."""
-        body = {} if params is None else {"params": dict(params)}
-        await self._event({"jsonrpc": "2.0", "method": method, **body})
-
-    async def progress(
-        self, progress: float, total: float | None = None, message: str | None = None
-    ) -> None:
-        """Say how far the call is, to a client that wants to hear it."""
-        if self.progress_token is None:
-            return
-        said: dict[str, Any] = {"progressToken": self.progress_token, "progress": progress}
-        if total is not None:
-            said["total"] = total
-        if message is not None:
-            said["message"] = message
-        await self.notify("notifications/progress", said)
+    async def say(self, message: Mapping[str, Any]) -> None:
+        """Send a message; the answer is an event stream from then on."""
+        await self._event(message)
 
     # The answer.
 
@@ -309,14 +204,6 @@ class _Exchange:
         while True:
             await asyncio.sleep(self._ping_s)
             await self._chunk(b": ping\r\n\r\n")
-
-
-def encoded(message: Mapping[str, Any]) -> bytes:
-    """JSON in UTF-8, of what orjson takes and of what it does not."""
-    try:
-        return orjson.dumps(message)
-    except TypeError:
-        return odd_json(message)
 
 
 def _of_a_session(scope: Scope) -> bool:

@@ -10,8 +10,8 @@ and a claim from the other era is refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
@@ -39,16 +39,36 @@ Params = Mapping[str, Any] | None
 Context = DispatchContext[TransportContext]
 
 
+class Opened(NamedTuple):
+    """A connection that is being served: what a call needs that does not come by its stream.
+
+    `connection` is None where each request brings its own envelope.
+    """
+
+    connection: Connection | None
+    state: Any
+
+
+def _nobody(_: Opened) -> None:
+    """Nobody answers calls beside the dispatcher."""
+
+
 async def serve_era(
     server: Server[Any],
     opening: JSONRPCRequest,
     reader: ReadStream[SessionMessage | Exception],
     writer: WriteStream[SessionMessage],
+    *,
+    opened: Callable[[Opened], None] = _nobody,
 ) -> None:
-    """Serve one connection until `reader` ends. `opening` is the first request that it gives."""
-    modern = opening.method != "initialize" and _enveloped(opening.params)
+    """Serve one connection until `reader` ends. `opening` is the first request that it gives;
+    `opened` is told of the connection before that is answered."""
     async with server.lifespan(server) as state:
-        await (_serve_modern if modern else serve_session)(server, reader, writer, state)
+        if opening.method != "initialize" and enveloped(opening.params):
+            opened(Opened(None, state))
+            await _serve_modern(server, reader, writer, state)
+        else:
+            await serve_session(server, reader, writer, state, opened=opened)
 
 
 async def serve_session(
@@ -56,6 +76,8 @@ async def serve_session(
     reader: ReadStream[SessionMessage | Exception],
     writer: WriteStream[SessionMessage],
     state: Any,
+    *,
+    opened: Callable[[Opened], None] = _nobody,
 ) -> None:
     """Serve one connection with a handshake until `reader` ends."""
     dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
@@ -66,9 +88,10 @@ async def serve_session(
     )
     connection = Connection.for_loop(dispatcher)
     runner: ServerRunner[Any] = ServerRunner(server, connection, state)
+    opened(Opened(connection, state))
 
     async def on_request(ctx: Context, method: str, params: Params) -> dict[str, Any]:
-        if method != "initialize" and _enveloped(params):
+        if method != "initialize" and enveloped(params):
             raise MCPError(
                 INVALID_REQUEST,
                 "this connection was opened with the initialize handshake; "
@@ -123,7 +146,8 @@ def _contained(on_request: OnRequest) -> OnRequest:
     return contained
 
 
-def _enveloped(params: Params) -> bool:
+def enveloped(params: Params) -> bool:
+    """Whether a request carries the envelope of 2026-07-28, or half of it."""
     meta = (params or {}).get("_meta")
     return isinstance(meta, Mapping) and PROTOCOL_VERSION_META_KEY in meta
 

@@ -143,7 +143,7 @@ def http_app(
     ]
     others: dict[str, ASGIApp] = {}
     if sse:
-        streams = SseTransport(server)
+        streams = SseTransport(server, calls)
         routes += streams.routes()
         others[MESSAGES] = streams.post
     if door.challenges.oauth:

@@ -1,9 +1,10 @@
 """HTTP with SSE, the transport of 2024: a stream at /sse, messages for it by POST at /messages/.
 
 The SDK's own has five streams and four tasks between a POST and the event that answers it, which
-costs more than the guard. Here a message goes to the session's dispatcher, and what it answers
-goes into the response of /sse. Paths, status codes and events are the SDK's; so is the rule that
-a session is found by the principal that opened it, and by nobody else.
+costs more than the guard. Here a plain call runs in the task of its POST (`transport_inline`), any
+other message goes to the session's dispatcher, and what they answer goes into the response of
+/sse. Paths, status codes and events are the SDK's; so is the rule that a session is found by the
+principal that opened it, and by nobody else.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_ops.transport_answer import PING_S, WAITING, owner_of, read_body
+from mcp_ops.transport_calls import PlainCalls
 from mcp_ops.transport_ends import ReadEnd, StreamEnd
 from mcp_ops.transport_eras import serve_era
+from mcp_ops.transport_inline import InlineCalls, Places
 from mcp_ops.transport_json import encode, parse_body
 
 STREAM: Final = "/sse"
@@ -48,11 +51,16 @@ _HEAD = [
 
 
 class SseTransport:
-    """The streams that are open, and the two applications."""
+    """The streams that are open, and the two applications. `places` bounds the calls that run in
+    the task of their POST."""
 
-    def __init__(self, server: Server[Any]) -> None:
+    def __init__(
+        self, server: Server[Any], calls: PlainCalls, places: Places | None = None
+    ) -> None:
         self._server = server
-        self._open: dict[UUID, _Session] = {}
+        self._calls = calls
+        self._places = places or Places()
+        self._open: dict[str, _Session] = {}
 
     def routes(self) -> list[BaseRoute]:
         """For the application."""
@@ -69,18 +77,22 @@ class SseTransport:
         to_session, messages = anyio.create_memory_object_stream[SessionMessage | Exception](
             WAITING
         )
-        session_id = uuid4()
+        session_id = uuid4().hex
         writer = _Writer(send)
-        self._open[session_id] = _Session(to_session, owner_of(scope))
+        inline = InlineCalls(self._calls, writer.message, self._places)
+        self._open[session_id] = _Session(to_session, owner_of(scope), inline)
         path = quote(scope.get("root_path", "").rstrip("/") + MESSAGES)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
-            await writer.event("endpoint", f"{path}?session_id={session_id.hex}".encode())
+            await writer.endpoint(f"{path}?session_id={session_id}")
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(writer.ping)
-                tasks.start_soon(self._serve, messages, writer, tasks.cancel_scope)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                tasks.start_soon(self._serve, messages, writer, inline, tasks.cancel_scope)
+                try:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                finally:
+                    await inline.end()
                 tasks.cancel_scope.cancel()
             await send({"type": "http.response.body", "body": b""})
         finally:
@@ -88,24 +100,39 @@ class SseTransport:
             to_session.close()
             messages.close()
 
-    async def _serve(self, messages: Any, writer: _Writer, scope: anyio.CancelScope) -> None:
+    async def _serve(
+        self, messages: Any, writer: _Writer, inline: InlineCalls, scope: anyio.CancelScope
+    ) -> None:
         first = _First(messages)
         opening = await first.request()
         if opening is not None:
-            await serve_era(self._server, opening, first, writer)
+            await serve_era(self._server, opening, first, writer, opened=inline.open)
         scope.cancel()
 
     async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a message for a session: 202, or what is wrong."""
-        answer = await self._taken(scope, receive)
-        if answer is None:
-            await send(_ACCEPTED)
-            await send(_ACCEPTED_BODY)
+        session = self._session(scope)
+        if isinstance(session, Response):
+            await session(scope, receive, send)
+            return
+        body = await read_body(receive, [])
+        if body is None:
+            await Response("Request body too large", 413)(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        call = session.inline.take(body, request)
+        if call is not None:
+            try:
+                await _accept(send)
+            finally:  # it is taken: whatever becomes of the note, it has to run
+                await session.inline.run(call)
+        elif (wrong := await session.hand_over(body, request)) is not None:
+            await wrong(scope, receive, send)
         else:
-            await answer(scope, receive, send)
+            await _accept(send)
 
-    async def _taken(self, scope: Scope, receive: Receive) -> Response | None:
-        """Hand a message to its session; None when it has it, else what its sender gets."""
+    def _session(self, scope: Scope) -> _Session | Response:
+        """The session that a message is for, or what its sender gets."""
         if scope["method"] != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
         kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
@@ -114,36 +141,26 @@ class SseTransport:
         asked = _session_asked(scope["query_string"])
         if not asked:
             return Response("session_id is required", 400)
-        try:
-            session = self._open.get(UUID(hex=asked))
-        except ValueError:
-            return Response("Invalid session ID", 400)
+        session = self._open.get(asked)
+        if session is None:
+            try:
+                session = self._open.get(UUID(hex=asked).hex)
+            except ValueError:
+                return Response("Invalid session ID", 400)
         if session is None or session.owner != owner_of(scope):
             return Response("Could not find session", 404)
-        return await self._hand_over(session, scope, receive)
-
-    async def _hand_over(
-        self, session: _Session, scope: Scope, receive: Receive
-    ) -> Response | None:
-        body = await read_body(receive, [])
-        if body is None:
-            return Response("Request body too large", 413)
-        try:
-            message = parse_body(body)
-        except (ValueError, RecursionError):
-            return Response("Could not parse message", 400)
-        metadata = ServerMessageMetadata(request_context=Request(scope, receive))
-        try:
-            await session.send(SessionMessage(message, metadata=metadata))
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            return Response("Could not find session", 404)
-        return None
+        return session
 
 
 def _session_asked(query: bytes) -> str:
     if query.startswith(_QUERY) and query.isascii() and len(query) == len(_QUERY) + 32:
         return query[len(_QUERY) :].decode()
     return parse_qs(query.decode("latin-1")).get("session_id", [""])[0]
+
+
+async def _accept(send: Send) -> None:
+    await send(_ACCEPTED)
+    await send(_ACCEPTED_BODY)
 
 
 class _Application:
@@ -159,9 +176,26 @@ class _Application:
 class _Session:
     """Where a session's messages go, and who may send them."""
 
-    def __init__(self, to: MemoryObjectSendStream[Any], owner: str | None) -> None:
+    def __init__(
+        self, to: MemoryObjectSendStream[Any], owner: str | None, inline: InlineCalls
+    ) -> None:
         self.owner = owner
-        self.send = to.send
+        self.inline = inline
+        self._send = to.send
+
+    async def hand_over(self, body: bytes, request: Request) -> Response | None:
+        """Give a message to the dispatcher; None when it has it, else what its sender gets."""
+        try:
+            message = parse_body(body)
+        except (ValueError, RecursionError):
+            return Response("Could not parse message", 400)
+        self.inline.hear(message)
+        metadata = ServerMessageMetadata(request_context=request)
+        try:
+            await self._send(SessionMessage(message, metadata=metadata))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return Response("Could not find session", 404)
+        return None
 
 
 class _First(ReadEnd):
@@ -203,11 +237,16 @@ class _Writer(StreamEnd):
         """Write a message; waits while the client is slow."""
         if self._closed:
             raise anyio.ClosedResourceError
-        await self.event("message", encode(item.message))
+        await self.message(encode(item.message))
 
-    async def event(self, name: str, data: bytes) -> None:
-        """Write an event."""
-        body = b"event: %s\r\ndata: %s\r\n\r\n" % (name.encode(), data)
+    async def message(self, data: bytes) -> None:
+        """Write a message that is JSON already."""
+        body = b"event: message\r\ndata: " + data + b"\r\n\r\n"
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def endpoint(self, path: str) -> None:
+        """Say where messages have to be posted."""
+        body = f"event: endpoint\r\ndata: {path}\r\n\r\n".encode()
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def ping(self) -> None:

@@ -53,6 +53,7 @@ _TRANSPORT = {
     "transport_edge",
     "transport_eras",
     "transport_http",
+    "transport_inline",
     "transport_json",
     "transport_ends",
     "transport_pipes",

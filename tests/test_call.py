@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -131,3 +133,28 @@ def test_a_fingerprint_can_be_tried_only_with_the_key_of_the_installation() -> N
 def test_the_digest_of_what_is_no_secret_is_shown_as_it_is() -> None:
     call = parsed({"target": "shelf"}, list_items)
     assert shown_digest(call, Redactor()) == call.digest
+
+
+_FORKING = """
+import os, re
+from mcp_ops.call import new_id
+made = [new_id() for _ in range(1_000)]
+assert len(set(made)) == len(made)
+assert all(re.fullmatch("[0-9a-f]{16}", each) for each in made)
+if hasattr(os, "fork"):
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.write(writer, "".join(new_id() for _ in range(300)).encode())
+        os._exit(0)
+    os.wait()
+    told = os.read(reader, 16 * 300).decode()
+    theirs = {told[at : at + 16] for at in range(0, len(told), 16)}
+    assert len(theirs) == 300 and theirs.isdisjoint(new_id() for _ in range(300))
+print("ok")
+"""
+
+
+def test_ids_are_never_the_same_not_even_in_a_child_of_this_process() -> None:
+    # In a process of its own: this one has threads, and must not fork.
+    done = subprocess.run([sys.executable, "-c", _FORKING], capture_output=True, text=True)
+    assert done.stdout == "ok\n", done.stderr

@@ -24,6 +24,7 @@ TOKENS = get_encoding("o200k_base")
 READ_BAR, WRITE_BAR, CORE_BAR, CORE_TOOLS = 180, 260, 4_500, 25
 FORBIDDEN = {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "patternProperties", "null"}
 HTTP = {"url": "http://127.0.0.1:1"}
+SYNC_STATUS = {"path": "/status", "running": "$.running", "run_id": "$.id"}
 
 
 def target(name: str, kind: str, **more: Any) -> TargetSettings:
@@ -44,6 +45,10 @@ ONE_OF_EACH = (
     target("cache", "redis", url="env:CACHE_URL"),
     target("coordinator", "http", **HTTP),
 )
+OWN_MACHINE = (
+    target("box", "systemd", units=["redis.service"]),
+    target("syncs", "http_jobs", **HTTP, jobs={"sales": {"status": SYNC_STATUS}}),
+)
 # It offers nearly every change of a platform.
 APP_SERVICE = target(
     "web",
@@ -55,6 +60,7 @@ CONFIGURATIONS: dict[str, tuple[TargetSettings, ...]] = {
     "nothing": (),
     "one of each": ONE_OF_EACH,
     "app service": (APP_SERVICE,),
+    "own machine": OWN_MACHINE,
     "two of a kind": (
         target("one", "redis", url="env:CACHE_URL"),
         target("two", "redis", url="env:CACHE_URL"),

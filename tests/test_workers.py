@@ -21,7 +21,7 @@ from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.workers import Workers
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings_file import load_settings
-from tests.test_transport_http import bearer, modern
+from tests.over_http import bearer, modern
 
 ROOT = Path(__file__).parent.parent
 KEY = "a-key-of-the-workers-0123456789"

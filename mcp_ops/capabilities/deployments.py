@@ -251,7 +251,7 @@ class SizedPlatform(Changeable, Protocol):
 
 
 _NAME = re.compile(
-    r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+    r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9._@:]*[a-z0-9])?"
     r"|[a-z0-9]([-a-z0-9]*[a-z0-9])?/slots/[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 )
 _NAME_CHARS = 253
@@ -264,7 +264,7 @@ def _canonical(name: str) -> str:
     """
     if len(name) > _NAME_CHARS or not _NAME.fullmatch(name):
         raise ValueError(
-            "must be a name alone in lower case, or statefulset/NAME, daemonset/NAME or "
+            "must be a name alone, or statefulset/NAME, daemonset/NAME or "
             "NAME/slots/SLOT, as list_deployments shows it"
         )
     return name.removeprefix("deployment/")

@@ -69,7 +69,7 @@ def configured_refusal(situation: Situation) -> Refused | None:
 
 def present_refusal(situation: Situation) -> Refused | None:
     """The first refusal by the present state, in the documented order; none if it was granted."""
-    if situation.seen.granted and all(budget.allowed for budget in situation.budgets):
+    if granted(situation.seen, situation.budgets):
         return None
     refusal = _first(PRESENT, situation)
     if refusal is None and situation.taking:
@@ -80,6 +80,11 @@ def present_refusal(situation: Situation) -> Refused | None:
             retry_after_s=1,
         )
     return refusal
+
+
+def granted(admission: Admission, budgets: tuple[BudgetState, ...]) -> bool:
+    """Whether the store gave all that was asked for: then no check of its state refuses."""
+    return admission.granted and all(budget.allowed for budget in budgets)
 
 
 def _first(checks: tuple[Check, ...], situation: Situation) -> Refused | None:

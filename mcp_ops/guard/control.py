@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import orjson
@@ -81,19 +82,25 @@ class Control:
     def __init__(self, parts: Parts, caller: Caller) -> None:
         self._p = parts
         self._caller = caller
-        self._circuits = Circuits(
-            hot=parts.guard.hot,
-            caller=caller,
-            clock=parts.clock,
+
+    @cached_property
+    def _circuits(self) -> Circuits:
+        return Circuits(
+            hot=self._p.guard.hot,
+            caller=self._caller,
+            clock=self._p.clock,
             changed=self._changed,
             held=self._held,
         )
-        self._partitions = Partitions(
-            hot=parts.guard.hot,
-            targets=parts.guard.targets,
-            bulkheads=parts.guard.bulkheads,
-            caller=caller,
-            clock=parts.clock,
+
+    @cached_property
+    def _partitions(self) -> Partitions:
+        return Partitions(
+            hot=self._p.guard.hot,
+            targets=self._p.guard.targets,
+            bulkheads=self._p.guard.bulkheads,
+            caller=self._caller,
+            clock=self._p.clock,
             changed=self._changed,
         )
 

@@ -6,9 +6,11 @@ comes back when the call does not reach its target.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
+from functools import partial
+from types import TracebackType
 
 import anyio
 
@@ -16,7 +18,7 @@ from mcp_ops.call import Call
 from mcp_ops.clock import Clock
 from mcp_ops.errors import RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard.bulkhead import Bulkheads
-from mcp_ops.guard.checks import Situation, configured_refusal, present_refusal
+from mcp_ops.guard.checks import Situation, configured_refusal, granted, present_refusal
 from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.shown import shadow_line
 from mcp_ops.guard.targets import TargetInfo
@@ -24,6 +26,47 @@ from mcp_ops.guard.telemetry import stage
 from mcp_ops.ports import OWN_TARGET, Admission, HotStore
 from mcp_ops.records import BudgetState, Ledger
 from mcp_ops.settings import GuardSettings
+
+
+class Taken:
+    """A place at a target, and what was admitted. Each call enters one: a generator would cost
+    twice as much."""
+
+    __slots__ = ("_give_back", "_reached", "_slot")
+
+    def __init__(
+        self,
+        slot: AbstractAsyncContextManager[None] | None,
+        reached: Callable[[], bool],
+        give_back: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._slot = slot
+        self._reached = reached
+        self._give_back = give_back
+
+    async def __aenter__(self) -> None:
+        if self._slot is None:
+            return
+        try:
+            await self._slot.__aenter__()
+        except BaseException:
+            await self._return()
+            raise
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if self._slot is not None:
+            await self._slot.__aexit__(exc_type, exc_val, exc_tb)
+        if isinstance(exc_val, Refused | StoreUnavailable) and not self._reached():
+            await self._return()
+
+    async def _return(self) -> None:
+        with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
+            await self._give_back()
 
 
 class Gate:
@@ -75,34 +118,23 @@ class Gate:
             self._refuse(looking, admission, states)
         return admission, room
 
-    @asynccontextmanager
-    async def taken(
+    def taken(
         self,
         plan: Plan,
         admission: Admission,
         *,
         place: bool = True,
         reached: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[None]:
+    ) -> Taken:
         """A place at the target; what was admitted comes back on a late refusal that came before
         a system was `reached`, and on a cancellation that comes before the place."""
-        slot: AbstractAsyncContextManager[None] = nullcontext()
+        slot: AbstractAsyncContextManager[None] | None = None
         if place and plan.info is not None and plan.info.name != OWN_TARGET:
             limits = self._settings.limits
             slot = self._bulkheads.of(plan.info, admission.concurrent).slot(
                 limits.bulkhead_wait_s, most_waiting=limits.bulkhead_queue
             )
-        arrived = False
-        try:
-            async with slot:
-                arrived = True
-                yield
-        except BaseException as ended:
-            refused = isinstance(ended, Refused | StoreUnavailable) and not reached()
-            if not arrived or refused:
-                with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
-                    await self._hot.give_back(plan.request, admission)
-            raise
+        return Taken(slot, reached, partial(self._hot.give_back, plan.request, admission))
 
     async def spare(self, plan: Plan, admission: Admission) -> None:
         """Give the principal back what a call cost it; what it cost its target stays taken."""
@@ -129,6 +161,8 @@ class Gate:
         budgets: tuple[BudgetState, ...] = (),
     ) -> None:
         """Raise the first refusal: by the configuration or, once the store was asked, by it."""
+        if admission is not None and granted(admission, budgets):
+            return
         situation = Situation(
             call=plan.call,
             info=plan.info,

@@ -85,6 +85,8 @@ def applying(
     entries: Iterable[ModeEntry], target: str, principal: str = ""
 ) -> tuple[ModeEntry, ...]:
     """The entries that hold for a principal's calls on a target, strictest first."""
+    if not entries:  # as mostly
+        return ()
     scopes = (ALL_TARGETS, target, f"{PRINCIPAL_SCOPE}{principal}")
     mine = [entry for entry in entries if entry.scope in scopes]
     return tuple(sorted(mine, key=lambda entry: STRICTNESS.index(entry.mode), reverse=True))

@@ -11,8 +11,8 @@ settle    outcome to the circuit, evidence to the ledger, the answer redacted an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Container
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from mcp_ops.clock import Clock
 from mcp_ops.errors import Internal, RefusalCode
 from mcp_ops.failed import FailedOperations
 from mcp_ops.guard import settle
-from mcp_ops.guard.act import Actor, MakePort, Passage, current
+from mcp_ops.guard.act import Actor, MakePort, Passage, Passing, current
 from mcp_ops.guard.approval import Approver, Consent
 from mcp_ops.guard.bulkhead import Bulkheads
 from mcp_ops.guard.freeze import Freezes
@@ -362,16 +362,11 @@ class Guard:
 
         await self._writes.go_on(call, frame, body, operation)
 
-    @asynccontextmanager
-    async def _passage(
+    def _passage(
         self, plan: Plan, consent: Consent, frame: Frame, admission: Admission
-    ) -> AsyncIterator[None]:
-        token = current.set(Passage(call=plan.call, frame=frame, consent=consent))
-        try:
-            async with self._gate.taken(plan, admission, reached=lambda: frame.upstream_calls > 0):
-                yield
-        finally:
-            current.reset(token)
+    ) -> AbstractAsyncContextManager[None]:
+        taken = self._gate.taken(plan, admission, reached=lambda: frame.upstream_calls > 0)
+        return Passing(Passage(call=plan.call, frame=frame, consent=consent), taken)
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
         if plan.info is None:

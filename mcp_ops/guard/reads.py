@@ -13,7 +13,7 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -46,10 +46,24 @@ CACHE_AGE_S = 60.0
 
 @dataclass(slots=True)
 class _Flight:
-    landed: anyio.Event = field(default_factory=anyio.Event)
+    landed: anyio.Event | None = None  # made by the first who waits
+    over: bool = False
     result: Any = None
     error: OpsError | None = None
     abandoned: bool = False
+
+    async def wait(self, ends: float) -> None:
+        """Wait until it is over, at the longest until a moment of the loop's clock."""
+        if self.landed is None:
+            self.landed = anyio.Event()
+        with anyio.CancelScope(deadline=ends):
+            await self.landed.wait()
+
+    def land(self) -> None:
+        """It is over: whoever waits goes on."""
+        self.over = True
+        if self.landed is not None:
+            self.landed.set()
 
 
 class Reads:
@@ -83,23 +97,26 @@ class Reads:
         A read that began before a write on the target is none to share after it. Answers of
         metered targets are remembered, for the restrictive mode.
         """
-        with anyio.move_on_after(within_s) as waiting:
-            while True:
-                key = (
-                    call.caller.principal,
-                    f"{call.dry_run}{call.digest}",
-                    self._changes.get(call.target, 0),
-                )
-                flight = self._flights.get(key)
-                if flight is None:
-                    waiting.deadline = math.inf  # the body has a deadline of its own
-                    return await self._lead(key, call, body, metered=metered)
-                await flight.landed.wait()
-                if flight.abandoned:
-                    continue
-                if flight.error is not None:
-                    raise flight.error
-                return flight.result
+        ends = math.inf
+        while True:
+            key = (
+                call.caller.principal,
+                f"{call.dry_run}{call.digest}",
+                self._changes.get(call.target, 0),
+            )
+            flight = self._flights.get(key)
+            if flight is None:  # the body has a deadline of its own
+                return await self._lead(key, call, body, metered=metered)
+            if ends == math.inf:
+                ends = anyio.current_time() + within_s
+            await flight.wait(ends)
+            if not flight.over:
+                break
+            if flight.abandoned:
+                continue
+            if flight.error is not None:
+                raise flight.error
+            return flight.result
         raise DeadlineExceeded(
             f"{call.target or 'The server'} gave no answer within {within_s:g} s.",
             hint="The same read ran for another call, and was given up. Call again.",
@@ -121,7 +138,7 @@ class Reads:
             raise
         finally:
             del self._flights[key]
-            flight.landed.set()
+            flight.land()
 
     async def retry(self, target: str, body: Body) -> Any:
         """Run `body`; try again on errors that pass by themselves, within the retry budget."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from mcp_ops.guard.settle import clean
 from mcp_ops.records import Entry, EntryKind, Ledger, Verdict
 from mcp_ops.redact import Redactor, tame
 
+_tame = lru_cache(maxsize=256)(tame)  # the same tools and clients come with every call
 _log = logging.getLogger("mcp_ops.guard")
 _MADE_UP = "?"  # before the name of a tool that there is not
 
@@ -157,8 +159,11 @@ class Frame:
         except OpsError as error:
             self.abandon(verdict_of(error), code=error.code)
             raise
-        except BaseException:
+        except Exception:  # a defect of ours
             self.abandon("error", code="internal_error")
+            raise
+        except BaseException:
+            self.abandon("failed", code="cancelled")
             raise
         self.close("ok")
 
@@ -188,9 +193,9 @@ class Frame:
             call_id=self.call_id,
             at=self._clock.now(),
             # Redacted before it is cut: both are a client's own words.
-            tool=mark + tame(self._redactor.text(self._tool[:1_000]), 64),
+            tool=mark + _tame(self._redactor.text(self._tool[:1_000]), 64),
             principal=caller.principal,
-            client=tame(self._redactor.text(caller.client[:1_000]), 100),
+            client=_tame(self._redactor.text(caller.client[:1_000]), 100),
             channel=caller.channel,
             era=caller.era,
             trace_id=caller.trace_id,

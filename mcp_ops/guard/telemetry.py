@@ -6,7 +6,7 @@ Attributes are names and codes: never arguments, payloads or text from a system.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 from opentelemetry import metrics, trace
@@ -17,6 +17,7 @@ from mcp_ops.errors import OpsError, Refused
 from mcp_ops.spans import CODE, ERROR_TYPE, ended_in
 from mcp_ops.spans import span as inner_span
 
+_NOTHING = nullcontext(INVALID_SPAN)
 _tracer = trace.get_tracer("mcp_ops.guard")
 _meter = metrics.get_meter("mcp_ops.guard")
 _calls = _meter.create_counter("mcp_ops.calls", unit="{call}", description="Ended tool calls.")
@@ -45,9 +46,15 @@ def stage(name: str, target: str = "") -> AbstractContextManager[Span]:
 _of_call: ContextVar[Span] = ContextVar("mcp_ops_call_span", default=INVALID_SPAN)
 
 
-@contextmanager
-def call_span(call: Call) -> Iterator[Span]:
+def call_span(call: Call) -> AbstractContextManager[Span]:
     """A span around one call; its end says the verdict (see `ended`)."""
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return _NOTHING
+    return _call_span(call)
+
+
+@contextmanager
+def _call_span(call: Call) -> Iterator[Span]:
     with _tracer.start_as_current_span(
         f"guard {call.tool.name}", record_exception=False, set_status_on_exception=False
     ) as span:

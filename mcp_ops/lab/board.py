@@ -13,7 +13,11 @@ from mcp_ops.errors import InvalidInput
 from mcp_ops.settings_problems import did_you_mean
 
 # Where a fault that several components can have is put when nobody says where.
-_DEFAULT_AT: Final[Mapping[str, str]] = {"slow": "salesforce", "down": "redis"}
+_DEFAULT_AT: Final[Mapping[str, str]] = {
+    "slow": "salesforce",
+    "down": "redis",
+    "throttled": "coordinator",
+}
 # Of these only one can be in force: each sets the same usage.
 _ONE_OF: Final = frozenset({"quota", "quota-critical", "quota-exhausted"})
 

@@ -20,6 +20,7 @@ from mcp_ops.lab.kubernetes.seed import SHOP
 from mcp_ops.lab.oauth.server import SCOPE, Authority
 from mcp_ops.lab.place import Place, write_private
 from mcp_ops.lab.salesforce import ORG_ID
+from mcp_ops.lab.sync import jobs_toml
 from mcp_ops.redact import Redactor
 from mcp_ops.settings_environ import KEY_VARIABLE, TARGET_VARIABLES
 from mcp_ops.settings_file import CONFIG_VARIABLE
@@ -33,6 +34,7 @@ TARGETS: Final[Mapping[str, str]] = {
     "kubernetes": "shop",
     "redis": "orders",
     "coordinator": "coordinator",
+    "sync": "syncs",
 }
 # Those that a lab has with `platforms` alone: a second platform makes agents name the target.
 PLATFORMS: Final[Mapping[str, str]] = {"azure": "web"}
@@ -105,6 +107,13 @@ kind = "http"
 environment = "dev"
 url = "{coordinator}"
 allow_operations = ["oci_*", "llm.*"]
+
+# The sync endpoints of a backend, described as jobs.
+[targets.syncs]
+kind = "http_jobs"
+environment = "dev"
+url = "{sync}"
+headers = {{ X-Admin-Key = "file:secrets/sync-key" }}
 """
 
 _AZURE = """
@@ -154,6 +163,7 @@ def write_configuration(
         kubeconfig=json.dumps(str(directory / "kubeconfig")),
         namespace=SHOP,
     )
+    text += jobs_toml()
     if urls.get("azure"):
         text += _AZURE.format(url=urls["azure"], subscription=SUBSCRIPTION, group=GROUP)
     if urls.get("postgres"):

@@ -40,6 +40,7 @@ from mcp_ops.lab.salesforce import salesforce
 from mcp_ops.lab.served import SLOW_S, Served, serving
 from mcp_ops.lab.serving import McpServer, chosen_port
 from mcp_ops.lab.standin import EffectLog, StandIn
+from mcp_ops.lab.sync import sync_backend
 
 __all__ = ["SUBJECT", "Lab", "break_fault", "lab_status", "mend_fault", "run_lab", "running_lab"]
 
@@ -137,6 +138,7 @@ async def running_lab(
             authorization,
             kubernetes(directory=directory / "kubernetes", token=token, settle_s=settle_s),
             coordinator(directory=directory / "coordinator"),
+            sync_backend(directory=directory / "sync", key=place.secret("sync-key")),
         ]
         if platforms:
             key = place.secret("azure-token")

@@ -21,6 +21,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Protocol
 
 import orjson
@@ -32,6 +33,7 @@ GENESIS = bytes(32)
 INDEXED = ("kind", "at", "tool", "principal", "target", "verdict", "trace_id", "call_id")
 """The fields of an entry that a store keeps in columns beside the body, then `upstream_calls`."""
 
+_BLOCK = 64  # bytes, of SHA-256
 _ALWAYS = frozenset({"kind", "call_id", "at", "tool", "duration_ms"})
 _FIELDS = tuple(f.name for f in fields(Entry) if f.name != "seq")
 
@@ -75,8 +77,29 @@ def sealed(key: bytes, purpose: str, writer: str, end: End, *more: object) -> by
 def link(key: bytes, end: End, body: bytes) -> tuple[End, bytes]:
     """The end of the chain after one more line, and that line's tag."""
     digest = hashlib.sha256(end.hash + body).digest()
-    mac = hmac.digest(key, end.mac + digest, "sha256")
-    return End(end.seq + 1, digest, mac), hmac.digest(key, b"tag" + mac, "sha256")[:16]
+    mac = keyed(key, end.mac + digest)
+    return End(end.seq + 1, digest, mac), keyed(key, b"tag" + mac)[:16]
+
+
+def keyed(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256, of a line.
+
+    Python's own gives the interpreter's lock away for each of these few bytes: a writer of a
+    thousand lines and the event loop would hand it to each other all the time.
+    """
+    inner, outer = _states(key)
+    inside, outside = inner.copy(), outer.copy()
+    inside.update(message)
+    outside.update(inside.digest())
+    return outside.digest()
+
+
+@lru_cache(maxsize=8)
+def _states(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """What both hashes of an HMAC begin with (RFC 2104)."""
+    block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    inner, outer = (bytes(each ^ pad for each in block) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
 def encode(entry: Entry) -> bytes:
@@ -103,6 +126,8 @@ def decode(body: bytes, seq: int) -> Entry:
 
 def clean(text: str) -> str:
     """Text that a store can hold, whatever a client sent."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 

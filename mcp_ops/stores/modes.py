@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from mcp_ops.ports import ALL_TARGETS, PRINCIPAL_SCOPE, AdmitRequest, ModeEntry
 
@@ -14,9 +14,11 @@ def in_force(entries: Iterable[ModeEntry], now: float) -> tuple[ModeEntry, ...]:
 
 
 def concerning(
-    entries: Iterable[ModeEntry], target: str, principal: str, now: float
+    entries: Collection[ModeEntry], target: str, principal: str, now: float
 ) -> tuple[ModeEntry, ...]:
     """Entries in force for a principal's call on a target: of both, and those for all."""
+    if not entries:  # as mostly
+        return ()
     scopes = (target, ALL_TARGETS, f"{PRINCIPAL_SCOPE}{principal}")
     return tuple(e for e in in_force(entries, now) if e.scope in scopes)
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from mcp_ops.adapters.kubernetes.describe import detail
-from mcp_ops.adapters.kubernetes.logs import level_of
 from mcp_ops.adapters.kubernetes.look import Family, selector_of
 from mcp_ops.adapters.kubernetes.pods import Pod, read_pod
 from mcp_ops.adapters.kubernetes.rollout import blocked, judge
@@ -21,6 +20,7 @@ from mcp_ops.adapters.kubernetes.workloads import (
     status_problem,
 )
 from mcp_ops.errors import InvalidInput
+from mcp_ops.wire.log_lines import level_of
 
 NOW = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 

@@ -25,6 +25,7 @@ TARGETS: dict[str, TargetSettings] = {
         client_id="ops",
         redirect_uri="http://127.0.0.1:1/callback",
     ),
+    "railway": target("paas", "railway", token="env:TOKEN"),
     "redis": target("cache", "redis", url="env:CACHE_URL"),
     "salesforce": target(
         "crm",

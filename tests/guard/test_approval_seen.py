@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,16 @@ async def test_people_are_shown_what_the_target_looks_like(tmp_path: Path) -> No
         }
         look, ask = [e for e in await b.entries() if e.kind == "ended"]
         assert (look.dry_run, look.verdict, look.parent) == (True, "ok", ask.call_id)
+        assert (look.arguments["dry_run"], ask.arguments["dry_run"]) == (True, False)
         assert (ask.verdict, ask.code) == ("refused", "approval_required")
         assert b.world.effects == []
+
+
+async def test_people_are_shown_it_whether_or_not_the_asker_may_read(tmp_path: Path) -> None:
+    async with bench(tmp_path, **ONE) as b:
+        writer = replace(AGENT, scopes=frozenset({"ops:destroy"}))
+        question = await asked(b, "sweep", writer)
+        assert (await people(b).get(question)).seen_shown["plan"] == ["Drop x, which is fine."]
 
 
 async def test_a_target_that_changed_since_is_asked_about_anew(tmp_path: Path) -> None:
@@ -171,6 +180,17 @@ async def test_nobody_is_asked_about_a_selection_of_nothing_and_it_stays_one(
         assert end.approval == "nothing selected"
         # The next intention selects it, and that is asked about.
         assert await asked(b, "sweep_all", reason=WHY, idempotency_key="next")
+
+
+async def test_an_approved_selection_that_nobody_could_be_shown_touches_nothing(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, **ONE) as b:
+        b.world.items = [Item(name="a")]
+        b.world.plans += [Unreachable("no connection"), Unreachable("no connection")]
+        await say(b, await asked(b, "sweep_all", reason=WHY), "operator:ada")
+        assert (await b.ok("sweep_all", reason=WHY))["outcome"] == "verified"
+        assert b.world.effects == []
 
 
 async def test_what_nobody_had_to_approve_is_not_pinned(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from mcp_ops.capabilities.base import Effect
@@ -13,7 +14,7 @@ from mcp_ops.ports import Mode
 from mcp_ops.settings import PolicyRule
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import WHY, Bench, bench, shelf_target
-from tests.guard.shelf import ItemPut, Name, Shelf
+from tests.guard.shelf import ItemPut, Name, Shelf, World
 
 ASK = (PolicyRule(effect="write", require="approve"),)
 COPY = {"name": "a", "reason": WHY}
@@ -86,6 +87,20 @@ async def test_a_defect_of_the_plan_has_its_record_and_asks_nobody(tmp_path: Pat
         assert await b.stores.approvals.recent(5) == []
         ends = [(e.dry_run, e.verdict, e.code) for e in await b.entries() if e.kind == "ended"]
         assert (True, "error", "internal_error") in ends
+
+
+async def test_a_look_whose_client_goes_away_is_recorded_as_cancelled(tmp_path: Path) -> None:
+    depot = World()
+    async with bench(tmp_path, rules=ASK, worlds={"depot": depot}) as b:
+        hold = depot.hold()
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: b.code("copy_item", **COPY))
+                await hold.arrived.wait()
+                tasks.cancel_scope.cancel()
+        ends = [(e.dry_run, e.verdict, e.code) for e in await b.entries() if e.kind == "ended"]
+        assert sorted(ends) == [(False, "failed", "cancelled"), (True, "failed", "cancelled")]
+        assert await b.stores.approvals.recent(5) == []
 
 
 async def test_what_is_no_text_is_shown_as_far_as_it_can_be_and_compared(tmp_path: Path) -> None:

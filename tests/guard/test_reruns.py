@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from mcp_ops.errors import ConnectionLost, NotFound, Unreachable
 from mcp_ops.failed import FailedOperation
+from mcp_ops.guard.operations import LEASE_S
 from mcp_ops.ports import Mode
 from mcp_ops.settings import PolicyRule
 from tests.guard.bench import (
@@ -19,6 +21,7 @@ from tests.guard.bench import (
     bench,
     modern,
 )
+from tests.guard.test_resume import ended
 
 
 async def fail_once(b: Bench, tool: str = "put_one", **arguments: str) -> str:
@@ -65,7 +68,14 @@ async def test_a_retry_is_refused_by_what_refuses_its_tool(tmp_path: Path) -> No
         assert await b.stores.failed.count() == 1
 
 
-@pytest.mark.parametrize("caller", [modern(), replace(AGENT, ask=answering("accept"))])
+@pytest.mark.parametrize(
+    "caller",
+    [
+        modern(),
+        replace(AGENT, ask=answering("accept")),
+        replace(AGENT, client_confirms=False),
+    ],
+)
 async def test_a_retry_that_needs_more_than_its_consent_waits_for_a_person(
     tmp_path: Path, caller: object
 ) -> None:
@@ -112,6 +122,54 @@ async def test_a_retry_that_fails_again_stays_in_the_queue_once(tmp_path: Path) 
         b.world.plans.append(Unreachable("down again"))
         await retry(b, item, idempotency_key="again")
         assert await b.stores.failed.count() == 1
+
+
+async def test_a_retry_that_the_end_of_the_server_cuts_off_is_settled_by_the_next_one(
+    tmp_path: Path,
+) -> None:
+    """What became of the item is not known, and it is not tried again."""
+    async with bench(tmp_path) as b:
+        item = await fail_once(b)
+        hold = b.world.hold()
+        b.tasks.start_soon(retry, b, item)
+        with anyio.fail_after(20):
+            await hold.arrived.wait()
+    async with bench(tmp_path, clock=b.clock) as b:
+        (operation,) = [e.call_id for e in await b.entries(tool="retry_deadletters")]
+        assert (await b.entries(tool="put_one"))[-1].code == "cancelled"
+        b.clock.advance(LEASE_S + 1)
+        assert await b.resumer.take() == 1
+        status = await ended(b, operation)
+        assert (status["outcome"], status["answer"]["retried"]) == ("unknown", 0)
+        with anyio.fail_after(20):
+            while b.operations.count:
+                await anyio.lowlevel.checkpoint()
+        again = await retry(b, item, idempotency_key="again")
+        assert again["retried"] == 0
+        assert b.world.effects == []
+
+
+async def test_a_target_that_stays_away_ends_the_retries(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        ids = [f"{number}123456789abcdef" for number in range(4)]
+        for item_id in ids:
+            await b.stores.failed.add(
+                FailedOperation(
+                    id=item_id,
+                    operation="put_one",
+                    failure_type="unreachable",
+                    error="down",
+                    target="shelf",
+                    principal=AGENT.principal,
+                    arguments={"name": item_id, "reason": WHY},
+                    failed_at=b.clock.now(),
+                )
+            )
+        b.world.plans += [Unreachable("down")] * 4
+        found = await retry(b, *ids, rate_per_s=50)
+        assert (found["failed"], found["remaining"]) == (3, 1)
+        assert "in a row" in str(found["problem"])
+        assert await b.stores.failed.count() == 4
 
 
 @pytest.mark.parametrize(("operation", "target"), [("gone_tool", "shelf"), ("put_one", "gone")])

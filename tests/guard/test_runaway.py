@@ -8,8 +8,12 @@ from typing import Any
 
 import anyio
 
+from mcp_ops.capabilities.base import Effect
+from mcp_ops.ports import Mode
 from mcp_ops.settings import GuardSettings, PolicyRule
+from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+from tests.guard.shelf import ItemPut, Name, Shelf
 
 CAPPED = GuardSettings(
     limits=OPEN_LIMITS.model_copy(update={"writes_per_object": 3, "runaway_refusals": 5})
@@ -46,6 +50,8 @@ async def test_a_person_ends_it_and_the_ledger_says_what_happened(tmp_path: Path
         assert line.reason == "drop_item was refused 5 times in 10 minutes"
         assert line.evidence == {"mode": "read_only", "principal": AGENT.principal}
         assert (line.target, line.object) == ("shelf", "a")
+        (mode,) = await b.stores.hot.modes()
+        assert (mode.source, mode.author) == ("runaway", "server:mcp-ops")
         (last,) = [e for e in await b.entries(call_id=line.parent) if e.kind == "ended"]
         assert (last.tool, last.code) == ("drop_item", "budget_exhausted")
         await b.control(OPERATOR).clear_modes(f"principal:{AGENT.principal}", reason="looked")
@@ -68,6 +74,37 @@ async def test_a_loop_about_one_target_is_not_mixed_with_that_about_another(
         assert line.target == "depot"
 
 
+@tool(effect=Effect.DESTROY)
+async def sink_item(shelf: Shelf, name: Name, write: Write) -> ItemPut:
+    """Sink an item, on any shelf."""
+    return ItemPut(outcome="verified", name=name, evidence=await shelf.drop(name))
+
+
+async def test_a_loop_at_one_target_is_not_mixed_with_that_at_another(tmp_path: Path) -> None:
+    extra = {"sink_item": sink_item}
+    async with bench(tmp_path, settings=CAPPED, rules=FREE, extra_tools=extra) as b:
+
+        async def sink(target: str, times: int) -> list[str]:
+            what: dict[str, Any] = {"name": "a", "target": target, "reason": WHY}
+            keys = [f"{target}-{number}" for number in range(times)]
+            return [await b.code("sink_item", **what, idempotency_key=key) for key in keys]
+
+        assert await sink("shelf", 7) == ["ok"] * 3 + ["budget_exhausted"] * 4
+        assert await sink("depot", 9) == ["ok"] * 3 + ["budget_exhausted"] * 5 + ["read_only"]
+
+
+async def test_denied_modes_of_several_targets_are_no_loop(tmp_path: Path) -> None:
+    async with bench(tmp_path, settings=CAPPED) as b:
+        for target in ("shelf", "depot"):
+            await b.set_mode(Mode.RESTRICTIVE, scope=target)
+            looser: dict[str, Any] = {"mode": "normal", "target": target, "reason": WHY}
+            asked = await b.error("set_guard_mode", **looser)
+            await b.approve(asked["details"]["approval_id"], approved=False)
+            codes = [await b.code("set_guard_mode", **looser) for _ in range(4)]
+            assert codes == ["approval_denied"] * 4
+        assert {entry.source for entry in await b.stores.hot.modes()} == {"operator"}
+
+
 async def test_an_agent_does_not_lift_it_by_itself(tmp_path: Path) -> None:
     async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
         await loop(b, 9)
@@ -80,8 +117,8 @@ async def test_an_agent_does_not_lift_it_by_itself(tmp_path: Path) -> None:
 async def test_refusals_that_are_far_apart_or_of_other_changes_are_no_loop(tmp_path: Path) -> None:
     async with bench(tmp_path, settings=CAPPED, rules=FREE) as b:
         await loop(b, 7)
-        b.clock.advance(601)
-        assert await drop(b, "later") == "budget_exhausted"
+        b.clock.advance(600)
+        assert [await drop(b, f"later{number}") for number in range(4)] == ["budget_exhausted"] * 4
         b.clock.advance(1_201)
         assert await drop(b, "free") == "ok"
         codes = {await drop(b, f"n{number}", name=f"n{number}") for number in range(10)}
@@ -135,6 +172,7 @@ async def test_what_many_other_objects_were_refused_since_is_not_counted_any_mor
     """What is counted is bounded: the objects that were refused the longest ago are forgotten."""
     limits = OPEN_LIMITS.model_copy(update={"destroys_per_hour": 1, "runaway_refusals": 3})
     async with bench(tmp_path, settings=GuardSettings(limits=limits), rules=FREE) as b:
+        assert b.guard._runaway.most_keys == 1_000
         b.guard._runaway.most_keys = 20
         assert await drop(b, "k") == "ok"
         refused = {await drop(b, f"a{number}", name="b") for number in range(2)}
@@ -143,3 +181,14 @@ async def test_what_many_other_objects_were_refused_since_is_not_counted_any_mor
         assert refused == {"budget_exhausted"}
         assert await drop(b, "c", name="b") == "budget_exhausted"
         assert await drop(b, "d", name="b") == "read_only"
+
+
+async def test_what_was_refused_just_now_is_not_what_is_forgotten(tmp_path: Path) -> None:
+    limits = OPEN_LIMITS.model_copy(update={"destroys_per_hour": 1, "runaway_refusals": 3})
+    async with bench(tmp_path, settings=GuardSettings(limits=limits), rules=FREE) as b:
+        b.guard._runaway.most_keys = 2
+        assert await drop(b, "k") == "ok"
+        names = ["b", "other", "b", "another", "b"]
+        codes = [await drop(b, f"k{number}", name=name) for number, name in enumerate(names)]
+        assert codes == ["budget_exhausted"] * 5
+        assert await drop(b, "end", name="b") == "read_only"

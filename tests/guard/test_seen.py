@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Result
 from mcp_ops.guard.explain import supposed
-from mcp_ops.guard.seen import MAX_ITEMS, Seen, Sight, look
+from mcp_ops.guard.seen import MAX_ITEMS, Seen, Sight, look, rehearsal
 from mcp_ops.redact import Redactor
-from tests.guard.bench import AGENT
+from tests.guard.bench import AGENT, answering, modern
 from tests.guard.shelf import SHELF_TOOLS, ItemPut
 
 PUT = supposed(SHELF_TOOLS["put_item"], {"name": "a"}, AGENT, ("shelf",))
@@ -58,3 +59,22 @@ class Odd:
 async def test_what_cannot_be_text_is_shown_as_far_as_it_can_be() -> None:
     found = await seen([], {"odd": Odd()})
     assert found.shown == {"unreadable": "{'plan': [], 'state': {'odd': ?}}"}
+
+
+def test_a_look_is_a_plan_that_may_read_and_asks_nobody() -> None:
+    writer = replace(
+        modern(answered=("q1", "accept")), scopes=frozenset({"ops:write"}), ask=answering("accept")
+    )
+    call = replace(PUT, id="c1", caller=writer, idempotency_key="once", dry_run=False)
+    plan = rehearsal(call)
+    assert (plan.dry_run, plan.arguments.model_dump()["dry_run"]) == (True, True)
+    assert plan.id != "c1"
+    assert (plan.parent, plan.approved_by, plan.idempotency_key) == ("c1", "c1", "")
+    assert plan.caller == replace(
+        writer,
+        scopes=frozenset({"ops:write", "ops:read"}),
+        ask=None,
+        asks_by_result=False,
+        answered=None,
+        progress=None,
+    )

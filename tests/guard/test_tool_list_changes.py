@@ -19,21 +19,16 @@ from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
 from mcp_ops.app import App, open_app
-from mcp_ops.catalog import ALL_TOOLS
-from mcp_ops.clock import SystemClock
-from mcp_ops.guard.hiding import Hiding
-from mcp_ops.guard.targets import TargetInfo
 from mcp_ops.lab.redis import valkey
 from mcp_ops.ports import Mode, ModeEntry
 from mcp_ops.settings import GuardSettings, Settings, StoreSettings, TargetSettings
-from mcp_ops.stores.opening import Place, open_stores
 from mcp_ops.stores.redis.signals import open_signals
 from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.transport_http import http_app
 from mcp_ops.transport_streams import MAX_STREAMS_EACH
 from tests.adapters.redis_lab import free_port
+from tests.over_http import VERSION, settings
 from tests.served import serve
-from tests.test_transport_http import VERSION, settings
 from tests.transport_peer import health
 
 HIDDEN = {"retry_deadletters", "discard_deadletters", "restore_deadletters"}
@@ -139,27 +134,6 @@ async def sent_until(send: Any, heard: anyio.Event) -> None:
         await send()
         with anyio.move_on_after(0.05):
             await heard.wait()
-
-
-async def test_nothing_is_hidden_while_nobody_knows_the_modes(tmp_path: Path) -> None:
-    async with open_stores(Place(directory=tmp_path), SystemClock()) as stores:
-        hiding = Hiding(stores.hot, NoTargets())
-    tools = {"restart_deployment": (ALL_TOOLS["restart_deployment"], ("shop",))}
-    assert await hiding.hidden(tools, "agent:x") == frozenset()
-    assert await hiding.state() is None
-
-
-class NoTargets:
-    """Nothing is looked up when nothing is hidden."""
-
-    def names(self) -> tuple[str, ...]:
-        return ()
-
-    def info(self, name: str) -> TargetInfo:
-        raise KeyError(name)
-
-    async def adapter(self, name: str) -> Any:
-        raise KeyError(name)
 
 
 class Alone:

@@ -24,7 +24,8 @@ class Clock:
 
 def loopback() -> tuple[socket.socket, str]:
     """A bound socket and the base URL under which it will answer."""
-    bound = socket.socket()
+    # With the protocol: asyncio switches Nagle off only for sockets that name it.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.bind(("127.0.0.1", 0))
     return bound, f"http://127.0.0.1:{bound.getsockname()[1]}"
 

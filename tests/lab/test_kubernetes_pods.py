@@ -10,6 +10,7 @@ import anyio
 from tests.lab.kubernetes_serving import (
     APPS,
     CORE,
+    MERGE,
     Lab,
     condition,
     served,
@@ -252,3 +253,23 @@ async def test_a_followed_log_goes_on_until_the_pod_is_gone(tmp_path: Path) -> N
         with anyio.fail_after(20):
             cut = await lab.http.get(f"{CORE}/pods/{other}/log", params=some)
         assert len(cut.content) == 30
+
+
+async def test_hostile_resources_and_probes_do_not_stop_the_controllers(tmp_path: Path) -> None:
+    hostile: list[dict[str, Any]] = [
+        {"resources": {"limits": 7}},
+        {"resources": []},
+        {"resources": {"requests": {"cpu": [1], "memory": "x" * 99}}},
+        {"livenessProbe": 1, "readinessProbe": {"httpGet": [1]}},
+        {"env": "x"},
+    ]
+    async with served(tmp_path) as lab:
+        for bad in hostile:
+            containers = [{"name": "web", "image": "lab/shop-web:6", **bad}]
+            patch = {"spec": {"template": {"spec": {"containers": containers}}}}
+            answer = await lab.patch(f"{APPS}/deployments/web", patch, MERGE)
+            assert answer.status_code in (200, 400, 422)
+        good = [{"name": "web", "image": "lab/shop-web:7"}]
+        patch = {"spec": {"template": {"spec": {"containers": good}}}}
+        assert (await lab.patch(f"{APPS}/deployments/web", patch, MERGE)).status_code == 200
+        await healed(lab, "web")

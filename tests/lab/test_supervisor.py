@@ -87,14 +87,14 @@ async def test_a_new_lab_is_healthy_and_both_tokens_are_good(tmp_path: Path) -> 
         health = await it.call("get_health")
         assert health["overall"] == "healthy"
         names = [each["name"] for each in health["components"]]
-        assert sorted(names) == ["coordinator", "crm", "orders", "shop", "sso", "vault"]
+        assert sorted(names) == ["coordinator", "crm", "orders", "shop", "sso", "syncs", "vault"]
         for target in ("crm", "sso"):
             token = await it.call("check_oauth_token", target=target)
             assert token["valid"] is True
             assert token["subject"] == SUBJECT
             assert "problem" not in token
         assert (await it.call("get_deadletter_stats", target="orders"))["total"] == 6
-        assert len(it.app.tools) == 27
+        assert len(it.app.tools) == 32
 
 
 async def test_quota_faults_replace_each_other_and_mend(tmp_path: Path) -> None:
@@ -110,6 +110,24 @@ async def test_quota_faults_replace_each_other_and_mend(tmp_path: Path) -> None:
         usage = await it.call("check_api_usage", who="third", target="crm")
         assert daily(usage) < 13
         assert usage["guard"]["mode"] == "normal"
+
+
+async def test_a_sync_is_started_once_and_its_answer_may_be_lost(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        assert [job["name"] for job in (await it.call("list_jobs"))["items"]] == [
+            "knowledge",
+            "sales",
+        ]
+        await it.lab.break_fault("lost-response", "syncs")
+        wanted: dict[str, Any] = {
+            "name": "sales",
+            "mode": "full",
+            "wait_s": 0,
+            "reason": "the data is stale",
+        }
+        started = await it.call("run_job", **wanted)
+        assert (started["outcome"], started["id"]) == ("unconfirmed", "sales-1")
+        assert [line["mode"] for line in it.lab.effects("sync")] == ["full"]
 
 
 async def test_expired_tokens_are_seen_at_both_targets_and_a_refresh_heals(tmp_path: Path) -> None:

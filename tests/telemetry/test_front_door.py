@@ -16,8 +16,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from tests.clients.live import serving
 from tests.clients.official import MODERN, connected, remote
+from tests.over_http import modern
 from tests.telemetry.receiver import Received, Span, observed, receiver, system
-from tests.test_transport_http import modern
 
 SERVER, CLIENT = 2, 3
 ERRONEOUS = 2

@@ -20,9 +20,9 @@ from mcp_ops.transport_probes import METRICS_PATH, probe_routes
 from tests.clients.live import serving
 from tests.guard.bench import bench
 from tests.guard.test_store_away import shared
+from tests.over_http import SEAL, bearer, speaking
 from tests.stores.records import entry
 from tests.telemetry.receiver import observed
-from tests.test_transport_http import SEAL, bearer, speaking
 from tests.transport_peer import build, health
 
 READER, WRITER = "reader-key-0123456789", "writer-key-0123456789"

@@ -20,11 +20,13 @@ from mcp_ops.adapters.azure.names import AppName
 from mcp_ops.adapters.azure.scm import listing
 from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel
 from mcp_ops.errors import BadAnswer, NotFound
-from mcp_ops.wire.log_lines import Newest, Wanted
+from mcp_ops.redact import tame
+from mcp_ops.wire.log_lines import LOWEST, Line, Wanted, level_of, page
 
 READ: Final = Ask(action="Microsoft.Web/sites/publish/Action")
 FILES: Final = 10
 FILE_BYTES: Final = 512 * 1024
+_LINE_CHARS: Final = 4_000
 _SAFE: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,150}", re.ASCII)
 _DATED: Final = re.compile(r"\d{4}_\d\d_\d\d_([A-Za-z0-9]{2,40})_")
 _STAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?Z?)\s*:?\s?(.*)")
@@ -129,14 +131,15 @@ async def read_logs(
     except NotFound:  # nothing was logged yet
         known = []
     recent = [each for each in known if each.changed >= since or not each.changed]
-    newest = Newest(Wanted(since=since, tail=tail, grep=grep, level=level))
     chosen = recent[:FILES]
     ends = await together([partial(_end, azure, address, file) for file in chosen])
-    for file, end in zip(chosen, ends, strict=True):
-        newest.read(file.shown, dated(end[0] if end else ""))
-    without = [file.shown for file, end in zip(chosen, ends, strict=True) if end is None]
-    cut = [file.shown for file, end in zip(chosen, ends, strict=True) if end and end[1]]
-    lines = newest.page()
+    read = list(zip(chosen, ends, strict=True))
+    lines = [line for file, end in read for line in _lines(file, end[0] if end else "", since)]
+    # The newest first; of one moment the later ones of a file.
+    lines.sort(key=lambda line: line.at or 0.0)
+    lines.reverse()
+    without = [file.shown for file, end in read if end is None]
+    cut = [file.shown for file, end in read if end and end[1]]
     older = len(recent) - len(chosen)
     searched = (
         f"the last {since_minutes} minutes of {len(chosen)} log files, "
@@ -150,12 +153,24 @@ async def read_logs(
         "the run before is in the same log: previous changes nothing" if previous else "",
         _none(site) if not known else "",
     ]
-    return DeploymentLogs(
-        items=lines,
-        matched=newest.matched,
-        truncated=len(lines) < newest.matched or bool(cut or without or older),
+    return page(
+        lines,
+        Wanted(tail=tail, grep=grep, level=level),
         searched="; ".join(each for each in notes if each),
+        cut=bool(cut or without or older),
     )
+
+
+def _lines(file: LogFile, words: str, since: float) -> Iterator[Line]:
+    """The lines of a file from a moment on; one without a time belongs to the one before it."""
+    last, inherited = 0.0, LOWEST["info"]
+    for at, raw in dated(words):
+        last = last if at is None else at
+        # Without colours and the like, so that a filter meets the words that a person reads.
+        line = raw[:_LINE_CHARS] if raw.isascii() and raw.isprintable() else tame(raw, _LINE_CHARS)
+        inherited = level_of(line, inherited)
+        if last >= since:
+            yield Line(at=last or None, instance=file.shown, text=line, level=inherited)
 
 
 async def _end(azure: Azure, address: str, file: LogFile) -> tuple[str, bool] | None:

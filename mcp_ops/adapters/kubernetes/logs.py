@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -18,6 +17,7 @@ from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel, LogLine
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import NotFound, Rejected, Upstream, UpstreamBroken, UpstreamUnavailable
 from mcp_ops.redact import tame
+from mcp_ops.wire.log_lines import LOWEST, level_of
 
 STREAMS: Final = 20
 STREAM_BYTES: Final = 1024 * 1024
@@ -26,21 +26,6 @@ PAGE_CHARS: Final = 12_000
 _LINE_CHARS: Final = 300
 _LINE_COST: Final = 90
 _MATCHED_CHARS: Final = 4_000
-
-_LEVELS: Final = {
-    **dict.fromkeys(("trace", "debug", "verbose"), 0),
-    **dict.fromkeys(("info", "notice"), 1),
-    **dict.fromkeys(("warn", "warning"), 2),
-    **dict.fromkeys(
-        ("error", "err", "fatal", "critical", "panic", "severe", "alert", "emerg", "exception"), 3
-    ),
-}
-_LOWEST: Final[dict[str, int]] = {"": 0, "debug": 0, "info": 1, "warn": 2, "error": 3}
-_NAMED: Final = re.compile(r"(?i)\b(?:level|lvl|severity)[\"']?\s?[=:]\s?[\"']?([a-z]{3,9})")
-_BARE: Final = re.compile(rf"(?i)\b({'|'.join(_LEVELS)})\b")
-_KLOG: Final = re.compile(r"([IWEF])\d{4} ")
-_KLOG_LEVELS: Final = {"I": 1, "W": 2, "E": 3, "F": 3}
-_TRACEBACK: Final = "Traceback (most recent call last)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +138,7 @@ async def _fetch(api: Api, pod: str, container: str, wanted: Wanted) -> tuple[st
 
 def _pick(body: str, shown: str, wanted: Wanted, found: _Found) -> None:
     literals = [part.lower() for part in wanted.grep.split("|") if part]
-    lowest, inherited, last = _LOWEST[wanted.level], 1, 0.0
+    lowest, inherited, last = LOWEST[wanted.level], 1, 0.0
     for raw in body.split("\n"):
         if not raw:
             continue
@@ -171,20 +156,6 @@ def _pick(body: str, shown: str, wanted: Wanted, found: _Found) -> None:
             continue
         found.matched += 1
         found.add(at, stamp, shown, line)
-
-
-def level_of(line: str, inherited: int) -> int:
-    """The level that a line names, 0 (debug) to 3 (error); one that names none belongs to the
-    line before it, as a stack trace does."""
-    head = line[:300]
-    if _TRACEBACK in head:
-        return 3
-    if klog := _KLOG.match(head):
-        return _KLOG_LEVELS[klog[1]]
-    if (named := _NAMED.search(head)) and named[1].lower() in _LEVELS:
-        return _LEVELS[named[1].lower()]
-    bare = _BARE.search(head[:100])
-    return _LEVELS[bare[1].lower()] if bare else inherited
 
 
 def _readable(line: str) -> str:

@@ -183,14 +183,16 @@ def _quality(spec: Obj) -> str:
     ]
     if not any(found):
         return "BestEffort"
-    sure = all(
-        isinstance(one, dict)
-        and one.get("limits")
-        and set(one["limits"]) >= {"cpu", "memory"}
-        and one.get("requests", one["limits"]) == one["limits"]
-        for one in found
-    )
+    sure = all(_is_sure(one) for one in found)
     return "Guaranteed" if sure else "Burstable"
+
+
+def _is_sure(resources: Any) -> bool:
+    """Whether a container may have exactly what it asks for."""
+    limits = resources.get("limits") if isinstance(resources, dict) else None
+    if not isinstance(limits, dict) or not {"cpu", "memory"} <= set(limits):
+        return False
+    return bool(resources.get("requests", limits) == limits)
 
 
 def _container(container: Obj) -> None:

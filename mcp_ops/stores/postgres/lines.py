@@ -17,7 +17,7 @@ import orjson
 
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import Entry
-from mcp_ops.stores.chain import End, Start, Walk, columns, encode, link
+from mcp_ops.stores.chain import End, Start, Walk, columns, encode, keyed, link
 from mcp_ops.stores.postgres.connections import Row, Values
 
 Statement = tuple[str, Values]
@@ -122,7 +122,7 @@ def new_writer(key: bytes, writer: str, now: float) -> tuple[Statement, Chain]:
 
 def place(own: bytes, number: int, seq: int) -> bytes:
     """The seal of a line's number over all writers."""
-    return hmac.digest(own, b"place" + orjson.dumps([number, seq]), "sha256")[:16]
+    return keyed(own, b"place" + orjson.dumps([number, seq]))[:16]
 
 
 class Walker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
 
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import Entry
@@ -11,8 +13,12 @@ from mcp_ops.stores.chain import End, columns, encode, link
 
 _INSERT = (
     "INSERT INTO entries (seq, kind, at, tool, principal, target, verdict, trace_id, call_id, "
-    "upstream_calls, body, prev_hash, hash, tag) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "upstream_calls, body, prev_hash, hash, tag) VALUES "
 )
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Rows of one statement; 64 have fewer values than any build of SQLite takes. Each statement gives
+# the interpreter's lock away and waits for it again, which holds up the event loop, too.
+_SIZES = (64, 16, 4, 1)
 
 
 def append(connection: sqlite3.Connection, key: bytes, entries: Iterable[Entry]) -> None:
@@ -29,11 +35,20 @@ def append(connection: sqlite3.Connection, key: bytes, entries: Iterable[Entry])
         previous = end.hash
         end, tag = link(key, end, body)
         rows.append((end.seq, *columns(entry), body, previous, end.hash, tag))
-    connection.executemany(_INSERT, rows)
+    _insert(connection, rows)
     connection.execute(
         "UPDATE anchor SET seq = ?, count = ?, hash = ?, mac = ?",
         (end.seq, end.seq, end.hash, end.mac),
     )
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    at = 0
+    for size in _SIZES:
+        statement = _INSERT + ", ".join([_ROW] * size)
+        while len(rows) - at >= size:
+            connection.execute(statement, [*chain.from_iterable(rows[at : at + size])])
+            at += size
 
 
 def anchor(connection: sqlite3.Connection) -> End | None:

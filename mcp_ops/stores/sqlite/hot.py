@@ -305,7 +305,7 @@ class HotStore:
 
     def _charged(self, request: AdmitRequest, look: _Look) -> tuple[RateState, ...]:
         pairs = zip(request.rates, look.rates, strict=True)
-        return tuple(replace(s, remaining=max(0, s.remaining - rate.cost)) for rate, s in pairs)
+        return tuple(s.less(rate.cost) for rate, s in pairs)
 
     def _refund(
         self, request: AdmitRequest, states: tuple[RateState, ...], marks: tuple[float, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import sqlite3
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import StoreUnavailable
 from mcp_ops.records import AuditQuery, Entry, EntryKind, Verification
-from mcp_ops.stores.chain import End, decode, encode, link
+from mcp_ops.stores.chain import End, decode, encode, keyed, link
 from mcp_ops.stores.sqlite.embedded import open_stores
 from tests.stores import records
 
@@ -190,6 +191,25 @@ async def test_an_unreadable_line_is_named_by_a_search(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable, match="Line 2"):
             await stores.ledger.search(AuditQuery())
         assert (await stores.ledger.verify()).first_bad_seq == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 32, 64, 65, 200])
+def test_a_seal_is_the_hmac_that_everybody_knows(size: int) -> None:
+    key = bytes(range(200))[:size]
+    for message in (b"", b"tag", b"x" * 64, b"y" * 5_000):
+        assert keyed(key, message) == hmac.digest(key, message, "sha256")
+
+
+@pytest.mark.parametrize("lines", [1, 3, 4, 5, 15, 16, 63, 64, 65, 85, 149])
+async def test_a_batch_of_any_size_has_all_its_lines_in_order(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "ledger.db"
+    clock = ManualClock()
+    async with open_stores(path, clock) as stores:
+        for index in range(lines):
+            stores.ledger.note(records.entry(clock, f"c{index}"))
+        found = await stores.ledger.lines(after=0, limit=1_000)
+        assert [line.entry.call_id for line in found] == [f"c{index}" for index in range(lines)]
+        assert (await stores.ledger.verify()).entries == lines
 
 
 def test_fields_of_a_newer_version_are_left_out() -> None:

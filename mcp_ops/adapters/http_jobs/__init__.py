@@ -1,0 +1,1 @@
+"""Jobs behind HTTP endpoints that the configuration describes."""

@@ -1,0 +1,1 @@
+"""Commands that the operator listed, kept running where there is no systemd."""

@@ -1,0 +1,75 @@
+"""Which processes are ours: proven by a mark in their environment, never by their number.
+
+A number can come to mean another process; a descriptor that was opened before the mark was read
+can't. Needs nothing but Python: the keeper uses it, too. Linux only; elsewhere nothing is proven
+and nothing is ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+MARK = "MCP_OPS_RUN"
+
+
+def left_over(token: str, own: int = 0) -> list[int]:
+    """Open descriptors of the processes that carry the mark of a run: that is the proof that they
+    are ours, whatever their number. The caller closes them."""
+    found: list[int] = []
+    if not token or not hasattr(os, "pidfd_open") or not Path("/proc/self/environ").exists():
+        return found
+    wanted = f"{MARK}={token}".encode()
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all that is wanted
+        if not entry.isdigit() or int(entry) in (own, os.getpid()):
+            continue
+        try:
+            handle = os.pidfd_open(int(entry))
+        except OSError:
+            continue
+        try:  # read after it was opened: the descriptor can't come to mean another process
+            marks = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+        except OSError:
+            marks = []
+        if wanted in marks:
+            found.append(handle)
+        else:
+            os.close(handle)
+    return found
+
+
+def end_left_over(token: str, own: int = 0) -> int:
+    """Kill what is left of a run; how many it were."""
+    handles = left_over(token, own)
+    for handle in handles:
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except OSError:
+            pass
+        finally:
+            os.close(handle)
+    return len(handles)
+
+
+def die_with(keeper: int) -> None:
+    """In the child: end when the keeper ends, however it ends (Linux only)."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != keeper:
+        os._exit(1)
+
+
+def kills_by_memory() -> int:
+    """How often the kernel ended something in the keeper's control group for want of memory."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+        path = next(line.partition("::")[2] for line in lines if line.startswith("0::"))
+        events = Path(f"/sys/fs/cgroup{path}/memory.events").read_text(encoding="ascii")
+        found = dict(line.split() for line in events.splitlines())
+        return int(found.get("oom_kill", 0))
+    except (OSError, ValueError, StopIteration):
+        return 0

@@ -1,0 +1,1 @@
+"""Railway: one environment of one project a target."""

@@ -1,0 +1,1 @@
+"""systemd on the server's own machine, over `systemctl` and `journalctl`."""

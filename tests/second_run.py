@@ -1,0 +1,29 @@
+"""A write whose first process was killed after it had pinned its plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from mcp_ops.capabilities.changes import Plan
+from mcp_ops.tool import OneRun, Write
+
+_SENT: Final = "sent"
+
+
+class SecondRun(OneRun):
+    """The steps of the process that goes on: it finds the plan of the one before."""
+
+    before = _SENT
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan.model_dump_json()
+
+    async def pin(self, text: str) -> str:
+        """The plan that the first process pinned."""
+        return self._plan
+
+
+def goes_on(frame: Write, plan: Plan) -> Write:
+    """The frame in another process, after the plan was pinned and perhaps carried out."""
+    return replace(frame, steps=SecondRun(plan))
