@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -44,7 +45,8 @@ async def test_answer_without_settings_is_not_taken_for_an_empty_dictionary(
     tmp_path: Path,
 ) -> None:
     async with lab(tmp_path) as place:
-        for body in ({}, {"properties": None}, {"properties": {"A": 1}}, {"properties": []}):
+        bodies: list[Any] = [{}, *({"properties": each} for each in (None, {"A": 1}, []))]
+        for body in bodies:
             place.between.inject("POST", "/appsettings/list", answering(200, body))
             with pytest.raises(BadAnswer):
                 await BY_NAME["setting"].run(place)
