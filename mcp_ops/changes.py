@@ -8,17 +8,29 @@ itself would take once.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+import anyio
+
 from mcp_ops.capabilities.base import NextStep, Outcome
 from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progress
-from mcp_ops.errors import Conflict, ConnectionLost, Failed, Upstream, UpstreamRateLimited
-from mcp_ops.tool import Write
+from mcp_ops.errors import (
+    Conflict,
+    ConnectionLost,
+    Failed,
+    OpsError,
+    Upstream,
+    UpstreamRateLimited,
+)
+from mcp_ops.tool import Interrupted, Write
 
 WORK_S: Final = 3_600.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 5.0
+_SETTLE_S: Final = 60.0
+_PLANNED: Final = "planned"
 _SENT: Final = "sent"
 _ENDS: Final[dict[str, Outcome]] = {
     "verified": "verified",
@@ -68,7 +80,6 @@ async def carry_out(
     """
     if write.steps.before:  # a process that is lost made the plan, and may have begun it
         plan = Plan.model_validate_json(await write.steps.pin(""))
-        await write.steps.at(_SENT)
         begun = await _again(platform, write, plan)
     else:
         plan = await planning()
@@ -82,7 +93,7 @@ async def carry_out(
                 hint="Call again.",
             )
         await write.steps.pin(plan.model_dump_json())
-        await write.steps.at(_SENT)
+        await _sending(write)
         begun = await _begin(platform, write, plan)
     watch = _Watch(plan=plan, begun=begun, wait_s=wait_s)
     await watch.follow(platform, write)
@@ -122,16 +133,31 @@ async def _begin(platform: Changeable, write: Write, plan: Plan) -> Begun:
             raise
         try:
             found = await platform.find(plan, write.call_id)
-        except Upstream:
+        except OpsError:  # whatever keeps us from looking: the change may have run
             found = None
         if found is None:
             raise
         return found
 
 
+async def _sending(write: Write) -> None:
+    """Durably say that the change is sent next. Raises `Interrupted` when another process is to
+    send it, and leaves it the word that nothing was."""
+    try:
+        await write.steps.at(_SENT)
+    except Interrupted:
+        with suppress(Interrupted):
+            await write.steps.at(_PLANNED)
+        raise
+
+
 async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
     """Go on with what a lost process may have begun."""
-    found = await platform.find(plan, write.call_id)
+    if write.steps.before == _PLANNED:
+        await _sending(write)
+        return await _begin(platform, write, plan)
+    await write.steps.at(_SENT)
+    found = await _found(platform, write, plan)
     if found is not None:
         return found
     if plan.repeatable:
@@ -142,6 +168,22 @@ async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
     )
     lost.executed = "unknown"
     raise lost
+
+
+async def _found(platform: Changeable, write: Write, plan: Plan) -> Begun | None:
+    """Ask whether the change is there, for a while: what ended the process may keep the platform
+    away, too, and until it has answered nothing is known."""
+    waited, pause = 0.0, _FIRST_PAUSE_S
+    while True:
+        try:
+            return await platform.find(plan, write.call_id)
+        except OpsError as error:
+            if waited >= _SETTLE_S or not isinstance(error, Failed | UpstreamRateLimited):
+                error.executed = "unknown"
+                raise
+        await write.pause(pause)
+        await write.steps.at(_SENT)
+        waited, pause = waited + pause, min(pause * 1.5, _LONGEST_PAUSE_S)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,7 +202,10 @@ class _Watch:
         """Look until it shows or can't, the time is over or somebody cancels."""
         waited, pause = 0.0, _FIRST_PAUSE_S
         while not self.stopped:
+            began = anyio.current_time()
             await self._look(platform)
+            # A slow platform must not make the wait longer than the whole call may take.
+            waited += anyio.current_time() - began
             if self.last is not None:
                 write.progress(self.last.done, self.last.wanted, self.last.why)
             if self.stopped or waited >= self.wait_s:
@@ -182,6 +227,8 @@ class _Watch:
         except Upstream:
             self.problem = "The change was accepted; the platform refuses to say how it went."
             self.stopped = True
+        except OpsError:  # not the platform's: a credential, a secret store
+            self.problem = "The change was accepted; the platform could not be asked how it went."
         else:
             self._judge(self.last)
 

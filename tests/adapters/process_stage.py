@@ -113,13 +113,18 @@ def shell(script: str, **more: Any) -> dict[str, Any]:
     return {"argv": ["/bin/sh", "-c", script], **quick, **more}
 
 
+def serving() -> dict[str, Any]:
+    """A command that notes each of its starts before it says that it is ready."""
+    return shell(SERVE, ready_log="ready")
+
+
 @asynccontextmanager
 async def stage(
     directory: Path, commands: dict[str, Any] | None = None, *, timeout_s: float = 5.0, **one: Any
 ) -> AsyncIterator[Stage]:
     """A platform with these commands; what was started is ended at the end."""
     log = shlex.quote(str(directory / "effects"))
-    given: dict[str, Any] = {**(commands or {}), **one} or {"crm": shell(SERVE)}
+    given: dict[str, Any] = {**(commands or {}), **one} or {"crm": serving()}
     described = {
         name: {**one, "argv": [each.replace("{log}", log) for each in one["argv"]]}
         for name, one in given.items()

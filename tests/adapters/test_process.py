@@ -17,7 +17,17 @@ from mcp_ops.adapters.process.settings import ProcessSettings
 from mcp_ops.errors import Conflict, InvalidInput, NotFound, Unreachable
 from mcp_ops.tools.deployments import get_deployment, list_deployments, restart_deployment
 from mcp_ops.tools.rollouts import start_deployment, stop_deployment
-from tests.adapters.process_stage import SERVE, Stage, alive, end, gone, shell, stage, wiring, write
+from tests.adapters.process_stage import (
+    Stage,
+    alive,
+    end,
+    gone,
+    serving,
+    shell,
+    stage,
+    wiring,
+    write,
+)
 from tests.second_run import goes_on
 
 
@@ -81,7 +91,7 @@ async def test_nothing_is_done_for_what_is_so_already(tmp_path: Path) -> None:
 async def test_command_outlives_its_server_and_the_next_one_finds_it(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
         pid = await started(place)
-        settings = ProcessSettings.model_validate({"commands": {"crm": shell(SERVE)}})
+        settings = ProcessSettings.model_validate({"commands": {"crm": serving()}})
         async with ProcessAdapter.open(settings, wiring(tmp_path)) as another:
             assert (await another.describe("crm")).instances[0].name == f"pid {pid}"
         assert alive(pid)
@@ -91,7 +101,7 @@ async def test_killed_command_is_started_again_with_a_wait(tmp_path: Path) -> No
     async with stage(tmp_path) as place:
         pid = await started(place)
         os.kill(pid, signal.SIGKILL)
-        await place.until(lambda record: record["run"] == 2 and record["phase"] == "running")
+        await place.until(lambda record: record["run"] == 2 and record["ready"])
         found = await place.platform.describe("crm")
         assert found.restarts == 1
         assert found.instances[0].last_exit == "ended by SIGKILL, which nobody sent from here"
@@ -99,7 +109,8 @@ async def test_killed_command_is_started_again_with_a_wait(tmp_path: Path) -> No
 
 
 async def test_command_that_dies_again_and_again_is_failed(tmp_path: Path) -> None:
-    broken = shell("echo no database >&2; exit 3", backoff_s=600.0, max_backoff_s=600.0)
+    slow = {"backoff_s": 600.0, "max_backoff_s": 600.0, "settle_s": 60.0}
+    broken = shell("echo no database >&2; exit 3", **slow)
     async with stage(tmp_path, crm=broken) as place:
         done = await act(place, start_deployment)
         assert done.outcome == "failed"
@@ -255,10 +266,7 @@ async def test_two_servers_that_start_it_at_once_start_it_once(tmp_path: Path) -
             for number in range(3):
                 tasks.start_soon(start, f"call-{number}")
         assert sorted(ended) == ["begun", "conflict", "conflict"]
-        await place.until(lambda record: record["phase"] == "running")
-        with anyio.fail_after(20):
-            while not place.starts():
-                await anyio.sleep(0.01)
+        await place.until(lambda record: record["phase"] == "running" and record["ready"])
         assert len(place.starts()) == 1
 
 

@@ -21,7 +21,7 @@ from mcp_ops.adapters.process.ring import LOG, OLD_LOG, Ring
 from mcp_ops.errors import BadAnswer, NotFound, Rejected, UpstreamTimeout
 from mcp_ops.tools.deployments import restart_deployment
 from mcp_ops.tools.rollouts import start_deployment
-from tests.adapters.process_stage import SERVE, Stage, shell, stage, write
+from tests.adapters.process_stage import Stage, serving, shell, stage, write
 
 
 @asynccontextmanager
@@ -43,7 +43,7 @@ async def pretending(place: Stage, answer: bytes) -> AsyncIterator[None]:
 
 
 async def test_silent_keeper_leaves_it_unknown_and_one_effect(tmp_path: Path) -> None:
-    async with stage(tmp_path, timeout_s=1.0, crm=shell(SERVE)) as place:
+    async with stage(tmp_path, timeout_s=1.0, crm=serving()) as place:
         done: Any = await start_deployment.function(place.platform, write(), "crm", 300)
         assert done.outcome == "verified"
         plan = await place.platform.plan_restart("crm")

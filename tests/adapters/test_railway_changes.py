@@ -263,3 +263,19 @@ async def test_a_stop_that_railway_does_not_show_is_not_called_done(tmp_path: Pa
         assert done.outcome == "unconfirmed"
         assert "of some images it never does" in done.problem
         assert place.effects() == ["deploymentStop"]
+
+
+async def test_nothing_is_deployed_or_stopped_under_a_release_that_is_under_way(
+    tmp_path: Path,
+) -> None:
+    """Scaling deploys the version that runs: that would take the release back."""
+    async with lab(tmp_path) as place:
+        place.stand_in.inject("never-ready")
+        service = place.world.by_name(BACKEND)
+        place.world.deploy(service, reason="deploy", commit="9" * 40, builds=True)
+        for tool, given in ((rollouts.scale_deployment, (3,)), (rollouts.stop_deployment, ())):
+            with pytest.raises(Conflict, match="is under way"):
+                await do(place, tool, BACKEND, *given)
+        assert place.effects() == []
+        # What runs can be restarted all the same: a release may wait in a queue for hours.
+        assert (await restart(place)).outcome == "verified"

@@ -5,21 +5,13 @@ Rows F1 to F4, F10, F11, F19 and F20 of the fault matrix, at the adapter.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from mcp_ops.adapters.railway.adapter import RailwayAdapter
-from mcp_ops.capabilities.changes import Change, Plan
-from mcp_ops.changes import after, carry_out
 from mcp_ops.errors import (
     BadAnswer,
-    Conflict,
     ConnectionLost,
     Failed,
     Rejected,
@@ -28,108 +20,9 @@ from mcp_ops.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from mcp_ops.tool import OneRun
-from tests.kubernetes_lab import Fault, answering, broken, lost, silent, wiring, write
-from tests.railway_lab import BACKEND, Lab, lab, settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A change: how it is planned, which operation sends it, and what it is in the effect log."""
-
-    plan: Callable[[Any], Any]
-    sends: str
-    effect: str
-    before: Callable[[Lab], None] = lambda _place: None
-
-
-def _stop(place: Lab) -> None:
-    place.world.by_name(BACKEND).deployments[-1].stopped_at = place.world.now() - 60
-
-
-CASES = {
-    "restart": Case(
-        plan=lambda it: it.plan_restart(BACKEND), sends="Restart", effect="deploymentRestart"
-    ),
-    "rollback": Case(
-        plan=lambda it: it.plan_rollback(BACKEND, ""), sends="Rollback", effect="deploymentRollback"
-    ),
-    "scale": Case(
-        plan=lambda it: it.plan_scale(BACKEND, 3), sends="Deploy", effect="serviceInstanceDeployV2"
-    ),
-    "config": Case(
-        plan=lambda it: it.plan_config(
-            BACKEND, "DB_POOL_SIZE", value="50", value_ref="", overwrite=True
-        ),
-        sends="SetVariable",
-        effect="variableUpsert",
-    ),
-    "stop": Case(plan=lambda it: it.plan_stop(BACKEND), sends="Stop", effect="deploymentStop"),
-    "start": Case(
-        plan=lambda it: it.plan_start(BACKEND),
-        sends="Restart",
-        effect="deploymentRestart",
-        before=_stop,
-    ),
-}
-EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-# A scale is two requests: of the first a lost answer can't be told from a lost request.
-ONE_STEP = pytest.mark.parametrize(
-    "case", [case for name, case in CASES.items() if name != "scale"], ids=lambda case: case.sends
-)
-
-
-async def change(place: Lab, case: Case, *, wait_s: int = 45, **frame: Any) -> Change:
-    with anyio.fail_after(30):
-        return await carry_out(
-            place.platform,
-            write(**frame),
-            lambda: case.plan(place.platform),
-            wait_s=wait_s,
-            after=after(BACKEND),
-        )
-
-
-def count(place: Lab, case: Case) -> int:
-    return place.effects().count(case.effect)
-
-
-@asynccontextmanager
-async def another(place: Lab) -> AsyncIterator[RailwayAdapter]:
-    """The target as another process has it: it remembers nothing."""
-    wired = wiring(place.directory, place.redactor)  # its key is the installation's
-    async with RailwayAdapter.open(settings(place.url), wired) as adapter:
-        yield adapter
-
-
-async def shown(place: Lab, plan: Plan) -> None:
-    """Wait until Railway shows what was done: a stop takes a moment."""
-    async with another(place) as adapter:
-        with anyio.fail_after(30):
-            while await adapter.find(plan, "nobody's") is None:
-                await anyio.sleep(place.world.step)
-
-
-@dataclass(slots=True)
-class Kept(OneRun):
-    """The steps of an operation whose process was lost after it had pinned its plan."""
-
-    plan: Plan
-    before: str = "sent"
-
-    async def pin(self, text: str) -> str:
-        assert text == ""
-        return self.plan.model_dump_json()
-
-
-async def gone_on(place: Lab, plan: Plan) -> Change:
-    async def planning() -> Plan:
-        raise AssertionError("it was planned already")
-
-    frame = replace(write(), steps=Kept(plan))
-    async with another(place) as adapter:
-        with anyio.fail_after(30):
-            return await carry_out(adapter, frame, planning, wait_s=45, after=after(BACKEND))
+from tests.kubernetes_lab import Fault, answering, broken, lost, silent
+from tests.railway_cases import CASES, EACH, ONE_STEP, Case, change, count
+from tests.railway_lab import BACKEND, lab
 
 
 def done_then(fault: Fault) -> Fault:
@@ -269,85 +162,6 @@ async def test_trouble_before_the_request_is_no_doubt_about_it(tmp_path: Path, c
             with pytest.raises(ConnectionLost) as raised:
                 await place.platform.begin(plan, reason="now", call_id="c")
             assert raised.value.executed == "no"
-        assert place.effects() == []
-
-
-@EACH
-async def test_one_call_that_is_begun_many_times_at_once_has_one_effect(
-    tmp_path: Path, case: Case
-) -> None:
-    async with lab(tmp_path) as place:
-        case.before(place)
-        plan = await case.plan(place.platform)
-        found: list[str] = []
-
-        async def begin() -> None:
-            begun = await place.platform.begin(plan, reason="now", call_id="c")
-            found.append(begun.at)
-
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as tasks:
-                for _ in range(5):
-                    tasks.start_soon(begin)
-        assert len(set(found)) == 1
-        assert count(place, case) == 1
-
-
-@EACH
-async def test_what_somebody_changed_since_the_look_is_not_changed_again(
-    tmp_path: Path, case: Case
-) -> None:
-    async with lab(tmp_path) as place:
-        case.before(place)
-        plan = await case.plan(place.platform)
-        service = place.world.by_name(BACKEND)
-        place.world.deploy(service, reason="deploy", commit="7" * 40)
-        with pytest.raises(Conflict):
-            await place.platform.begin(plan, reason="now", call_id="c")
-        with pytest.raises(Conflict):
-            await place.platform.rehearse(plan)
-        assert place.effects() == []
-
-
-@pytest.mark.parametrize("name", ["restart", "config", "stop", "start"])
-async def test_the_same_change_by_two_calls_is_made_by_one(tmp_path: Path, name: str) -> None:
-    """Two agents looked at the same moment: what the first did, the second one sees."""
-    case = CASES[name]
-    async with lab(tmp_path) as place:
-        case.before(place)
-        one, other = await case.plan(place.platform), await case.plan(place.platform)
-        await place.platform.begin(one, reason="now", call_id="one")
-        await shown(place, one)
-        with pytest.raises(Conflict):
-            await place.platform.begin(other, reason="now", call_id="other")
-        assert count(place, case) == 1
-
-
-@EACH
-async def test_a_killed_process_after_the_effect_is_gone_on_with(
-    tmp_path: Path, case: Case
-) -> None:
-    async with lab(tmp_path) as place:
-        case.before(place)
-        plan = await case.plan(place.platform)
-        async with another(place) as killed:
-            await killed.begin(plan, reason="now", call_id="call-1")
-        await shown(place, plan)
-        done = await gone_on(place, plan)
-        assert done.outcome == "verified"
-        assert count(place, case) == 1
-
-
-@EACH
-async def test_a_killed_process_before_the_effect_leaves_a_doubt_and_no_second_try(
-    tmp_path: Path, case: Case
-) -> None:
-    async with lab(tmp_path) as place:
-        case.before(place)
-        plan = await case.plan(place.platform)
-        with pytest.raises(ConnectionLost) as raised:
-            await gone_on(place, plan)
-        assert raised.value.executed == "unknown"
         assert place.effects() == []
 
 

@@ -15,6 +15,7 @@ from mcp_ops.call import Caller, Question
 from mcp_ops.commands.session import OPERATOR_SCOPES
 from mcp_ops.lab.railway.api import PATH
 from mcp_ops.settings_file import load_settings
+from tests.kubernetes_lab import answering
 from tests.railway_lab import ACCOUNT, BACKEND, TOKEN, Lab, lab
 
 CONFIG = """
@@ -91,3 +92,58 @@ async def test_health_tells_of_a_token_that_reaches_too_far(tmp_path: Path) -> N
         refused = await call("list_deployments")
         assert refused["error"]["code"] == "forbidden"
         assert ACCOUNT not in json.dumps([health, refused])
+
+
+async def test_a_caller_that_goes_away_in_the_middle_gets_the_recorded_answer_later(
+    tmp_path: Path,
+) -> None:
+    """Rows F1 and F3: the write ends in its own task, and the call that is sent again joins it."""
+    arrived, released = anyio.Event(), anyio.Event()
+
+    async def held(app: Any, scope: Any, receive: Any, send: Any) -> None:
+        arrived.set()
+        await released.wait()
+        await app(scope, receive, send)
+
+    async with lab(tmp_path) as place, calling(place, TOKEN) as call:
+        place.between.inject("Restart", held)
+        async with anyio.create_task_group() as tasks:
+            gone = anyio.CancelScope()
+
+            async def first() -> None:
+                with gone:
+                    await call("restart_deployment", name=BACKEND, reason="it hangs")
+
+            tasks.start_soon(first)
+            with anyio.fail_after(20):
+                await arrived.wait()
+            gone.cancel()
+        tasks_done: list[dict[str, Any]] = []
+
+        async def again() -> None:
+            tasks_done.append(
+                await call("restart_deployment", name=BACKEND, reason="it hangs, I said")
+            )
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(again)
+            await anyio.lowlevel.checkpoint()
+            released.set()
+        assert [each["outcome"] for each in tasks_done] == ["verified"] * 3
+        assert all(each["replayed"] for each in tasks_done)
+        assert place.effects() == ["deploymentRestart"]
+
+
+async def test_of_several_services_each_outcome_is_its_own(tmp_path: Path) -> None:
+    """Row F19: one of them fails in the middle."""
+    problem = {"errors": [{"message": "Problem processing request"}]}
+    async with lab(tmp_path) as place, calling(place, TOKEN) as call:
+        outcomes = []
+        for number, name in enumerate((BACKEND, "postgres", "redis", "store-front")):
+            if number == 2:
+                place.between.inject("Restart", answering(200, problem))
+            done = await call("restart_deployment", name=name, reason="all of them hang")
+            outcomes.append(done["outcome"])
+        assert outcomes == ["verified", "verified", "unknown", "verified"]
+        assert place.effects() == ["deploymentRestart"] * 3

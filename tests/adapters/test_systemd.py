@@ -21,7 +21,12 @@ from mcp_ops.errors import (
     Unreachable,
     UpstreamTimeout,
 )
-from mcp_ops.tools.deployments import get_deployment, get_deployment_logs, list_deployments
+from mcp_ops.tools.deployments import (
+    get_deployment,
+    get_deployment_logs,
+    list_deployments,
+    restart_deployment,
+)
 from tests.adapters.systemd_stage import REDIS, UNITS, stage, wiring
 
 # Of a real systemd 252, as `systemctl show` wrote it.
@@ -121,15 +126,19 @@ async def test_running_unit_shows_memory_age_and_what_systemd_wrote(tmp_path: Pa
 
 async def test_unit_is_told_although_the_journal_is_closed(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
-        for fault in ("journal-empty", "journal-forbidden"):
+        for fault, kind, hint in (
+            ("journal-empty", Forbidden, "systemd-journal"),
+            ("journal-forbidden", Forbidden, "systemd-journal"),
+            ("journal-none", NotFound, "journald.conf"),
+        ):
             place.box.inject("journalctl", fault)
             found = await place.platform.describe(REDIS)
             assert found.problem == "none"
-            assert found.conditions[-1].reason == "Forbidden"
+            assert found.conditions[-1].type == "Journal"
             place.box.inject("journalctl", fault)
-            with pytest.raises(Forbidden) as raised:
+            with pytest.raises(kind) as raised:
                 await logs(place.platform)
-            assert "systemd-journal" in raised.value.hint
+            assert hint in raised.value.hint
 
 
 async def test_lines_are_filtered_by_literal_and_level(tmp_path: Path) -> None:
@@ -216,6 +225,13 @@ async def test_garbled_journal_is_told_and_a_flood_is_cut(tmp_path: Path) -> Non
             place.box.inject("journalctl", fault)
             with pytest.raises(BadAnswer):
                 await logs(place.platform)
+
+
+def test_units_are_names_that_the_tools_take() -> None:
+    model = restart_deployment.arguments
+    for name in ("redis.service", "finops-worker@1.service", "a_b:c.timer"):
+        given = model.model_validate({"name": name, "reason": "it is stuck"})
+        assert restart_deployment.object_of(given) == name
 
 
 def test_real_answer_is_read() -> None:

@@ -49,9 +49,9 @@ class Look:
             age = self.age_s()
             return "running_too_long" if age is not None and age > too_long_s else "running"
         ends: tuple[tuple[bool | None, JobState], ...] = (
-            (self.suspended, "suspended"),
             (self.failed, "failed"),
             (self.stale, "stale"),
+            (self.suspended, "suspended"),
             (self.succeeded, "succeeded"),
         )
         for holds, state in ends:

@@ -38,7 +38,7 @@ class ProcessAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
     Settings: ClassVar[type[AdapterSettings]] = ProcessSettings
 
     def __init__(self, settings: ProcessSettings, wiring: Wiring, http: HttpClient) -> None:
-        folder = wiring.directory / "process" / wiring.target
+        folder = wiring.directory.absolute() / "process" / wiring.target
         self._controls = {
             name: Control(folder=folder / name, command=command, answer_s=settings.timeout_s)
             for name, command in sorted(settings.commands.items())

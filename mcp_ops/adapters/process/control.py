@@ -148,7 +148,7 @@ class Control:
     def _config(self) -> dict[str, Any]:
         """What a keeper has to know. It goes through a pipe or socket and into no file."""
         command = self.command
-        home = pwd.getpwuid(os.getuid()).pw_dir
+        home = _home()
         secrets = {name: each.get_secret_value() for name, each in command.secrets.items()}
         return {
             "argv": list(command.argv),
@@ -167,6 +167,14 @@ class Control:
         """Raises `ConfigurationError` for more than a request can carry."""
         if len(json.dumps(self._config())) > REQUEST_BYTES - 1_024:
             raise ConfigurationError("A command with its variables is larger than 63 KiB.")
+
+
+def _home() -> str:
+    """The home of the server's user; a container's user may be in no list."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
 
 
 def _note(told: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mcp_ops.adapters.railway.api import Api
 from mcp_ops.adapters.railway.operations import Query
 from mcp_ops.adapters.railway.reading import Reading
 from mcp_ops.adapters.railway.state import (
+    UNDER_WAY,
     Deployment,
     Service,
     mapping,
@@ -196,6 +197,17 @@ def plan_of(
         evidence=evidence,
         **more,
     )
+
+
+def settled(service: Service, why: str) -> None:
+    """Raise `Conflict` while a newer deployment is under way: what is decided about the one that
+    runs would meet another one."""
+    newest = service.latest
+    if newest is not None and newest.status in UNDER_WAY:
+        raise Conflict(
+            f"A deployment is under way ({newest.id}, {newest.status}): {why}.",
+            hint="Wait until it runs or has failed; get_deployment shows it.",
+        )
 
 
 def seen(one: Deployment, when: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mcp_ops.adapters.railway.changing import (
     newer,
     plan_of,
     seen,
+    settled,
 )
 from mcp_ops.adapters.railway.following import follow_new, progress, running, trace_new
 from mcp_ops.adapters.railway.logs import last_start
@@ -71,14 +72,13 @@ def plan_stop(name: str, service: Service) -> Plan:
     current = _current(service)
     if current.status == "SLEEPING":
         raise Conflict(f"It can't be stopped: {_SLEEPS}.", hint=_hint(name, current))
+    settled(service, "it would serve although this one is stopped")
     lines = [
         f"Stop deployment {current.id} of {name}: it serves nobody until start_deployment.",
         "Whatever is deployed next (a push, a changed variable) runs again.",
     ]
     undo = Undo(tool="start_deployment", arguments={"name": name})
-    nothing = "" if current.serves or current.status in UNDER_WAY else "nothing of it runs"
-    if current.status in UNDER_WAY:
-        raise Conflict("Its first deployment is under way.", hint="Wait until it runs or failed.")
+    nothing = "" if current.serves else "nothing of it runs"
     return plan_of(STOP, name, service, acted=current, lines=lines, undo=undo, nothing=nothing)
 
 

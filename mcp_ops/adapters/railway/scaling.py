@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp_ops.adapters.railway.access import Scope
-from mcp_ops.adapters.railway.changing import Action, Driver, Made, confirmed, plan_of
+from mcp_ops.adapters.railway.changing import (
+    Action,
+    Driver,
+    Made,
+    confirmed,
+    plan_of,
+    settled,
+)
 from mcp_ops.adapters.railway.following import follow_new, trace_new
 from mcp_ops.adapters.railway.operations import Mutation
 from mcp_ops.adapters.railway.state import Deployment, Service, plain, wanted
@@ -31,6 +38,7 @@ def plan_scale(name: str, service: Service, replicas: int, *, most: int) -> Plan
     current = service.current
     if current is None:
         raise Conflict("It was never deployed.", hint="A person has to deploy it once.")
+    settled(service, "scaling would deploy the version that runs over it")
     before = dict(service.regions)
     after = spread(before, replicas)
     shown = _shown(before) or f"{service.wanted}"

@@ -200,7 +200,7 @@ def plan_config(
         old = f"fingerprint {mark}" if before is not None else "sealed: nobody can read it again"
         lines.append(f"It overwrites the value that is there ({old}).")
     if service.current is not None:
-        lines.append(f"Railway deploys {service.current.shown} anew with it.")
+        lines.append("Railway deploys the service anew with it.")
     undo = None
     if before is not None and _REFERENCE.fullmatch(before):
         arguments = {"name": name, "key": key, "value_ref": before, "overwrite": True}

@@ -138,12 +138,12 @@ class SystemdAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
         """The unit, and the last ten things that systemd wrote about it."""
         unit = await self._look(name)
         events: list[Event] = []
-        readable = True
+        closed = ""
         try:
             events = await events_of(self._commands, unit)
-        except Forbidden:
-            readable = False
-        return detail(unit, events, now=self._clock.now(), journal=readable)
+        except (Forbidden, NotFound) as error:
+            closed = error.message
+        return detail(unit, events, now=self._clock.now(), closed=closed)
 
     async def logs(
         self,

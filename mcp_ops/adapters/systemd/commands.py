@@ -64,7 +64,12 @@ _SAID: Final[tuple[tuple[str, type[Upstream], str, str], ...]] = (
     ),
     ("connection timed out", ConnectionLost, "systemd gave no answer in time.", ""),
     ("connection reset", ConnectionLost, "The connection to systemd broke.", ""),
-    ("transport endpoint", ConnectionLost, "The connection to systemd broke.", ""),
+    (
+        "transport endpoint",
+        ConnectionLost,
+        "The connection to systemd broke.",
+        "When it is so each time, the bus does not know the server's user (libnss-systemd).",
+    ),
     ("connection terminated", ConnectionLost, "The connection to systemd broke.", ""),
     ("is masked", Rejected, "The unit is masked: somebody forbade that it runs.", ""),
     ("not found", NotFound, "systemd has no such unit.", "Check the name in `units`."),

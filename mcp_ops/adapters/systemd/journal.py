@@ -104,7 +104,11 @@ async def _before(commands: Commands, unit: Unit) -> str:
 
 
 def _readable(errors: str) -> None:
-    """An empty answer because of missing rights must not look like silence."""
+    """An empty answer because of missing rights, or of no journal, must not look like silence."""
+    if "No journal files were found" in errors:
+        raise NotFound(
+            "This machine keeps no journal.", hint="See Storage= in journald.conf of the machine."
+        )
     if "not seeing messages" in errors:
         raise Forbidden(
             "The journal is not readable for the server.",

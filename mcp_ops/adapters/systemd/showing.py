@@ -26,8 +26,8 @@ def listed(unit: Unit) -> Deployment:
     )
 
 
-def detail(unit: Unit, events: list[Event], *, now: float, journal: bool) -> DeploymentDetail:
-    """A unit in full. `journal` tells whether the journal could be read."""
+def detail(unit: Unit, events: list[Event], *, now: float, closed: str) -> DeploymentDetail:
+    """A unit in full. `closed` tells why the journal could not be read, or is empty."""
     return DeploymentDetail(
         name=unit.name.lower(),
         image=unit.executable,
@@ -39,7 +39,7 @@ def detail(unit: Unit, events: list[Event], *, now: float, journal: bool) -> Dep
         restarts=unit.restarts,
         oom_kills=int(unit.result == "oom-kill"),
         last_restart=rfc3339(unit.started) if unit.started is not None else None,
-        conditions=_conditions(unit, journal=journal),
+        conditions=_conditions(unit, closed=closed),
         events=events,
         instances=_instances(unit, now=now),
         problem=unit.problem(),
@@ -68,7 +68,7 @@ def _instances(unit: Unit, *, now: float) -> list[Instance]:
     ]
 
 
-def _conditions(unit: Unit, *, journal: bool) -> list[Condition]:
+def _conditions(unit: Unit, *, closed: str) -> list[Condition]:
     since = rfc3339(unit.changed) if unit.changed is not None else None
     found = [
         Condition(
@@ -94,15 +94,9 @@ def _conditions(unit: Unit, *, journal: bool) -> list[Condition]:
                 message="Its file changed; systemd has not read it yet.",
             )
         )
-    if not journal:
-        found.append(
-            Condition(
-                type="Journal",
-                status="False",
-                reason="Forbidden",
-                message="The journal is not readable for the server: no events are shown.",
-            )
-        )
+    if closed:
+        message = f"{closed} No events are shown."
+        found.append(Condition(type="Journal", status="False", reason="", message=message))
     return found
 
 

@@ -218,6 +218,8 @@ def journalctl(state: dict[str, Any], fault: str, arguments: list[str]) -> str:
     """What is written to stdout: JSON lines, newest first."""
     if fault == "journal-empty":
         raise Ended(0, _BLIND)
+    if fault == "journal-none":
+        raise Ended(0, "No journal files were found.\n")
     if fault == "journal-forbidden":
         raise Ended(1, _BLIND + _NO_FILES)
     options, matches = _options(arguments)
