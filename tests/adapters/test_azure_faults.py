@@ -178,6 +178,20 @@ async def test_what_azure_forbids_is_told_before_anything_is_done(tmp_path: Path
         assert place.effects() == []
 
 
+async def test_log_that_cannot_be_asked_is_asked_again_by_who_goes_on(tmp_path: Path) -> None:
+    row = ROWS[0]
+    async with lab(tmp_path, activity_lag_s=0.0) as place:
+        plan = await row.plan(place)
+        await place.platform.begin(plan, reason="it was lost", call_id="call-7")
+        away = answering(500, b"the log is away")
+        place.between.inject("GET", "/eventtypes/", away, away)
+        with pytest.raises(UpstreamBroken):
+            await place.platform.find(plan, "call-7")
+        done = await resume(place, row, plan.model_dump_json(), "call-7")
+        assert done.outcome == "verified", done
+        one_effect(place, row)
+
+
 SLOW = [row for row in ROWS if row.name in ("restart", "swap", "scale")]
 
 

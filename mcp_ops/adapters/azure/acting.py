@@ -63,16 +63,23 @@ async def begin(azure: Azure, plan: Plan, action: Action, call_id: str) -> Begun
 
 
 async def find(azure: Azure, plan: Plan, action: Action, call_id: str) -> Begun | None:
-    """The change by what it left: the activity log names the call, or the target is as planned."""
+    """The change by what it left: the activity log names the call, or the target is as planned.
+
+    Where the log could not be asked and the target shows nothing, that error is raised: another
+    look may tell.
+    """
+    trace, silent = None, None
     try:
         trace = await traced(azure, call_id, _looked_at(plan))
-    except Upstream:  # another service than the one that is asked next
-        trace = None
+    except Upstream as error:  # of another service than the one that is asked next
+        silent = error
     if trace is not None:
         at = moment(trace.first) or text(plan.values, LOOKED_AT)
         return _begun(plan, call_id, at, {"activity_log": trace.status})
     evidence = await action.shows(azure, plan)
     if evidence is None:
+        if silent is not None:
+            raise silent
         return None
     at = text(plan.values, LOOKED_AT)
     return _begun(plan, call_id, at, _by_state(evidence))
