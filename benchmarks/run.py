@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import http_clients
+from benchmarks import http_clients, large_cluster
 from benchmarks.raw_client import Call, HttpPeer, StdioPeer, http_peer, rss_mb, stdio_peer
 from benchmarks.report import Bar, Figures, Tokens, count_tokens, render
 
@@ -201,7 +201,12 @@ async def _measure_stdio(
             figures.add(contender.name, rate.name, got)
 
 
-def bars(figures: Figures, tokens: Tokens, http: http_clients.HttpFigures) -> list[Bar]:
+def bars(
+    figures: Figures,
+    tokens: Tokens,
+    http: http_clients.HttpFigures,
+    large: large_cluster.LargeFigures,
+) -> list[Bar]:
     """What we hold ourselves to: ratios to the bare SDK in the same run, and tokens."""
     ours, guard, bare = "mcp-ops, stdio", "guard, stdio", "SDK, stdio"
     web, bare_web = "guard, HTTP with a key", "SDK, HTTP"
@@ -230,6 +235,9 @@ def bars(figures: Figures, tokens: Tokens, http: http_clients.HttpFigures) -> li
             for kind, title in http_clients.KINDS.items()
         ),
         Bar(name="Two replicas on two cores", value=http.replicas_ratio(), limit=1.7, upper=False),
+        at_most("10,000 pods: time to that of the lists read whole", large.ratio("seconds"), 1.0),
+        at_most("10,000 pods: memory to the same", large.ratio("mib"), 0.1),
+        at_most("10,000 pods: bytes to the wire's own", large.of_wire(), 1.25),
         at_most("Tokens of the dearest read tool", tokens.dearest(reads=True), 180, "tokens"),
         at_most("Tokens of the dearest write tool", tokens.dearest(reads=False), 260, "tokens"),
         at_most("Tokens of all published tools", tokens.total(), 4_500, "tokens"),
@@ -267,14 +275,16 @@ def main() -> int:
     figures, tokens = asyncio.run(run(options.rounds, options.scale))
     http = http_clients.HttpFigures()
     http_clients.run(http_clients.measure_all(http, options.rounds, options.scale))
-    judged = bars(figures, tokens, http)
+    large = large_cluster.LargeFigures()
+    asyncio.run(large_cluster.measure_all(large, min(options.rounds, 3)))
+    judged = bars(figures, tokens, http, large)
     page = render(
         figures=figures,
         tokens=tokens,
         bars=judged,
         machine=machine(),
         rounds=options.rounds,
-        more=http.lines(),
+        more=[*http.lines(), "", *large.lines()],
     )
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(page, encoding="utf-8")

@@ -8,7 +8,7 @@ imported inside `open`, so that only a target that is used pays for them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,15 @@ class Wiring:
     secrets: SecretStore | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A line of `mcp-ops doctor` about a target. Not `good`: a tool that is published will fail."""
+
+    good: bool
+    message: str
+    advice: str = ""
+
+
 class Adapter(ABC):
     """One class per kind of system.
 
@@ -66,3 +75,7 @@ class Adapter(ABC):
     @abstractmethod
     async def ping(self) -> None:
         """The cheapest call that shows that the system answers; raises `Upstream` errors."""
+
+    async def examine(self, tools: Collection[str]) -> list[Advice]:
+        """What an operator should know beyond that, for the tools that are published on it."""
+        return []

@@ -25,9 +25,10 @@ import anyio
 from anyio.abc import TaskStatus
 
 from mcp_ops import log
+from mcp_ops.adapter import Advice
 from mcp_ops.adapters.embedded import EmbeddedQueue
 from mcp_ops.app_sealing import installation_key, question_keys
-from mcp_ops.app_targets import configured_targets
+from mcp_ops.app_targets import configured_targets, examined
 from mcp_ops.auth.keys import KeyBook
 from mcp_ops.auth.ring import KeyRing
 from mcp_ops.call import Caller
@@ -106,6 +107,10 @@ class App:
     async def check_targets(self) -> list[ComponentHealth]:
         """Ask every target whether it answers, as the server itself."""
         return await self.inside.components()
+
+    async def examine_targets(self) -> list[tuple[str, Advice]]:
+        """What an operator should know of each target that can be opened, with its name."""
+        return await examined(self.guard.targets, self.tools)
 
 
 @asynccontextmanager

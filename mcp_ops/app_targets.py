@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
-from mcp_ops.adapter import Wiring
+import anyio
+
+from mcp_ops.adapter import Advice, Wiring
 from mcp_ops.capabilities.deadletters import DeadLetterQueue, OperationEndpoint
 from mcp_ops.catalog import capabilities
 from mcp_ops.clock import Clock
-from mcp_ops.errors import ConfigurationError
-from mcp_ops.guard.targets import TargetInfo
+from mcp_ops.errors import ConfigurationError, OpsError
+from mcp_ops.guard.targets import TargetInfo, Targets
 from mcp_ops.guard.usage import UsageWatch
 from mcp_ops.opening import Configured, OpenTargets, adapter_class, implements
 from mcp_ops.ports import OWN_TARGET
 from mcp_ops.redact import Redactor
 from mcp_ops.settings import Settings, TargetSettings
 from mcp_ops.settings_options import resolve_options, secrets_in
+from mcp_ops.tool import Tool
+
+_EXAMINE_S: Final = 30.0
 
 
 def configured_targets(
@@ -91,3 +97,20 @@ def _configured(
         capabilities=frozenset(each for each in known if implements(adapter, each)),
     )
     return Configured(info=info, adapter=adapter, settings=options, wiring=wiring)
+
+
+async def examined(targets: Targets, tools: Mapping[str, Tool]) -> list[tuple[str, Advice]]:
+    """What an operator should know of each target, for the tools on it, with its name.
+
+    A target that can't be opened or asked is left out: that it does not answer is told already.
+    """
+    found: list[tuple[str, Advice]] = []
+    for name in targets.names():
+        able = targets.info(name).capabilities
+        used = [each.name for each in tools.values() if each.capability in able]
+        if name == OWN_TARGET or not used:
+            continue
+        with suppress(OpsError), anyio.move_on_after(_EXAMINE_S):
+            adapter = await targets.adapter(name)
+            found += [(name, advice) for advice in await adapter.examine(used)]
+    return found

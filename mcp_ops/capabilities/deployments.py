@@ -68,8 +68,9 @@ class Event(Model):
 
 
 class Instance(Model):
-    """A pod or instance. `waiting` is why a container does not run. What a platform does not tell
-    is absent, and no zero."""
+    """A pod or instance. `waiting` is why a container does not run, `message` what the platform
+    says of it: why it finds no node, what the image's registry answered, why it was evicted. What
+    a platform does not tell is absent, and no zero."""
 
     name: str
     ready: bool
@@ -78,10 +79,31 @@ class Instance(Model):
     age_s: int | None = None
     waiting: UntrustedLine | None = None
     last_exit: UntrustedLine | None = None
+    message: UntrustedLine | None = None
+
+
+class ContainerUse(Model):
+    """A container of all instances. Used is the most of any instance, where that is measured."""
+
+    name: str
+    restarts: int
+    oom_kills: int
+    memory_limit_mib: float | None = None
+    memory_used_mib: float | None = None
+    cpu_limit_millicores: int | None = None
+    cpu_used_millicores: int | None = None
+
+
+class ProbeFailures(Model):
+    """How often probes failed lately, by the events of the instances that were looked at."""
+
+    readiness: int = 0
+    liveness: int = 0
+    startup: int = 0
 
 
 class DeploymentDetail(Result):
-    """Answer of get_deployment."""
+    """Answer of get_deployment. `evictions` counts instances that were put out of their node."""
 
     name: str
     image: UntrustedLine
@@ -93,6 +115,9 @@ class DeploymentDetail(Result):
     available: int
     restarts: int | None = None
     oom_kills: int | None = None
+    evictions: int | None = None
+    containers: list[ContainerUse] = []
+    probe_failures: ProbeFailures | None = None
     last_deploy: Moment | None = None
     last_restart: Moment | None = None
     conditions: list[Condition] = []

@@ -12,6 +12,7 @@ from typing import Literal
 import anyio
 import typer
 
+from mcp_ops.adapter import Advice
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.clock import SystemClock, rfc3339
 from mcp_ops.commands.exits import Exit
@@ -173,6 +174,16 @@ def of_target(check: ComponentHealth) -> Finding:
     )
 
 
+def of_advice(name: str, advice: Advice) -> Finding:
+    """What a target's adapter tells of it."""
+    return Finding(
+        check=f"target {name}",
+        state="ok" if advice.good else "warn",
+        message=tame(advice.message),
+        advice=advice.advice,
+    )
+
+
 async def _of_app(app: RunningApp) -> list[Finding]:
     findings = [
         Finding(check="credentials", state="ok", message="Every reference could be resolved.")
@@ -189,6 +200,7 @@ async def _of_app(app: RunningApp) -> list[Finding]:
         for line in await broken_glass(app)
     ]
     findings += [of_target(check) for check in await app.check_targets()]
+    findings += [of_advice(name, advice) for name, advice in await app.examine_targets()]
     return findings
 
 

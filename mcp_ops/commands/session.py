@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, Protocol
 import anyio
 import typer
 
+from mcp_ops.adapter import Advice
 from mcp_ops.call import Answer, Ask, Caller, Question
 from mcp_ops.capabilities.guard import ComponentHealth
 from mcp_ops.clock import rfc3339
@@ -98,6 +99,10 @@ class RunningApp(Protocol):
 
     async def check_targets(self) -> Sequence[ComponentHealth]:
         """Ask every target whether it answers."""
+        ...
+
+    async def examine_targets(self) -> Sequence[tuple[str, Advice]]:
+        """What an operator should know of each target, with its name."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mcp_ops.commands.exits import Exit
+from mcp_ops.commands.manifests import manifests
 from mcp_ops.commands.output import say, show_json, show_table
 from mcp_ops.commands.session import ConfigOption, JsonOption, RunningApp, with_app
 from mcp_ops.commands.snapshots import compare, shipped, snapshot, write_snapshots
@@ -54,7 +55,7 @@ def _ship(every: Mapping[str, Tool], *, check: bool) -> list[str]:
 
 
 def _tell(every: Mapping[str, Tool], root: Path, *, check: bool) -> list[str]:
-    """Keep what the documents say about the tools like the snapshots."""
+    """Keep what documents and manifests say about the tools like the snapshots."""
     opening = import_module("mcp_ops.opening")
 
     def kinds_of(capability: type) -> list[str]:
@@ -65,12 +66,12 @@ def _tell(every: Mapping[str, Tool], root: Path, *, check: bool) -> list[str]:
         )
 
     changes = []
-    for path, wanted in tables(every, kinds_of, root).items():
+    for path, wanted in (tables(every, kinds_of, root) | manifests(root)).items():
         if path.exists() and path.read_bytes() == wanted:
             continue
         if not check:
             path.write_bytes(wanted)
-        changes.append(f"{path.relative_to(root).as_posix()}: its table differs from the tools")
+        changes.append(f"{path.relative_to(root).as_posix()}: it differs from the tools")
     return changes
 
 

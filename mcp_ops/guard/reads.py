@@ -52,12 +52,11 @@ class _Flight:
     error: OpsError | None = None
     abandoned: bool = False
 
-    async def wait(self, ends: float) -> None:
-        """Wait until it is over, at the longest until a moment of the loop's clock."""
+    def end(self) -> anyio.Event:
+        """What is set when it is over."""
         if self.landed is None:
             self.landed = anyio.Event()
-        with anyio.CancelScope(deadline=ends):
-            await self.landed.wait()
+        return self.landed
 
     def land(self) -> None:
         """It is over: whoever waits goes on."""
@@ -109,7 +108,8 @@ class Reads:
                 return await self._lead(key, call, body, metered=metered)
             if ends == math.inf:
                 ends = anyio.current_time() + within_s
-            await flight.wait(ends)
+            with anyio.CancelScope(deadline=ends):
+                await flight.end().wait()
             if not flight.over:
                 break
             if flight.abandoned:

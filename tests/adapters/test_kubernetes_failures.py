@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from kubernetes.aio.config.config_exception import ConfigException
 from mcp_ops import errors
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
 from mcp_ops.adapters.kubernetes.failures import Ask, refusal, translated
-from mcp_ops.clock import ManualClock
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 from tests.kubernetes_lab import TOKEN, answering, broken, lab, served, silent, wiring
 from tests.served import serve_raw
@@ -346,53 +344,6 @@ async def test_credential_that_was_refused_is_read_anew(tmp_path: Path) -> None:
             await place.platform.ping()
         path.write_text(good, encoding="utf-8")
         await place.platform.ping()
-
-
-async def test_credential_plugin_is_run_and_its_token_never_shown(tmp_path: Path) -> None:
-    async with lab(tmp_path) as place:
-        plugin = tmp_path / "plugin"
-        status = (
-            '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",'
-            f'"status":{{"token":"{TOKEN}"}}}}'
-        )
-        plugin.write_text(f"#!/bin/sh\necho '{status}'\n", encoding="utf-8")
-        plugin.chmod(plugin.stat().st_mode | stat.S_IXUSR)
-        path = tmp_path / "exec-kubeconfig"
-        api = "client.authentication.k8s.io/v1"
-        path.write_text(
-            kubeconfig(place.url, "x").replace(
-                '{token: "x"}', f"{{exec: {{command: {plugin}, apiVersion: {api}}}}}"
-            ),
-            encoding="utf-8",
-        )
-        wired = wiring(tmp_path)
-        async with KubernetesAdapter.open(
-            KubernetesSettings(kubeconfig=str(path)), wired
-        ) as platform:
-            await platform.ping()
-        assert TOKEN not in wired.redactor.text(TOKEN)
-
-
-async def test_token_file_is_read_anew_after_five_minutes(tmp_path: Path) -> None:
-    async with lab(tmp_path) as place:
-        token = tmp_path / "token"
-        token.write_text(TOKEN, encoding="utf-8")
-        path = tmp_path / "file-kubeconfig"
-        path.write_text(
-            kubeconfig(place.url, "x").replace('{token: "x"}', f"{{tokenFile: {token}}}"),
-            encoding="utf-8",
-        )
-        clock = ManualClock()
-        async with KubernetesAdapter.open(
-            KubernetesSettings(kubeconfig=str(path)), wiring(tmp_path, clock=clock)
-        ) as platform:
-            await platform.ping()
-            token.write_text("another-token-0123", encoding="utf-8")
-            clock.advance(299)
-            await platform.ping()
-            clock.advance(2)
-            with pytest.raises(errors.Unauthenticated):
-                await platform.ping()
 
 
 async def test_user_without_a_token_sends_no_header(tmp_path: Path) -> None:

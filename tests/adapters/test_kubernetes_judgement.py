@@ -10,6 +10,7 @@ from mcp_ops.adapters.kubernetes.describe import detail
 from mcp_ops.adapters.kubernetes.look import Family, selector_of
 from mcp_ops.adapters.kubernetes.pods import Pod, read_pod
 from mcp_ops.adapters.kubernetes.rollout import blocked, judge
+from mcp_ops.adapters.kubernetes.symptoms import Symptoms
 from mcp_ops.adapters.kubernetes.workloads import (
     DAEMON_SET,
     DEPLOYMENT,
@@ -264,7 +265,7 @@ def family(kind: Kind, obj: dict[str, Any], *, cut: bool = False) -> Family:
 
 def described(obj: dict[str, Any], pods: list[dict[str, Any]], *, cut: bool = False) -> Any:
     read: list[Pod] = [read_pod(one, now=NOW) for one in pods]
-    return detail(family(DEPLOYMENT, obj, cut=cut), read, [], now=NOW)
+    return detail(family(DEPLOYMENT, obj, cut=cut), read, Symptoms(), now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -195,28 +195,32 @@ def test_pods_are_restricted(chart: Chart) -> None:
 def test_rights_in_the_cluster_are_those_of_the_named_namespaces_alone(chart: Chart) -> None:
     objects = chart.render(FULL)
     assert of_kind(objects, "ClusterRole") == of_kind(objects, "ClusterRoleBinding") == []
-    may_patch = {
-        role["metadata"]["namespace"]: "patch" in role["rules"][0]["verbs"]
-        for role in of_kind(objects, "Role")
-    }
-    assert may_patch == {"shop": True, "billing": False}
+    roles = {role["metadata"]["namespace"]: role["rules"] for role in of_kind(objects, "Role")}
     verbs = {
-        verb
-        for role in of_kind(objects, "Role")
-        for rule in role["rules"]
-        for verb in rule["verbs"]
+        namespace: {verb for rule in rules for verb in rule["verbs"]}
+        for namespace, rules in roles.items()
     }
-    assert verbs == {"get", "list", "patch"}
+    assert verbs == {"shop": {"get", "list", "patch", "create"}, "billing": {"get", "list"}}
     assert of_kind(chart.render(MINIMAL), "Role") == []
     (deployment,) = of_kind(chart.render(MINIMAL), "Deployment")
     assert deployment["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
-def test_the_role_is_the_one_of_the_documentation(chart: Chart) -> None:
-    page = (ROOT / "docs" / "targets" / "kubernetes.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", page, re.DOTALL)
-    roles = {role["metadata"]["namespace"]: role for role in of_kind(chart.render(FULL), "Role")}
-    assert roles["shop"]["rules"] == yaml.safe_load(text)["rules"]
+def test_the_chart_and_the_manifests_grant_the_same(chart: Chart) -> None:
+    granted = {}
+    for part in ("read", "write", "destroy", "references"):
+        file = ROOT / "deploy" / "kubernetes" / f"rbac-{part}.yaml"
+        role, binding = yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        assert (role["kind"], binding["kind"]) == ("Role", "RoleBinding")
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert [wrong for each in (role, binding) for wrong in problems(each)] == []
+        granted[part] = role["rules"]
+    targets = {"targets": {"a": "read", "b": "write", "c": "destroy"}, "references": ["b"]}
+    rendered = of_kind(chart.render(FULL, targets), "Role")
+    roles = {role["metadata"]["namespace"]: role["rules"] for role in rendered}
+    assert roles["a"] == granted["read"]
+    assert roles["b"] == granted["read"] + granted["write"] + granted["references"]
+    assert roles["c"] == granted["read"] + granted["write"] + granted["destroy"]
 
 
 def test_secrets_stand_in_no_object(chart: Chart) -> None:

@@ -15,6 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from tests.faults.history import History
 from tests.faults.servers import Server
 from tests.faults.stage import AGENT_KEY, OTHER_KEY
+from tests.faults.writes import writing_of
 
 VERSION = "2026-07-28"
 META = {
@@ -102,10 +103,10 @@ class HttpAgent:
         return answer
 
     async def restart(self, name: str, **more: Any) -> Answer | None:
-        """Restart a workload: one effect for the intent of that name."""
-        return await self.call(
-            "restart_deployment", **{"intent": name, "name": name, "reason": WHY, **more}
-        )
+        """Restart a workload, or what else its name tells: one effect for the intent of it."""
+        writing = writing_of(name)
+        arguments = {"intent": name, **writing.arguments(name), "reason": WHY, **more}
+        return await self.call(writing.tool, **arguments)
 
     async def ask(self, name: str) -> str:
         """Restart a workload as the other key, which is asked first; the sealed question."""
@@ -136,10 +137,11 @@ class HttpAgent:
         return _message(answer)
 
     async def look(self, name: str) -> bool:
-        """Look at the target, through the server, whether a workload was restarted."""
-        answer = await self.must("get_deployment", name=name)
+        """Look at the target, through the server, whether the write had its effect."""
+        writing = writing_of(name)
+        answer = await self.must(writing.look, **writing.look_arguments(name))
         assert answer.code == "ok", answer.body
-        found = "last_restart" in answer.body
+        found = writing.found(answer.body, name)
         self.history.looked(name, found=found)
         return found
 

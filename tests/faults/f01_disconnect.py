@@ -22,6 +22,7 @@ from tests.faults.later import local
 from tests.faults.row import Run, Size
 from tests.faults.servers import Server, server
 from tests.faults.stage import AGENT_KEY, Stage, stage
+from tests.faults.writes import KINDS, names, writing_of
 
 
 async def fault_01(run: Run, size: Size) -> None:
@@ -40,13 +41,13 @@ async def _over_the_network(
 ) -> None:
     place = run.place()
     history = run.history(place)
+    asked = names(len(eras) * rounds, first=run.random.randrange(len(KINDS)))
     async with stage(place, "cluster") as set_up:
         async with (
             run.served(set_up, history, transport=transport) as (running, agent),
             proxy(urlsplit(running.url).port or 0) as between,
         ):
-            for number, era in enumerate(eras * rounds):
-                name = f"w-{number}"
+            for name, era in zip(asked, eras * rounds, strict=True):
                 await set_up.workloads(name)
                 after = run.random.random() < 0.5
                 gate = hold_restart(set_up, name, after=after)
@@ -60,7 +61,7 @@ async def _over_the_network(
                     run.expect(again is not None and again.outcome in DONE, f"{name} ended")
                     run.expect(again is not None and again.body["replayed"], f"{name} ran again")
         if transport != "http":
-            await _again(run, set_up, history, [f"w-{n}" for n in range(len(eras) * rounds)])
+            await _again(run, set_up, history, asked)
         await run.judge(
             history,
             place,
@@ -70,9 +71,9 @@ async def _over_the_network(
         )
 
 
-async def _again(run: Run, set_up: Stage, history: History, names: list[str]) -> None:
+async def _again(run: Run, set_up: Stage, history: History, asked: list[str]) -> None:
     async with local(set_up, history) as agent:
-        for name in names:
+        for name in asked:
             again = await agent.restart(name, wait_s=0)
             run.expect(again.outcome in DONE, f"{name} ended as {again.outcome}")
             run.expect(bool(again.body.get("replayed")), f"{name} ran again")
@@ -92,7 +93,7 @@ async def _gone(
     reset = run.random.random() < 0.5
     url = f"http://127.0.0.1:{between.port}"
     number = history.call(
-        tool="restart_deployment", arguments={"name": name}, intent=name, server=running.name
+        tool=writing_of(name).tool, arguments={"name": name}, intent=name, server=running.name
     )
     between.fault = "none"
     async with anyio.create_task_group() as tasks:
@@ -105,9 +106,10 @@ async def _gone(
 
 
 async def _calling(url: str, transport: str, era: str, name: str) -> None:
-    arguments = {"name": name, "reason": WHY, "wait_s": 0}
+    writing = writing_of(name)
+    arguments = {**writing.arguments(name), "reason": WHY, "wait_s": 0}
     async with _streams(url, transport) as streams, speaking(streams, era, None) as talk:
-        await talk.client.call_tool("restart_deployment", arguments, read_timeout_seconds=60)
+        await talk.client.call_tool(writing.tool, arguments, read_timeout_seconds=60)
 
 
 @asynccontextmanager
@@ -124,19 +126,21 @@ async def _over_pipes(run: Run, *, rounds: int) -> None:
     """The host closes its end of the pipe while writes stand at the target."""
     place = run.place()
     history = run.history(place)
-    names = [f"p-{number}" for number in range(2 * rounds)]
+    asked = names(len(KINDS) * rounds)
     async with stage(place, "cluster") as set_up:
-        await set_up.workloads(*names)
+        await set_up.workloads(*asked)
         async with (
             server(set_up, history, "p1", transport="stdio") as piped,
             pipe_agent(piped, history) as agent,
         ):
             gates = [
                 hold_restart(set_up, name, after=bool(number % 2))
-                for number, name in enumerate(names)
+                for number, name in enumerate(asked)
             ]
-            for name in names:
-                await agent.send("restart_deployment", intent=name, name=name, reason=WHY, wait_s=0)
+            for name in asked:
+                writing = writing_of(name)
+                arguments = {**writing.arguments(name), "reason": WHY, "wait_s": 0}
+                await agent.send(writing.tool, intent=name, **arguments)
             for gate in gates:
                 await gate.reached()
             history.fault("stdin closed")
@@ -146,14 +150,14 @@ async def _over_pipes(run: Run, *, rounds: int) -> None:
                 gate.released.set()
             history.mended("stdin closed")
             run.expect(await piped.ended() == 0, "the server did not exit with 0")
-            for number in range(1, len(names) + 1):
+            for number in range(1, len(asked) + 1):
                 # The server answers what it began before it goes.
                 answer = await agent.answer(number)
-                run.expect(answer is not None, f"{names[number - 1]} was not answered")
+                run.expect(answer is not None, f"{asked[number - 1]} was not answered")
         await run.judge(
             history,
             place,
             effects=set_up.effects(),
-            least_calls=len(names),
-            least_effects=len(names),
+            least_calls=len(asked),
+            least_effects=len(asked),
         )

@@ -12,6 +12,7 @@ from tests.faults.gates import hold_restart
 from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
+from tests.faults.writes import names
 
 _AT_ONCE = 8
 
@@ -19,20 +20,20 @@ _AT_ONCE = 8
 async def fault_03(run: Run, size: Size) -> None:
     """However often and through whichever process the call is sent again: one effect."""
     for _ in run.rounds(short=1, most=10):
-        await _once(run, writes={"short": 4, "long": 40}[size])
+        await _once(run, writes={"short": 5, "long": 40}[size])
 
 
 async def _once(run: Run, *, writes: int) -> None:
     place = run.place()
     history = run.history(place)
-    names = [f"w-{number}" for number in range(writes)]
+    asked = names(writes)
     async with stage(place, "cluster") as set_up:
-        await set_up.workloads(*names)
+        await set_up.workloads(*asked)
         async with (
             run.served(set_up, history) as (_, one),
             local(set_up, history, clock=SystemClock(), name="s2") as other,
         ):
-            for name in names:
+            for name in asked:
                 gate = hold_restart(set_up, name, after=run.random.random() < 0.5)
                 await _impatient(run, [one, other], name)
                 gate.released.set()

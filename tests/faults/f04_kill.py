@@ -11,6 +11,7 @@ from tests.faults.later import local
 from tests.faults.row import Run, Size
 from tests.faults.servers import Server
 from tests.faults.stage import Stage, stage
+from tests.faults.writes import names as names_of
 
 IN_FLIGHT = 8
 # How long the writes of one salvo take together on a small machine.
@@ -28,22 +29,26 @@ async def fault_04(run: Run, size: Size) -> None:
 
 
 async def _at_boundaries(run: Run) -> None:
-    """One kill hits four writes, each at another boundary; a second one comes at random."""
+    """One kill hits writes of all kinds, at all boundaries; a second one comes at random."""
     place = run.place()
     history = run.history(place)
     names = ("before-intent", "after-intent", "before-effect", "after-effect", "after-reply")
-    salvo = [f"r-{n}" for n in range(IN_FLIGHT)]
+    others = ("scale-before", "rollback-before", "config-before")
+    more = ("scale-after", "rollback-after", "config-after", "run-after")
+    salvo = names_of(IN_FLIGHT)
     async with stage(place, "cluster") as set_up:
-        await set_up.workloads(*names, *salvo)
+        await set_up.workloads(*names, *others, *more, *salvo)
         async with run.served(set_up, history) as (server, agent):
             await agent.restart("after-reply", wait_s=0)
             gates = [
                 hold_look(set_up, "after-intent"),
                 hold_restart(set_up, "before-effect"),
                 hold_restart(set_up, "after-effect", after=True),
+                *(hold_restart(set_up, name) for name in others),
+                *(hold_restart(set_up, name, after=True) for name in more),
             ]
             async with anyio.create_task_group() as tasks:
-                for name in names[1:4]:
+                for name in (*names[1:4], *others, *more):
                     tasks.start_soon(agent.restart, name)
                 for gate in gates:
                     await gate.reached()
@@ -55,19 +60,19 @@ async def _at_boundaries(run: Run) -> None:
         async with run.served(set_up, history, "s2") as (server, agent):
             await agent.restart("before-intent", wait_s=0)
             history.recovered("kill -9")
-            for name in names[1:]:
+            for name in (*names[1:], *others, *more):
                 await agent.restart(name, wait_s=0)
             await _salvo(run, history, server, agent, salvo)
-        ended = await _close_the_books(run, history, set_up, [*names, *salvo])
+        ended = await _close_the_books(run, history, set_up, [*names, *others, *more, *salvo])
     # Another process went on with each: it found the one, and began the others.
-    for name in names[1:4]:
+    for name in (*names[1:4], *others, *more):
         run.expect(ended.get(name) in _SEEN, f"{name} ended as {ended.get(name)}")
 
 
 async def _at_random(run: Run, kills: int) -> None:
     place = run.place()
     history = run.history(place)
-    names = [f"r-{kill}-{n}" for kill in range(kills) for n in range(IN_FLIGHT)]
+    names = names_of(kills * IN_FLIGHT)
     async with stage(place, "cluster") as set_up:
         await set_up.workloads(*names)
         for kill in range(kills):

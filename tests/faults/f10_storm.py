@@ -11,6 +11,7 @@ from tests.faults.history import History
 from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
+from tests.faults.writes import KINDS, names, writing_of
 from tests.kubernetes_lab import answering
 
 _READ_S = 5
@@ -41,13 +42,17 @@ async def fault_10(run: Run, size: Size) -> None:
         circuit = {"threshold": 3, "minimum_calls": 10, "open_s": 1}
         limits = {"read_timeout_s": _READ_S}
         async with stage(place, "cluster", circuit=circuit, limits=limits) as set_up:
-            await set_up.workloads("w-429", "w-503")
+            await set_up.workloads(*_refused_names())
             async with local(set_up, history, name="s1") as agent:
                 await _storm(run, set_up, history, agent, calls={"short": 60, "long": 300}[size])
                 await _refused_writes(run, set_up, agent)
                 await _flapping(run, set_up, history, agent)
             await run.judge(
-                history, place, effects=set_up.effects(), least_calls=80, least_effects=2
+                history,
+                place,
+                effects=set_up.effects(),
+                least_calls=80,
+                least_effects=2 * len(KINDS),
             )
 
 
@@ -88,14 +93,18 @@ async def _storm(
 
 async def _refused_writes(run: Run, set_up: Stage, agent: LocalAgent) -> None:
     """A write that the target did not take is free to be sent again, and then runs once."""
-    for status in (429, 503):
-        name = f"w-{status}"
+    for number, name in enumerate(_refused_names()):
+        status = 503 if number % 2 else 429
         fault = answering(status, _status(status), {"retry-after": "1"})
-        set_up.between["cluster"].inject("PATCH", f"/deployments/{name}", fault)
+        set_up.between["cluster"].inject(*writing_of(name).requests(name), fault)
         refused = await agent.restart(name, wait_s=0)
         run.expect(refused.body.get("executed") == "no", f"a {status} counts as executed")
         again = await agent.restart(name, wait_s=0)
         run.expect(again.code == "ok", f"after a {status}: {again.code}")
+
+
+def _refused_names() -> list[str]:
+    return names(2 * len(KINDS))
 
 
 async def _flapping(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:

@@ -15,6 +15,7 @@ from tests.faults.items import fill
 from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
+from tests.faults.writes import KINDS, names, writing_of
 from tests.kubernetes_lab import Between, Fault, broken, lost
 
 _LOST = ("restart", "restart and look", "bytes")
@@ -23,19 +24,21 @@ _LOST = ("restart", "restart and look", "bytes")
 async def fault_11(run: Run, size: Size) -> None:
     """It is unknown, then read back; never a blind second run."""
     for _ in run.rounds(short=1, most=10):
-        await _restarts(run, writes={"short": 9, "long": 60}[size])
+        await _restarts(run, writes={"short": 15, "long": 60}[size])
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
 
 async def _restarts(run: Run, *, writes: int) -> None:
     place = run.place()
     history = run.history(place)
-    names = [f"w-{number}" for number in range(writes)]
+    asked = names(writes)
     async with stage(place, "cluster") as set_up:
-        await set_up.workloads(*names)
+        await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent:
-            for number, name in enumerate(names):
-                await _lose(run, set_up, history, agent, name, _LOST[number % len(_LOST)])
+            for number, name in enumerate(asked):
+                await _lose(
+                    run, set_up, history, agent, name, _LOST[number // len(KINDS) % len(_LOST)]
+                )
             await run.resolve(agent, history)
         unknown = [
             line
@@ -57,13 +60,15 @@ async def _lose(
 ) -> None:
     gate, wire = set_up.between["cluster"], set_up.proxies["cluster"]
     history.fault(how)
+    writing = writing_of(name)
+    request = writing.requests(name)
     if how == "bytes":
-        gate.inject("PATCH", f"/deployments/{name}", _cut_from_here(wire, run))
+        gate.inject(*request, _cut_from_here(wire, run))
     else:
         blind = how == "restart and look"
-        gate.inject("PATCH", f"/deployments/{name}", _lost_and_blind(gate, name) if blind else lost)
+        gate.inject(*request, _lost_and_blind(gate, writing.looked_at(name)) if blind else lost)
     await agent.restart(name, wait_s=0)
-    gate.inject("GET", f"/deployments/{name}")
+    gate.inject("GET", writing.looked_at(name))
     wire.cut_to_client_after = None
     history.mended(how)
     again = await agent.restart(name, wait_s=0)
@@ -72,11 +77,11 @@ async def _lose(
     history.recovered(how)
 
 
-def _lost_and_blind(gate: Between, name: str) -> Fault:
+def _lost_and_blind(gate: Between, part: str) -> Fault:
     """Let the target act, lose its answer, and answer no look after it either."""
 
     async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        gate.inject("GET", f"/deployments/{name}", *[broken] * 8)
+        gate.inject("GET", part, *[broken] * 8)
         await lost(app, scope, receive, send)
 
     return fault

@@ -14,6 +14,7 @@ from tests.faults.stage import Stage, stage
 
 _WAIT_S = 2
 _SLACK_S = 5.0
+_OTHERS = ("scale-0", "rollback-0", "config-0")
 
 
 async def fault_20(run: Run, size: Size) -> None:
@@ -26,36 +27,39 @@ async def _once(run: Run) -> None:
     place = run.place()
     history = run.history(place)
     async with stage(place, "cluster") as set_up:
-        await set_up.workloads("before", "during", "slow", "well")
+        await set_up.workloads("before", *_OTHERS, "during", "slow", "well")
         await set_up.workloads("sick", image="lab/faults:broken")
         async with local(set_up, history, name="s1") as agent:
             sick = await agent.restart("sick", wait_s=30)
             run.expect(sick.outcome == "failed", f"sick: {sick.body}")
-            await _changed_before(run, set_up, history, agent)
+            for name in ("before", *_OTHERS):
+                await _changed_before(run, set_up, history, agent, name)
             await _changed_meanwhile(run, set_up, history, agent)
             await _never_ready(run, set_up, agent)
             well = await agent.restart("well", wait_s=30)
             run.expect(well.outcome == "verified", f"well: {well.body}")
-        await run.judge(history, place, effects=set_up.effects(), least_calls=5, least_effects=4)
+        await run.judge(history, place, effects=set_up.effects(), least_calls=8, least_effects=4)
 
 
-async def _changed_before(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:
+async def _changed_before(
+    run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str
+) -> None:
     """Between look and patch: nothing of ours is done, and the caller is told so."""
     gate = Gate()
-    set_up.between["cluster"].inject("PATCH", "/deployments/before", gate.before())
+    set_up.between["cluster"].inject("PATCH", f"/deployments/{name}", gate.before())
     async with anyio.create_task_group() as tasks:
 
         async def change() -> None:
             await gate.reached()
             history.fault("change")
-            await set_up.change("before", {"replicas": 2})
+            await set_up.change(name, {"replicas": 3})
             history.mended("change")
             gate.released.set()
 
         tasks.start_soon(change)
-        answer = await agent.restart("before", wait_s=_WAIT_S)
-    run.expect(answer.error and answer.body.get("executed") == "no", f"before: {answer.body}")
-    run.expect(answer.code == "conflict", f"before: {answer.body}")
+        answer = await agent.restart(name, wait_s=_WAIT_S)
+    run.expect(answer.error and answer.body.get("executed") == "no", f"{name}: {answer.body}")
+    run.expect(answer.code == "conflict", f"{name}: {answer.body}")
 
 
 async def _changed_meanwhile(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:

@@ -8,6 +8,7 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.faults.stage import Stage
+from tests.faults.writes import writing_of
 from tests.kubernetes_lab import Fault
 
 
@@ -55,10 +56,10 @@ class Gate:
 
 
 def hold_restart(stage: Stage, name: str, *, after: bool = False) -> Gate:
-    """The next restart of a workload stands still before the target acts, or after it has."""
+    """The write of that name stands still before the target acts, or after it has."""
     gate = Gate()
     fault = gate.after() if after else gate.before()
-    stage.between["cluster"].inject("PATCH", f"/deployments/{name}", fault)
+    stage.between["cluster"].inject(*writing_of(name).requests(name), fault)
     return gate
 
 

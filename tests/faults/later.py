@@ -22,6 +22,7 @@ from mcp_ops.settings_file import load_settings
 from tests.faults.agents import DEADLINE_S, WHY, Answer
 from tests.faults.history import History
 from tests.faults.stage import Stage
+from tests.faults.writes import writing_of
 
 # The lease of an operation is 15 s: a server that lives this much later finds it over.
 LATER_S = 20.0
@@ -86,10 +87,10 @@ class LocalAgent:
         return answer
 
     async def restart(self, name: str, **more: Any) -> Answer:
-        """Restart a workload: one effect for the intent of that name."""
-        return await self.call(
-            "restart_deployment", **{"intent": name, "name": name, "reason": WHY, **more}
-        )
+        """Restart a workload, or what else its name tells: one effect for the intent of it."""
+        writing = writing_of(name)
+        arguments = {"intent": name, **writing.arguments(name), "reason": WHY, **more}
+        return await self.call(writing.tool, **arguments)
 
     async def end_of(self, name: str) -> Answer:
         """Ask for a restart until it is in progress no more: who takes over what was lost looks
@@ -117,10 +118,11 @@ class LocalAgent:
         await self.app.people.decide(approval_id, person, approved=approved, note="")
 
     async def look(self, name: str) -> bool:
-        """Look at the target, through the server, whether a workload was restarted."""
-        answer = await self.call("get_deployment", name=name)
+        """Look at the target, through the server, whether the write had its effect."""
+        writing = writing_of(name)
+        answer = await self.call(writing.look, **writing.look_arguments(name))
         assert answer.code == "ok", answer.body
-        found = "last_restart" in answer.body
+        found = writing.found(answer.body, name)
         self.history.looked(name, found=found)
         return found
 

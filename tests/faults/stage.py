@@ -25,6 +25,7 @@ from mcp_ops.lab.proxy import Proxy, proxy
 from mcp_ops.lab.redis import Valkey, valkey
 from mcp_ops.lab.standin import StandIn
 from tests.faults.checker import Effect
+from tests.faults.writes import OLD, make
 from tests.kubernetes_lab import Between, served
 from tests.served import loopback
 
@@ -115,15 +116,12 @@ class Stage:
             **self.variables,
         }
 
-    async def workloads(self, *names: str, image: str = "lab/faults:1") -> None:
-        """Make deployments of one instance: each is the object of one intent. A tag with `broken`
-        in it can't start."""
+    async def workloads(self, *names: str, image: str = OLD) -> None:
+        """Make deployments of one instance, or schedules: each is the object of one intent. A tag
+        with `broken` in it can't start."""
         assert self.cluster is not None
         for name in names:
-            answer = await self.cluster.post(
-                "/apis/apps/v1/namespaces/shop/deployments", json=_deployment(name, image)
-            )
-            assert answer.status_code == 201, answer.text
+            await make(self.cluster, name, image)
 
     async def change(self, name: str, spec: dict[str, Any]) -> None:
         """Change a deployment as somebody else would."""
@@ -143,28 +141,19 @@ class Stage:
         return found
 
 
-def _deployment(name: str, image: str) -> dict[str, Any]:
-    container = {"name": "app", "image": image}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {"containers": [container]},
-            },
-        },
-    }
+_EFFECTS = frozenset({("client.patch", "Deployment"), ("client.create", "Job")})
 
 
 def _of_cluster(line: Mapping[str, Any]) -> list[Effect]:
-    if line["effect"] != "client.patch" or line.get("kind") != "Deployment":
+    if (line["effect"], line.get("kind")) not in _EFFECTS:
         return []
-    calls = [value for path, value in line["changed"].items() if path.endswith(CALL_ID)]
-    return [Effect(intent=line["name"], call=call) for call in calls]
+    marks = {path: call for path, call in line["changed"].items() if path.endswith(CALL_ID)}
+    # A rollback may bring back a template with the mark of an earlier restart: the object's own
+    # mark, which stands before the template's, is the one of this change.
+    call = next((marks[path] for path in sorted(marks) if marks[path]), "")
+    if not call:  # by somebody else
+        return []
+    return [Effect(intent=line["name"].rpartition("-ops-")[0] or line["name"], call=call)]
 
 
 def _of_coordinator(line: Mapping[str, Any]) -> list[Effect]:

@@ -83,3 +83,12 @@ async def test_call_that_is_cancelled_while_it_waits_for_its_place_leaves_the_li
 async def test_waiting_without_a_place_is_only_waiting() -> None:
     with anyio.fail_after(5):
         await rest(0)
+
+
+async def test_a_place_that_nobody_took_meanwhile_is_there_at_once() -> None:
+    partition = Partition("shelf", 1)
+    with anyio.fail_after(20):
+        async with partition.slot(5):
+            await rest(0)
+            assert (partition.active, len(partition.queue)) == (1, 0)
+    assert partition.active == 0

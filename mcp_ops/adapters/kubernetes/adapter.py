@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from mcp_ops.adapter import Adapter, AdapterSettings, Wiring
-from mcp_ops.adapters.kubernetes import changing, restart
+from mcp_ops.adapter import Adapter, AdapterSettings, Advice, Wiring
 from mcp_ops.adapters.kubernetes.access import Access
 from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api, no_redirects
-from mcp_ops.adapters.kubernetes.changing import Action, look
 from mcp_ops.adapters.kubernetes.describe import detail
 from mcp_ops.adapters.kubernetes.failures import Ask
-from mcp_ops.adapters.kubernetes.following import follow_replacement
+from mcp_ops.adapters.kubernetes.jobplatform import JobPlatform
+from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT
 from mcp_ops.adapters.kubernetes.listing import list_workloads
-from mcp_ops.adapters.kubernetes.logs import Wanted, read_logs
-from mcp_ops.adapters.kubernetes.look import get_family, recent_events
+from mcp_ops.adapters.kubernetes.loglines import Wanted
+from mcp_ops.adapters.kubernetes.logs import read_logs
+from mcp_ops.adapters.kubernetes.look import get_family
 from mcp_ops.adapters.kubernetes.pods import read_pod
+from mcp_ops.adapters.kubernetes.quantities import positive
 from mcp_ops.adapters.kubernetes.restart import plan_restart
+from mcp_ops.adapters.kubernetes.rights import look_at_rights
+from mcp_ops.adapters.kubernetes.rollouts import RolloutPlatform
+from mcp_ops.adapters.kubernetes.site import Bounds, Site
+from mcp_ops.adapters.kubernetes.symptoms import look_for_symptoms
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, parse_name
-from mcp_ops.capabilities.base import writes
-from mcp_ops.capabilities.changes import Begun, Plan, Progress
+from mcp_ops.capabilities.changes import Plan
 from mcp_ops.capabilities.deployments import (
     DeploymentDetail,
     DeploymentLogs,
@@ -32,9 +37,6 @@ from mcp_ops.capabilities.deployments import (
     LogLevel,
 )
 from mcp_ops.errors import ConfigurationError
-
-_EVENTS_OF_PODS = 3
-_ACTIONS: Mapping[str, Action] = {restart.RESTART: restart.ACTION}
 
 
 class KubernetesSettings(AdapterSettings):
@@ -50,12 +52,45 @@ class KubernetesSettings(AdapterSettings):
         description="Namespace; default: the context's, else `default`.",
     )
     in_cluster: bool = Field(False, description="Use the service account of the server's own pod.")
+    service_account: str = Field(
+        str(SERVICE_ACCOUNT),
+        description="Folder of its token, ca.crt and namespace, where they are mounted elsewhere.",
+    )
     request_timeout_s: float = Field(
         REQUEST_S, gt=0, le=60, description="Longest wait for one answer, seconds."
     )
+    max_replicas: int = Field(
+        50, ge=1, le=1_000, description="Most instances that a workload may be scaled to."
+    )
+    max_memory: str = Field("8Gi", max_length=20, description="Most memory of one instance.")
+    max_cpu: str = Field("4", max_length=20, description="Most processor of one instance, cores.")
+    required_config: dict[str, tuple[str, ...]] = Field(
+        {}, description="Settings that must be there, by the name of the workload."
+    )
+    job_too_long_minutes: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
+        {},
+        description="Minutes after which a run is too long, by job, `*` for all others; default: "
+        "the schedule's period.",
+    )
+
+    @field_validator("max_memory", "max_cpu")
+    @classmethod
+    def _quantity(cls, written: str) -> str:
+        positive(written)
+        return written
+
+    def bounds(self) -> Bounds:
+        """How far changes may go."""
+        return Bounds(
+            replicas=self.max_replicas,
+            memory=positive(self.max_memory),
+            cpu=positive(self.max_cpu),
+            required=self.required_config,
+            too_long=self.job_too_long_minutes,
+        )
 
 
-class KubernetesAdapter(Adapter, DeploymentPlatform):
+class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatform):
     """A namespace of a Kubernetes cluster."""
 
     kind: ClassVar[str] = "kubernetes"
@@ -67,10 +102,10 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
     )
     Settings: ClassVar[type[AdapterSettings]] = KubernetesSettings
 
-    def __init__(self, api: Api, wiring: Wiring) -> None:
+    def __init__(self, api: Api, wiring: Wiring, bounds: Bounds) -> None:
         self._api = api
         self._clock = wiring.clock
-        self._redactor = wiring.redactor
+        self._site = Site(api=api, clock=wiring.clock, redactor=wiring.redactor, bounds=bounds)
 
     @classmethod
     @asynccontextmanager
@@ -87,6 +122,7 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
             kubeconfig=settings.kubeconfig or "",
             context=settings.context,
             in_cluster=settings.in_cluster,
+            account=Path(settings.service_account),
             clock=wiring.clock,
             redactor=wiring.redactor,
         )
@@ -98,6 +134,7 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         }
         try:
             client: Any = ApiClient(configuration=access.configuration)
+            await access.attach(client)
         except OSError as exc:  # ssl.SSLError is one: a certificate or key that can't be read
             raise ConfigurationError(
                 f"The certificates in the kubeconfig of target {wiring.target} can't be used.",
@@ -111,8 +148,9 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
                 clock=wiring.clock,
                 request_s=settings.request_timeout_s,
             )
-            yield cls(api, wiring)
+            yield cls(api, wiring, settings.bounds())
         finally:
+            await access.aclose()
             await client.close()
 
     async def ping(self) -> None:
@@ -120,19 +158,21 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         ask = Ask(verb="list", resource=DEPLOYMENT.resource)
         await self._api.list_page(self._api.path("apps", DEPLOYMENT.plural), ask, limit=1)
 
+    async def examine(self, tools: Collection[str]) -> list[Advice]:
+        """Which of the rights that these tools need the credential has not."""
+        return await look_at_rights(self._api, tools)
+
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
-        """One page by kind and name; a page costs at most three requests."""
-        return await list_workloads(self._api, limit=limit, cursor=cursor)
+        """One page by kind and name, with restarts; see `listing` for what it costs."""
+        return await list_workloads(self._api, limit=limit, cursor=cursor, clock=self._clock)
 
     async def describe(self, name: str) -> DeploymentDetail:
-        """The workload, at most 500 of its pods and its newest ten events."""
+        """The workload, at most 500 of its pods, its newest ten events and what it uses."""
         kind, plain = parse_name(name)
         family = await get_family(self._api, kind, plain)
         now = self._clock.now()
         pods = [read_pod(pod, now=now) for pod in family.pods]
-        troubled = [pod.uid for pod in pods if pod.trouble != "none"][:_EVENTS_OF_PODS]
-        events = await recent_events(self._api, family, troubled)
-        return detail(family, pods, events, now=now)
+        return detail(family, pods, await look_for_symptoms(self._api, family, pods), now=now)
 
     async def logs(
         self,
@@ -144,41 +184,14 @@ class KubernetesAdapter(Adapter, DeploymentPlatform):
         level: LogLevel,
         previous: bool,
     ) -> DeploymentLogs:
-        """The newest lines of at most 20 containers, 1 MiB each, 12,000 characters in all."""
+        """The newest lines of at most 20 containers, 8 MiB each, 12,000 characters in all."""
         kind, plain = parse_name(name)
         family = await get_family(self._api, kind, plain)
         wanted = Wanted(
             since_minutes=since_minutes, tail=tail, grep=grep, level=level, previous=previous
         )
-        return await read_logs(self._api, family.pods, wanted)
+        return await read_logs(self._api, family, wanted)
 
     async def plan_restart(self, name: str) -> Plan:
         """A restart of the generation that is seen now, as `kubectl rollout restart` does it."""
-        _, _, now = await look(self._api, name, clock=self._clock)
-        return plan_restart(name, now)
-
-    async def rehearse(self, plan: Plan) -> None:
-        """Send the change with `dryRun=All`."""
-        await changing.rehearse(self._api, plan, _ACTIONS[plan.action], clock=self._clock)
-
-    @writes
-    async def begin(self, plan: Plan, *, reason: str, call_id: str) -> Begun:
-        """Send the change, with an optimistic lock."""
-        return await changing.begin(
-            self._api,
-            plan,
-            _ACTIONS[plan.action],
-            reason=reason,
-            call_id=call_id,
-            clock=self._clock,
-            redactor=self._redactor,
-        )
-
-    async def find(self, plan: Plan, call_id: str) -> Begun | None:
-        """Look for the call's id on the workload and in its replica sets."""
-        return await changing.find(self._api, plan, _ACTIONS[plan.action], call_id)
-
-    async def follow(self, plan: Plan, begun: Begun) -> Progress:
-        """Look at the rollout and the workload's pods."""
-        _, _, now = await look(self._api, plan.name, clock=self._clock)
-        return follow_replacement(plan, begun, now)
+        return await plan_restart(self._site, name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
@@ -26,7 +28,23 @@ ERROR_BYTES: Final = 64 * 1024
 REQUEST_S: Final = 15.0
 CONNECT_S: Final = 5.0
 MERGE_PATCH: Final = "application/strategic-merge-patch+json"
+JSON: Final = "application/json"
+GZIP: Final = "gzip"
+CHUNK: Final = 64 * 1024
+PLAIN: Final = "identity"
+_PARTIAL: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_VERSIONS: Final = {"autoscaling": "v2", "metrics.k8s.io": "v1beta1"}
 _SAFE_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What goes with a request. `encoding` is the one compression that its answer may have."""
+
+    query: Mapping[str, str | int]
+    body: Obj | None = None
+    accept: str = JSON
+    encoding: str = PLAIN
 
 
 class Api:
@@ -43,7 +61,7 @@ class Api:
 
     def path(self, group: str, plural: str, *rest: str) -> str:
         """The address of a resource in the target's namespace."""
-        root = f"/apis/{group}/v1" if group else "/api/v1"
+        root = f"/apis/{group}/{_VERSIONS.get(group, 'v1')}" if group else "/api/v1"
         parts = ("namespaces", self.namespace, plural, *rest)
         if not all(_SAFE_SEGMENT.fullmatch(part) for part in parts):
             raise BadAnswer("The Kubernetes API server named an object with an impossible name.")
@@ -53,9 +71,25 @@ class Api:
         """One object."""
         return _object(await self._send("GET", path, ask, query=query), ask)
 
+    async def get_plain(self, path: str, ask: Ask) -> Obj:
+        """One object of a kind that has no `spec`."""
+        answer = _json(await self._send("GET", path, ask, query={}), ask)
+        if not text(answer, "metadata", "name"):
+            raise settled(BadAnswer(GARBLED), ask)
+        return answer
+
     async def list_page(self, path: str, ask: Ask, **query: str | int) -> tuple[list[Obj], str]:
         """One page of a list and the token of the next one; an empty token ends it."""
-        answer = _json(await self._send("GET", path, ask, query=query), ask)
+        return await self._list(path, ask, JSON, query)
+
+    async def list_metadata(self, path: str, ask: Ask, **query: str | int) -> tuple[list[Obj], str]:
+        """The same of the objects' metadata alone; a server that can't sends all of them."""
+        return await self._list(path, ask, f"{_PARTIAL}, {JSON}", query)
+
+    async def _list(
+        self, path: str, ask: Ask, accept: str, query: Mapping[str, str | int]
+    ) -> tuple[list[Obj], str]:
+        answer = _json(await self._send("GET", path, ask, query=query, accept=accept), ask)
         items = answer.get("items")
         # A list without items is written as null by some servers; anything else is no list.
         if not isinstance(items, list | None) or not text(answer, "kind").endswith("List"):
@@ -67,11 +101,34 @@ class Api:
         """Change one object by a strategic merge patch; answers the object as it is then."""
         return _object(await self._send("PATCH", path, ask, query=query, body=body), ask)
 
-    async def raw(self, path: str, ask: Ask, *, limit: int, **query: str | int) -> tuple[str, bool]:
-        """A text answer of at most `limit` bytes, and whether there was more."""
-        async with self._opened("GET", path, ask, query=query, body=None) as response:
-            content, more = await _up_to(response, limit)
-        return content.decode("utf-8", "replace"), more
+    async def review(self, kind: str, spec: Obj) -> Obj:
+        """What the server says of the caller's own rights: the status of a self-subject review."""
+        plural = f"{kind.lower()}s"
+        ask = Ask(verb="create", resource=f"{plural}.authorization.k8s.io", dry=True)
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+        path = f"/apis/authorization.k8s.io/v1/{plural}"
+        return mapping(
+            _json(await self._send("POST", path, ask, query={}, body=body), ask), "status"
+        )
+
+    async def create(self, path: str, ask: Ask, body: Obj, **query: str | int) -> Obj:
+        """Create one object; answers it as it is then. Raises `Conflict` when the name is taken."""
+        return _object(await self._send("POST", path, ask, query=query, body=body), ask)
+
+    async def act(self, method: str, path: str, ask: Ask, body: Obj, **query: str | int) -> Obj:
+        """Ask for an eviction or a deletion; answers a `Status`, or the object as it ends."""
+        answer = _json(await self._send(method, path, ask, query=query, body=body), ask)
+        if not text(answer, "kind") or text(answer, "status") == "Failure":
+            raise settled(BadAnswer(GARBLED), ask)
+        return answer
+
+    @asynccontextmanager
+    async def chunks(
+        self, path: str, ask: Ask, **query: str | int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A text answer while it comes; what goes wrong meanwhile is raised as for all others."""
+        async with self._opened("GET", path, ask, Sent(query=query, accept="*/*")) as response:
+            yield response.content.iter_chunked(CHUNK)
 
     async def _send(
         self,
@@ -81,59 +138,78 @@ class Api:
         *,
         query: Mapping[str, str | int],
         body: Obj | None = None,
+        accept: str = JSON,
     ) -> bytes:
-        async with self._opened(method, path, ask, query=query, body=body) as response:
-            content, more = await _up_to(response, BODY_BYTES)
+        sent = Sent(query=query, body=body, accept=accept, encoding=GZIP)
+        async with self._opened(method, path, ask, sent) as response:
+            try:
+                content, more = await _up_to(response, BODY_BYTES)
+            except zlib.error as exc:
+                raise settled(BadAnswer(GARBLED), ask) from exc
         if more:
             raise settled(BadAnswer("The answer of the Kubernetes API server is too large."), ask)
         return content
 
     @asynccontextmanager
     async def _opened(
-        self,
-        method: str,
-        path: str,
-        ask: Ask,
-        *,
-        query: Mapping[str, str | int],
-        body: Obj | None,
+        self, method: str, path: str, ask: Ask, sent: Sent
     ) -> AsyncIterator[ClientResponse]:
         """A successful answer whose body is still to be read; the connection is given back."""
-        from aiohttp import ClientTimeout
-
         with translated(ask):
-            headers = {
-                "Accept": "application/json, */*",
-                # No compression: a bounded number of bytes must stay bounded.
-                "Accept-Encoding": "identity",
-                "User-Agent": "mcp-ops",
-                "Content-Type": MERGE_PATCH if body is not None else "application/json",
-                **await self._access.header(),
-            }
-            url = self._client.configuration.host + path
-            transport: Any = self._client.rest_client  # its functions carry no types
-            asking()
-            answer = await transport.request(
-                method,
-                f"{url}?{urlencode(query)}" if query else url,
-                headers=headers,
-                body=body,
-                _request_timeout=ClientTimeout(
-                    total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
-                ),
-            )
-            response: ClientResponse = answer.response
-            async with response:
-                await self._check(response, ask)
+            async with await self._answered(method, path, ask, sent) as response:
                 heard()
                 yield response
 
-    async def _check(self, response: ClientResponse, ask: Ask) -> None:
-        if response.history or "Content-Encoding" in response.headers:
+    async def _answered(self, method: str, path: str, ask: Ask, sent: Sent) -> ClientResponse:
+        """An answer that is a success. What a credential was refused for was not done: it is sent
+        once more when there is another credential."""
+        used = self._access.generation
+        response = await self._request(method, path, sent)
+        try:
+            if response.status == 401 and await self._access.renewed(used):
+                response.close()  # not released: a new certificate wants a new connection
+                response = await self._request(method, path, sent)
+            await self._check(response, ask, sent.encoding)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    async def _request(self, method: str, path: str, sent: Sent) -> ClientResponse:
+        from aiohttp import ClientTimeout
+
+        headers = {
+            "Accept": sent.accept,
+            "Accept-Encoding": sent.encoding,
+            "User-Agent": "mcp-ops",
+            "Content-Type": MERGE_PATCH if method == "PATCH" else JSON,
+            **await self._access.header(),
+        }
+        url = self._client.configuration.host + path
+        transport: Any = self._client.rest_client  # its functions carry no types
+        asking()
+        answer = await transport.request(
+            method,
+            f"{url}?{urlencode(sent.query)}" if sent.query else url,
+            headers=headers,
+            body=sent.body,
+            _request_timeout=ClientTimeout(
+                total=self._request_s, sock_connect=min(CONNECT_S, self._request_s)
+            ),
+        )
+        response: ClientResponse = answer.response
+        return response
+
+    async def _check(self, response: ClientResponse, ask: Ask, encoding: str) -> None:
+        came_as = response.headers.get("Content-Encoding", PLAIN)
+        if response.history or came_as not in (PLAIN, encoding):
             raise settled(BadAnswer(GARBLED), ask)
         if 200 <= response.status < 300:
             return
-        said, _ = await _up_to(response, ERROR_BYTES)
+        try:
+            said, _ = await _up_to(response, ERROR_BYTES)
+        except zlib.error:
+            said = b""
         now = self._clock.now()
         error = refusal(response.status, response.headers, said, ask=ask, now=now)
         if isinstance(error, Unauthenticated):
@@ -155,12 +231,21 @@ def no_redirects() -> TraceConfig:
 
 
 async def _up_to(response: ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """At most `limit` bytes of a body, and whether there was more."""
+    """At most `limit` bytes of a body, and whether there was more.
+
+    What is compressed counts as what it unfolds to, and unfolds no further than that.
+    """
     content = bytearray()
-    async for chunk in response.content.iter_chunked(64 * 1024):
+    folded = response.headers.get("Content-Encoding") == GZIP
+    unfolding = zlib.decompressobj(wbits=31) if folded else None
+    async for chunk in response.content.iter_chunked(CHUNK):
+        if unfolding is not None:
+            chunk = unfolding.decompress(chunk, limit + 1 - len(content))
         content += chunk
         if len(content) > limit:
             return bytes(content[:limit]), True
+    if unfolding is not None and not unfolding.eof:
+        raise zlib.error("cut off")
     return bytes(content), False
 
 

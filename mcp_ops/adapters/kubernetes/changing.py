@@ -1,79 +1,247 @@
-"""Changes of a workload by one patch, locked to the generation that was looked at.
+"""Changes by one patch of one object, locked to the version that was looked at.
 
-A patch carries the id of its call, so that a lost answer is resolved by a look: in the pod
-template where it makes new instances (its history keeps it), on the workload itself else.
+A patch carries the id of its call, so that a lost answer is resolved by a look: a restart has it in
+the pod template, which it changes anyway, every other change on the object itself. The ids of the
+calls before it are kept there, too: a change that followed at once hides none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mcp_ops.adapters.kubernetes.api import Api
-from mcp_ops.adapters.kubernetes.failures import Ask
-from mcp_ops.adapters.kubernetes.fields import (
-    Obj,
-    controller_of,
-    mapping,
-    moment_of,
-    number,
-    text,
-    uid_of,
-)
-from mcp_ops.adapters.kubernetes.look import get_family, get_workload, selector_of
+from mcp_ops.adapters.kubernetes.fields import Obj, mapping, moment_of, number, text, uid_of
+from mcp_ops.adapters.kubernetes.look import Family, get_family
 from mcp_ops.adapters.kubernetes.pods import Pod, read_pod
 from mcp_ops.adapters.kubernetes.rollout import RolloutState, judge
-from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, Kind, parse_name
-from mcp_ops.capabilities.changes import Begun, Plan
-from mcp_ops.clock import Clock, rfc3339
+from mcp_ops.adapters.kubernetes.site import Place, Site
+from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, STATEFUL_SET, Kind, parse_name
+from mcp_ops.capabilities.changes import Begun, Plan, Progress
+from mcp_ops.clock import rfc3339
 from mcp_ops.errors import Conflict
-from mcp_ops.redact import Redactor, tame
+from mcp_ops.redact import tame
 
 CALL_ID: Final = "mcp-ops.io/call-id"
 CHANGED_AT: Final = "mcp-ops.io/changed-at"
+EARLIER: Final = "mcp-ops.io/earlier-calls"
 REASON: Final = "mcp-ops.io/reason"
-FIELD_MANAGER: Final = "mcp-ops"
+REVISION: Final = "deployment.kubernetes.io/revision"
 _REASON_CHARS: Final = 200
 _LOCK_TRIES: Final = 4
-_HISTORY: Final = 50
+_CALLS_KEPT: Final = 10
 _NAMES: Final = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """One kind of change: the patch of a plan, whether it replaces instances, and what forbids it
-    (a sentence's end, or empty) on a workload that was read anew."""
-
-    patch: Callable[[Plan, str], Obj]
-    replaces: bool
-    forbidden: Callable[[Kind, Obj], str] = lambda _kind, _workload: ""
-
-
-async def look(api: Api, name: str, *, clock: Clock) -> tuple[Kind, Obj, RolloutState]:
-    """The workload with its rollout and pods, terminating ones included."""
+def place_of(name: str) -> Place:
+    """Where the workload of that name is."""
     kind, plain = parse_name(name)
-    family = await get_family(api, kind, plain)
-    pods = [read_pod(pod, now=clock.now()) for pod in family.pods]
-    return kind, family.workload, judge(kind, family.workload, pods)
+    return Place(group="apps", plural=kind.plural, name=plain)
 
 
-def plan_of(action: str, name: str, now: RolloutState, *, lines: list[str], **more: Any) -> Plan:
-    """The plan of a change: what every plan tells of the workload as it is."""
+def _workload_of(plan: Plan) -> Place:
+    return place_of(plan.name)
+
+
+def generation_of(obj: Obj) -> str:
+    """The version of what is wanted; a status that moves does not change it."""
+    return str(number(obj, "metadata", "generation", absent=1))
+
+
+Body = Callable[[Site, Plan, Obj, str], Awaitable[Obj]]
+Follow = Callable[[Site, Plan, Begun], Awaitable[Progress]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """A change by a patch: `body` makes it of the plan, the object read anew and the time.
+
+    `forbidden` is why it would have no effect now (a sentence's end, or empty); `version` tells
+    whether the object is still the one that was looked at.
+    """
+
+    body: Body
+    follow_up: Follow
+    place: Callable[[Plan], Place] = _workload_of
+    version: Callable[[Obj], str] = generation_of
+    forbidden: Callable[[Plan, Obj], str] = lambda _plan, _obj: ""
+    marks_template: bool = False
+
+    async def rehearse(self, site: Site, plan: Plan) -> None:
+        """The same patch with `dryRun=All`: permission and admission are asked."""
+        place = self.place(plan)
+        obj = await place.get(site.api)
+        self._allow(plan, obj)
+        patch = await self._patch(site, plan, obj, call_id="dry-run", note="dry run")
+        patch["metadata"].pop("resourceVersion", None)
+        await place.patch(site.api, patch, dry=True)
+
+    async def begin(self, site: Site, plan: Plan, *, reason: str, call_id: str) -> Begun:
+        """Patch the version that was planned for."""
+        place = self.place(plan)
+        note = tame(site.redactor.text(reason), _REASON_CHARS)
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            obj = await place.get(site.api)
+            if found := self._found(plan, obj, call_id):
+                return found
+            self._allow(plan, obj)
+            patch = await self._patch(site, plan, obj, call_id=call_id, note=note)
+            try:
+                patched = await place.patch(site.api, patch, dry=False)
+            except Conflict:
+                # A status that moved changes the version too: only a new wish is a conflict.
+                if not tries_left:
+                    raise
+            else:
+                now = rfc3339(site.clock.now())
+                return self._found(plan, patched, call_id) or self._begun(plan, patched, now)
+        raise AssertionError("the last try returns or raises")
+
+    async def find(self, site: Site, plan: Plan, call_id: str) -> Begun | None:
+        """The change that carries this call's id, or carried it before another one followed."""
+        return self._found(plan, await self.place(plan).get(site.api), call_id)
+
+    async def follow(self, site: Site, plan: Plan, begun: Begun) -> Progress:
+        """How far it is."""
+        return await self.follow_up(site, plan, begun)
+
+    def _allow(self, plan: Plan, obj: Obj) -> None:
+        if self.version(obj) != plan.lock or uid_of(obj) != plan.values["uid"]:
+            raise Conflict(
+                f"{plan.name} was changed since it was looked at; nothing was done.",
+                hint="Look again, then decide again.",
+            )
+        if why := self.forbidden(plan, obj):
+            raise Conflict(
+                f"It would have no effect: {why}.",
+                hint="Look with get_deployment; a person has to change that first.",
+            )
+
+    async def _patch(
+        self, site: Site, plan: Plan, obj: Obj, *, call_id: str, note: str
+    ) -> dict[str, Any]:
+        """The reason stands outside the template, where the application can't read it, and starts
+        nothing by itself."""
+        at = rfc3339(site.clock.now())
+        marks = {CALL_ID: call_id, CHANGED_AT: at}
+        own = {
+            "metadata": {
+                "resourceVersion": text(obj, "metadata", "resourceVersion"),
+                "uid": uid_of(obj),
+                "annotations": {REASON: note, **_earlier(obj)},
+            }
+        }
+        if self.marks_template:
+            own = merged(own, {"spec": {"template": {"metadata": {"annotations": marks}}}})
+        else:
+            own = merged(own, {"metadata": {"annotations": marks}})
+        return merged(await self.body(site, plan, obj, at), own)
+
+    def _found(self, plan: Plan, obj: Obj, call_id: str) -> Begun | None:
+        for marks in _marks(obj):
+            if text(marks, CALL_ID) == call_id:
+                return self._begun(plan, obj, text(marks, CHANGED_AT))
+        made = dict(_calls(obj)).get(call_id)
+        if made is None:
+            return None
+        version = str(int(plan.lock) + 1) if plan.lock.isdigit() else plan.lock
+        return self._begun(plan, obj, made, version=version)
+
+    def _begun(self, plan: Plan, obj: Obj, at: str, *, version: str = "") -> Begun:
+        at = moment_of(at) or ""
+        version = version or self.version(obj)
+        evidence: dict[str, Any] = {"changed_at": at}
+        if version.isdigit():
+            evidence["generation"] = int(version)
+        return Begun(name=plan.name, at=at, version=version, evidence=evidence)
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Both objects in one; where both have a value, the other's."""
+    found = dict(one)
+    for key, value in other.items():
+        known = found.get(key)
+        if isinstance(known, dict) and isinstance(value, dict):
+            value = merged(known, value)
+        found[key] = value
+    return found
+
+
+def _marks(obj: Obj) -> tuple[Obj, Obj]:
+    return (
+        mapping(obj, "spec", "template", "metadata", "annotations"),
+        mapping(obj, "metadata", "annotations"),
+    )
+
+
+def _calls(obj: Obj) -> list[tuple[str, str]]:
+    """The calls before the newest one, newest first, each with its time."""
+    written = text(mapping(obj, "metadata", "annotations"), EARLIER)
+    pairs = (one.partition("@") for one in written.split())
+    return [(call, at) for call, _, at in pairs]
+
+
+def _earlier(obj: Obj) -> dict[str, str]:
+    """What the next change writes of those before it."""
+    newest = [(text(one, CALL_ID), text(one, CHANGED_AT)) for one in _marks(obj)]
+    calls = dict([*(pair for pair in newest if pair[0]), *_calls(obj)])
+    written = " ".join(f"{call}@{at}" for call, at in list(calls.items())[:_CALLS_KEPT])
+    return {EARLIER: written} if written else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A workload, looked at: with its pods (ending ones included) and how its rollout is."""
+
+    name: str
+    family: Family
+    now: RolloutState
+
+    @property
+    def kind(self) -> Kind:
+        """Its kind."""
+        return self.family.kind
+
+    @property
+    def workload(self) -> Obj:
+        """The object itself."""
+        return self.family.workload
+
+    @property
+    def pods(self) -> list[Pod]:
+        """Its instances."""
+        return self.now.pods
+
+
+async def look(site: Site, name: str) -> Seen:
+    """The workload as it is now; raises `NotFound`."""
+    kind, plain = parse_name(name)
+    family = await get_family(site.api, kind, plain)
+    pods = [read_pod(pod, now=site.clock.now()) for pod in family.pods]
+    now = judge(kind, family.workload, pods)
+    return Seen(name=kind.called(plain), family=family, now=now)
+
+
+def plan_of(action: str, seen: Seen, *, lines: list[str], **more: Any) -> Plan:
+    """The plan of a workload's change: what every plan tells of it as it is."""
+    now = seen.now
     evidence: dict[str, Any] = {
         "generation_before": now.generation,
         "instances_before": names_of(now.pods),
+        "ages_before_s": ages_of(now.pods),
         "ready_before": f"{now.ready}/{now.desired}",
+        **revision_evidence(seen.kind, seen.workload, "revision_before"),
         **more.pop("evidence", {}),
     }
     if not now.done:
         evidence["another_rollout_was_under_way"] = now.why
         lines = [*lines, f"Another rollout is under way: {now.why}."]
     state = {"generation": now.generation, "desired": now.desired, **more.pop("state", {})}
-    values = {"uids": [pod.uid for pod in now.pods], **more.pop("values", {})}
+    uids = [pod.uid for pod in now.pods]
+    values = {"uid": uid_of(seen.workload), "uids": uids, **more.pop("values", {})}
     return Plan(
         action=action,
-        name=name,
+        name=seen.name,
         lines=lines,
         state=state,
         lock=str(now.generation),
@@ -84,65 +252,14 @@ def plan_of(action: str, name: str, now: RolloutState, *, lines: list[str], **mo
     )
 
 
-async def begin(
-    api: Api,
-    plan: Plan,
-    action: Action,
-    *,
-    reason: str,
-    call_id: str,
-    clock: Clock,
-    redactor: Redactor,
-) -> Begun:
-    """Patch the generation that was planned for; see `Changeable.begin`."""
-    kind, plain = parse_name(plan.name)
-    note = tame(redactor.text(reason), _REASON_CHARS)
-    for tries_left in reversed(range(_LOCK_TRIES)):
-        workload = await get_workload(api, kind, plain)
-        if _call_of(workload, action) == call_id:
-            return _begun(kind, plain, workload, action)
-        _allow(kind, workload, plan, action)
-        at = rfc3339(clock.now())
-        patch = _patch(workload, plan, action, at=at, call_id=call_id, note=note)
-        try:
-            patched = await _send(api, kind, plain, patch, dry=False)
-        except Conflict:
-            # A status that moved changes the version too: only a new generation is a conflict.
-            if not tries_left:
-                raise
-        else:
-            return _begun(kind, plain, patched, action)
-    raise AssertionError("the last try returns or raises")
-
-
-async def rehearse(api: Api, plan: Plan, action: Action, *, clock: Clock) -> None:
-    """The same patch with `dryRun=All`: permission and admission are asked, nothing changes."""
-    kind, plain = parse_name(plan.name)
-    workload = await get_workload(api, kind, plain)
-    _allow(kind, workload, plan, action)
-    at = rfc3339(clock.now())
-    patch = _patch(workload, plan, action, at=at, call_id="dry-run", note="dry run")
-    patch["metadata"].pop("resourceVersion", None)
-    await _send(api, kind, plain, patch, dry=True)
-
-
-async def find(api: Api, plan: Plan, action: Action, call_id: str) -> Begun | None:
-    """The change that carries this call's id: on the workload, or in its history when another
-    change followed at once."""
-    kind, plain = parse_name(plan.name)
-    workload = await get_workload(api, kind, plain)
-    if _call_of(workload, action) == call_id:
-        return _begun(kind, plain, workload, action)
-    if not action.replaces or kind is not DEPLOYMENT or not selector_of(workload):
-        return None
-    ask = Ask(verb="list", resource="replicasets.apps")
-    sets, _ = await api.list_page(
-        api.path("apps", "replicasets"), ask, labelSelector=selector_of(workload), limit=_HISTORY
-    )
-    for one in sets:
-        if controller_of(one) == uid_of(workload) and _call_of(one, action) == call_id:
-            return _begun(kind, plain, workload, action, marked=one)
-    return None
+def revision_evidence(kind: Kind, workload: Obj, key: str) -> dict[str, str]:
+    """The version that the workload is at, where it tells."""
+    found = ""
+    if kind is DEPLOYMENT:
+        found = text(workload, "metadata", "annotations", REVISION)[:20]
+    elif kind is STATEFUL_SET:
+        found = text(workload, "status", "updateRevision")[:253]
+    return {key: found} if found else {}
 
 
 def names_of(pods: list[Pod]) -> list[str]:
@@ -152,73 +269,6 @@ def names_of(pods: list[Pod]) -> list[str]:
     return names[:_NAMES] + more
 
 
-def _allow(kind: Kind, workload: Obj, plan: Plan, action: Action) -> None:
-    if str(number(workload, "metadata", "generation", absent=1)) != plan.lock:
-        raise Conflict(
-            "The workload was changed since it was looked at; nothing was done.",
-            hint="Look with get_deployment, then decide again.",
-        )
-    if why := action.forbidden(kind, workload):
-        raise Conflict(
-            f"It would have no effect: {why}.",
-            hint="Look with get_deployment; a person has to change that first.",
-        )
-
-
-async def _send(api: Api, kind: Kind, name: str, patch: Obj, *, dry: bool) -> Obj:
-    ask = Ask(verb="patch", resource=kind.resource, dry=dry)
-    query: dict[str, str | int] = {"fieldManager": FIELD_MANAGER}
-    if dry:
-        query["dryRun"] = "All"
-    return await api.patch(api.path("apps", kind.plural, name), ask, patch, **query)
-
-
-def _patch(
-    workload: Obj, plan: Plan, action: Action, *, at: str, call_id: str, note: str
-) -> dict[str, Any]:
-    """The reason stands outside the template, where the application can't read it, and starts
-    nothing by itself."""
-    marks = {CALL_ID: call_id, CHANGED_AT: at}
-    own = {
-        "metadata": {
-            "resourceVersion": text(workload, "metadata", "resourceVersion"),
-            "uid": uid_of(workload),
-            "annotations": {REASON: note} if action.replaces else {REASON: note, **marks},
-        }
-    }
-    if action.replaces:
-        own = _merged(own, {"spec": {"template": {"metadata": {"annotations": marks}}}})
-    return _merged(own, action.patch(plan, at))
-
-
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(one)
-    for key, value in other.items():
-        known = found.get(key)
-        if isinstance(known, dict) and isinstance(value, dict):
-            value = _merged(known, value)
-        found[key] = value
-    return found
-
-
-def _marks(obj: Obj, action: Action) -> Obj:
-    if action.replaces:
-        return mapping(obj, "spec", "template", "metadata", "annotations")
-    return mapping(obj, "metadata", "annotations")
-
-
-def _call_of(obj: Obj, action: Action) -> str:
-    return text(_marks(obj, action), CALL_ID)
-
-
-def _begun(
-    kind: Kind, plain: str, workload: Obj, action: Action, *, marked: Obj | None = None
-) -> Begun:
-    at = moment_of(text(_marks(marked or workload, action), CHANGED_AT)) or ""
-    generation = number(workload, "metadata", "generation", absent=1)
-    return Begun(
-        name=kind.called(plain),
-        at=at,
-        version=str(generation),
-        evidence={"changed_at": at, "generation": generation},
-    )
+def ages_of(pods: list[Pod]) -> dict[str, int]:
+    """The ages of instances in seconds, of the first ten by name."""
+    return {pod.name: pod.age_s for pod in sorted(pods, key=lambda pod: pod.name)[:_NAMES]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Final
 
 from mcp_ops.adapters.kubernetes.fields import (
@@ -15,6 +17,7 @@ from mcp_ops.adapters.kubernetes.fields import (
 from mcp_ops.adapters.kubernetes.look import PODS, Family
 from mcp_ops.adapters.kubernetes.pods import Pod
 from mcp_ops.adapters.kubernetes.rollout import judge
+from mcp_ops.adapters.kubernetes.symptoms import Symptoms
 from mcp_ops.adapters.kubernetes.workloads import (
     DEPLOYMENT,
     STATEFUL_SET,
@@ -28,13 +31,14 @@ from mcp_ops.adapters.kubernetes.workloads import (
 from mcp_ops.capabilities.deployments import (
     Condition,
     DeploymentDetail,
-    Event,
     Problem,
 )
 
 RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
 _REVISION: Final = "deployment.kubernetes.io/revision"
 _SHOWN: Final = 15
+_CREATING: Final = frozenset({"ContainerCreating", "PodInitializing"})
+_SLOW_S: Final = 120
 _WORST_FIRST: Final[tuple[Problem, ...]] = (
     "oom_killed",
     "image_pull",
@@ -43,8 +47,10 @@ _WORST_FIRST: Final[tuple[Problem, ...]] = (
 )
 
 
-def detail(family: Family, pods: list[Pod], events: list[Event], *, now: float) -> DeploymentDetail:
+def detail(family: Family, pods: list[Pod], symptoms: Symptoms, *, now: float) -> DeploymentDetail:
     """The whole answer; `now` in Unix seconds."""
+    pods = [pod if pod.message or pod.ready else _complained(pod, symptoms) for pod in pods]
+    evictions = sum(pod.evicted for pod in pods)
     kind, workload = family.kind, family.workload
     counts = counts_of(kind, workload)
     problem = problem_of(family, pods)
@@ -60,22 +66,34 @@ def detail(family: Family, pods: list[Pod], events: list[Event], *, now: float) 
         available=counts.available,
         restarts=sum(pod.restarts for pod in pods),
         oom_kills=sum(pod.oom_kills for pod in pods),
+        evictions=evictions or None,
+        containers=symptoms.containers(pods),
+        probe_failures=symptoms.probes(),
         last_deploy=_last_deploy(family),
         last_restart=moment_of(_template_annotation(workload, RESTARTED_AT)),
         conditions=[_condition(one) for one in objects(workload, "status", "conditions")[:6]],
-        events=events,
+        events=symptoms.shown(),
         instances=[pod.instance() for pod in shown],
         problem=problem,
-        explanation=explain(family, counts, pods, problem),
+        explanation=explain(family, counts, pods, problem) + _probed(symptoms),
     )
+
+
+def _complained(pod: Pod, symptoms: Symptoms) -> Pod:
+    """A pod that says nothing itself, with what an event says: a volume that can't be mounted."""
+    return replace(pod, message=symptoms.complaint(pod.uid))
 
 
 def problem_of(family: Family, pods: list[Pod]) -> Problem:
     """The most telling problem: what the pods suffer from before what the status counts."""
     status = status_problem(family.kind, family.workload)
+    return worst_of(status, {pod.trouble for pod in pods})
+
+
+def worst_of(status: Problem, troubles: Collection[Problem]) -> Problem:
+    """The same of what the status tells and what single pods suffer from."""
     if status == "scaled_to_zero":
         return status
-    troubles = {pod.trouble for pod in pods}
     for worst in _WORST_FIRST:
         if worst in troubles:
             return worst
@@ -92,7 +110,9 @@ def explain(family: Family, counts: Counts, pods: list[Pod], problem: Problem) -
         "none": "All is as wanted.",
         "scaled_to_zero": "It is scaled to zero: no instance is wanted, so none runs.",
         "paused": "Its rollouts are paused: changes wait until somebody resumes them.",
-        "oom_killed": f"{_many(hit)} had a container killed for using too much memory.",
+        "oom_killed": (
+            f"{_many(hit)} had a container killed for using too much memory{_limit(hit)}."
+        ),
         "image_pull": f"{_many(hit)} can't get the container image.",
         "crash_loop": f"{_many(hit)} crashed again and again ({restarts} restarts).",
         "unschedulable": f"{_many(hit)} found no node that could run it.",
@@ -105,9 +125,37 @@ def explain(family: Family, counts: Counts, pods: list[Pod], problem: Problem) -
         said,
         _rest(family, problem),
     ]
+    parts += _asides(pods)
     if family.cut:
         parts.append(f"Only the first {PODS} instances were looked at.")
     return " ".join(filter(None, parts))
+
+
+def _asides(pods: list[Pod]) -> list[str]:
+    """What is no problem of its own and still worth a sentence."""
+    evicted = [pod for pod in pods if pod.evicted]
+    slow = [pod for pod in pods if pod.waiting in _CREATING and pod.age_s > _SLOW_S]
+    said = []
+    if evicted:
+        said.append(f"{_many(evicted)} had to leave a node that ran short (evicted).")
+    if slow:
+        oldest = max(pod.age_s for pod in slow)
+        said.append(f"{_many(slow)} can't be created: the oldest waits for {oldest} s.")
+    return said
+
+
+def _probed(symptoms: Symptoms) -> str:
+    failed = symptoms.probes()
+    if failed is None:
+        return ""
+    told = [f"{kind} {count} times" for kind, count in failed.model_dump().items() if count]
+    return f" Probes failed lately: {', '.join(told)}."
+
+
+def _limit(hit: list[Pod]) -> str:
+    limits = {one.memory_limit for pod in hit for one in pod.containers if one.oom_kills}
+    known = sorted(limit for limit in limits if limit is not None)
+    return f": its limit is {known[-1]:g} MiB" if known else ""
 
 
 def _stuck(family: Family) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from mcp_ops.adapters.kubernetes.fields import mapping, number, text
+from mcp_ops.adapters.kubernetes.fields import mapping, number, objects, text
 from mcp_ops.errors import (
     BadAnswer,
     Conflict,
@@ -33,12 +33,19 @@ from mcp_ops.redact import tame
 
 _SAID: Final = 500
 _LONGEST_WAIT_S: Final = 300.0
+_JOBS: Final = "See list_jobs for the names."
+_NAMES: Final = {
+    "cronjobs.batch": _JOBS,
+    "jobs.batch": _JOBS,
+    "pods/eviction": "See get_deployment for the names of its instances.",
+}
 
 UNREACHABLE = "The Kubernetes API server can't be reached: no connection was made."
 UNTRUSTED = "No secure connection to the Kubernetes API server: its certificate is not accepted."
 TIMEOUT = "The Kubernetes API server did not answer in time."
 LOST = "The connection to the Kubernetes API server broke before the answer was complete."
 GARBLED = "The answer of the Kubernetes API server is not what its contract says."
+BUDGET = "A disruption budget does not let this instance go now; nothing was done."
 NO_CREDENTIAL = "No valid credential for the Kubernetes API server."
 
 _CREDENTIAL_HINT: Final = "An operator must renew the credential in the target's kubeconfig."
@@ -131,6 +138,10 @@ def refusal(
 ) -> Upstream:
     """The error of an answer whose HTTP status is not a success; `now` in Unix seconds."""
     said = _status_of(body)
+    if status == 429 and _kept_by_budget(said):
+        return Conflict(
+            BUDGET, said=tame(text(said, "message"), _SAID), hint="Wait until more are ready."
+        )
     kind, message = _ANSWERS.get(status, _other(status))
     error = kind(
         message,
@@ -142,6 +153,13 @@ def refusal(
         # Not the API server's own words: a proxy may say it after the server got the request.
         error.executed = "unknown"
     return settled(error, ask)
+
+
+def _kept_by_budget(said: dict[str, object]) -> bool:
+    """Whether an eviction was refused for a disruption budget, not for a flood of requests."""
+    return any(
+        one.get("reason") == "DisruptionBudget" for one in objects(said, "details", "causes")
+    )
 
 
 def _other(status: int) -> tuple[type[Upstream], str]:
@@ -169,7 +187,9 @@ def _hint(status: int, ask: Ask) -> str:
             f"It needs the verb {ask.verb} on {ask.resource} in the target's namespace: a Role "
             "and a RoleBinding (docs/targets/kubernetes.md has one)."
         )
-    return "See list_deployments for the names." if status == 404 else ""
+    if status != 404:
+        return ""
+    return _NAMES.get(ask.resource, "See list_deployments for the names.")
 
 
 def _retry_after(headers: Mapping[str, str], said: dict[str, object], now: float) -> float | None:

@@ -1,8 +1,9 @@
-"""Logs over all pods of a workload: bounded at the server, filtered and merged here."""
+"""Logs over all pods of a workload: bounded at the server, searched as they come, merged here."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -11,161 +12,171 @@ import anyio.lowlevel
 
 from mcp_ops.adapters.kubernetes.api import Api
 from mcp_ops.adapters.kubernetes.failures import Ask
-from mcp_ops.adapters.kubernetes.fields import Obj, condition, name_of, objects, seconds, text
-from mcp_ops.adapters.kubernetes.look import together
-from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel, LogLine
+from mcp_ops.adapters.kubernetes.fields import Obj, condition, name_of, number, objects, text
+from mcp_ops.adapters.kubernetes.loglines import Sieve, Wanted
+from mcp_ops.adapters.kubernetes.look import PODS, Family, together
+from mcp_ops.capabilities.deployments import DeploymentLogs, LogLine
 from mcp_ops.clock import rfc3339
-from mcp_ops.errors import NotFound, Rejected, Upstream, UpstreamBroken, UpstreamUnavailable
+from mcp_ops.errors import Failed, NotFound, Rejected, Upstream, UpstreamRateLimited
 from mcp_ops.redact import tame
-from mcp_ops.wire.log_lines import LOWEST, level_of
 
 STREAMS: Final = 20
 STREAM_BYTES: Final = 1024 * 1024
-FILTER_LINES: Final = 2_000
+FILTER_BYTES: Final = 8 * 1024 * 1024
+FILTER_LINES: Final = 20_000
 PAGE_CHARS: Final = 12_000
 _LINE_CHARS: Final = 300
 _LINE_COST: Final = 90
-_MATCHED_CHARS: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which lines. `grep` is a literal, or several with | between; case does not matter."""
+class Source:
+    """One container that may have a log. `urgent` sorts those first that are in trouble."""
 
-    since_minutes: int
-    tail: int
-    grep: str
-    level: LogLevel
-    previous: bool
-
-    @property
-    def filters(self) -> bool:
-        """Whether lines are chosen here, so that more must be read than are shown."""
-        return bool(self.grep or self.level)
+    pod: str
+    container: str
+    shown: str
+    urgent: int
 
 
 @dataclass(slots=True)
 class _Found:
-    """The newest lines that matched, over all streams, and what could not be read."""
+    """The newest lines that matched, over all logs, and what could not be read."""
 
     keep: int
     newest: list[tuple[float, int, str, str, str]] = field(default_factory=list)
     matched: int = 0
     count: int = 0
     without: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     errors: list[Upstream] = field(default_factory=list)
 
-    def add(self, at: float, moment: str, instance: str, line: str) -> None:
-        self.count += 1
-        entry = (at, self.count, moment, instance, line)
-        push = heapq.heappush if len(self.newest) < self.keep else heapq.heappushpop
-        push(self.newest, entry)
+    def add(self, shown: str, sieve: Sieve) -> None:
+        """What one log had."""
+        self.matched += sieve.matched
+        for at, stamp, line in sieve.newest:
+            self.count += 1
+            push = heapq.heappush if len(self.newest) < self.keep else heapq.heappushpop
+            push(self.newest, (at, self.count, stamp, shown, line))
 
 
-async def read_logs(api: Api, pods: list[Obj], wanted: Wanted) -> DeploymentLogs:
-    """The newest matching lines of at most 20 containers, oldest first.
+async def read_logs(api: Api, family: Family, wanted: Wanted) -> DeploymentLogs:
+    """The newest matching lines of at most 20 containers, those in trouble first; oldest first.
 
-    A container without such a log is named in `searched`; only when none could be read at all is
-    the first error raised.
+    A container without such a log, or whose log could not be read, is named in `searched`; only
+    when none could be read at all is the first error raised.
     """
-    streams = _streams(pods)
+    sources = sorted(_sources(family.pods, wanted), key=lambda one: one.urgent)
     found = _Found(keep=wanted.tail)
-    chosen = streams[:STREAMS]
+    chosen = sources[:STREAMS]
 
-    async def read(pod: str, container: str, shown: str) -> None:
+    async def read(source: Source) -> None:
         try:
-            body, more = await _fetch(api, pod, container, wanted)
+            await _read(api, source, wanted, found)
         except (Rejected, NotFound) as error:
-            found.without.append(shown)
+            found.without.append(source.shown)
             # No such run is an answer; the others are looked at all the same.
             if isinstance(error, NotFound) and len(chosen) == 1:
                 found.errors.append(error)
-        except (UpstreamBroken, UpstreamUnavailable) as error:
-            found.without.append(shown)
+        except (Failed, UpstreamRateLimited) as error:
+            found.unread.append(source.shown)
             found.errors.append(error)
-        else:
-            if more:
-                found.cut.append(shown)
-            _pick(body, shown, wanted, found)
-            await anyio.lowlevel.checkpoint()
 
-    await together([partial(read, *stream) for stream in chosen])
-    if found.errors and len(found.without) == len(chosen):
+    await together([partial(read, source) for source in chosen])
+    if found.errors and len(found.without) + len(found.unread) == len(chosen):
         raise found.errors[0]
-    return _page(found, wanted, streams=len(streams), read=len(chosen))
+    return _page(found, wanted, family, sources=len(sources), read=len(chosen))
 
 
-def _streams(pods: list[Obj]) -> list[tuple[str, str, str]]:
-    """Pod, container and shown name of everything that may have a log, newest pods first."""
-    found: list[tuple[str, str, str]] = []
+def _sources(pods: list[Obj], wanted: Wanted) -> Iterator[Source]:
+    """Everything that may have a log: newest pods first, those in trouble before them."""
     newest = sorted(pods, key=lambda pod: text(pod, "metadata", "creationTimestamp"), reverse=True)
     for pod in newest:
         containers = [text(one, "name") for one in objects(pod, "spec", "containers")]
-        if condition(pod, "Initialized").get("status") == "False":
-            containers += [text(one, "name") for one in objects(pod, "spec", "initContainers")]
-        name = name_of(pod)
-        found += [
-            (name, one, f"{name}/{one}" if len(containers) > 1 else name)
-            for one in containers
-            if one
-        ]
-    return found
+        containers += _init_containers(pod)
+        restarts = _restarts(pod)
+        ready = condition(pod, "Ready").get("status") == "True"
+        for one in filter(None, containers):
+            restarted = restarts.get(one, 0) > 0
+            urgent = int(not restarted) if wanted.previous else int(ready) + int(not restarted)
+            name = name_of(pod)
+            shown = f"{name}/{one}" if len(containers) > 1 else name
+            yield Source(pod=name, container=one, shown=shown, urgent=urgent)
 
 
-async def _fetch(api: Api, pod: str, container: str, wanted: Wanted) -> tuple[str, bool]:
+def _init_containers(pod: Obj) -> list[str]:
+    """Those that still run, run beside the others, or had to run again."""
+    waiting = condition(pod, "Initialized").get("status") == "False"
+    restarts = _restarts(pod)
+    return [
+        text(one, "name")
+        for one in objects(pod, "spec", "initContainers")
+        if waiting or text(one, "restartPolicy") == "Always" or restarts.get(text(one, "name"))
+    ]
+
+
+def _restarts(pod: Obj) -> dict[str, int]:
+    both = ("containerStatuses", "initContainerStatuses")
+    return {
+        text(one, "name"): number(one, "restartCount")
+        for key in both
+        for one in objects(pod, "status", key)
+    }
+
+
+async def _read(api: Api, source: Source, wanted: Wanted, found: _Found) -> None:
     """The log of one container. The server stops at a number of bytes and so loses the newest
     lines: then fewer lines are asked for, once."""
-    ask = Ask(verb="get", resource="pods/log")
-    path = api.path("", "pods", pod, "log")
-    lines = max(FILTER_LINES, wanted.tail) if wanted.filters else wanted.tail
+    lines, most = wanted.tail, STREAM_BYTES
+    if wanted.filters:
+        lines, most = max(FILTER_LINES, wanted.tail), FILTER_BYTES
+    sieve, full = await _sift(api, source, wanted, found, lines=lines, most=most)
+    if full:
+        found.cut.append(source.shown)
+        lines = max(lines // 10, 10)
+        sieve, _ = await _sift(api, source, wanted, found, lines=lines, most=most)
+    found.add(source.shown, sieve)
+
+
+async def _sift(
+    api: Api, source: Source, wanted: Wanted, found: _Found, *, lines: int, most: int
+) -> tuple[Sieve, bool]:
+    """What matches of at most so many lines and bytes, and whether the bytes were not enough.
+
+    Of a log that breaks off in the middle stays what came; that is told.
+    """
     query: dict[str, str | int] = {
-        "container": container,
-        "limitBytes": STREAM_BYTES,
+        "container": source.container,
+        "limitBytes": most,
         "timestamps": "true",
     }
     if wanted.previous:
         query["previous"] = "true"
     else:
         query["sinceSeconds"] = wanted.since_minutes * 60
-    body, more = await api.raw(path, ask, limit=STREAM_BYTES, **query, tailLines=lines)
-    if more or len(body.encode()) >= STREAM_BYTES:
-        fewer = max(lines // 10, 10)
-        body, more = await api.raw(path, ask, limit=STREAM_BYTES, **query, tailLines=fewer)
-        return body, True
-    return body, False
+    sieve, read = Sieve(wanted=wanted, keep=wanted.tail), 0
+    ask = Ask(verb="get", resource="pods/log")
+    path = api.path("", "pods", source.pod, "log")
+    try:
+        async with api.chunks(path, ask, **query, tailLines=lines) as chunks:
+            async for chunk in chunks:
+                sieve.feed(chunk[: most - read])
+                read += len(chunk)
+                if read >= most:
+                    return sieve, True
+                await anyio.lowlevel.checkpoint()
+    except Failed:
+        if not sieve.matched:
+            raise
+        found.unread.append(f"the rest of {source.shown}")
+    sieve.end()
+    return sieve, False
 
 
-def _pick(body: str, shown: str, wanted: Wanted, found: _Found) -> None:
-    literals = [part.lower() for part in wanted.grep.split("|") if part]
-    lowest, inherited, last = LOWEST[wanted.level], 1, 0.0
-    for raw in body.split("\n"):
-        if not raw:
-            continue
-        stamp, _, line = raw.partition(" ")
-        at = seconds(stamp)
-        if at is None:
-            stamp, line, at = "", raw, last
-        last = at
-        line = _readable(line)
-        if lowest:
-            inherited = level_of(line, inherited)
-            if inherited < lowest:
-                continue
-        if literals and not any(part in line.lower() for part in literals):
-            continue
-        found.matched += 1
-        found.add(at, stamp, shown, line)
-
-
-def _readable(line: str) -> str:
-    """Without colours and the like, so that a filter meets the words that a person reads."""
-    if line.isascii() and line.isprintable():
-        return line[:_MATCHED_CHARS]
-    return tame(line, _MATCHED_CHARS)
-
-
-def _page(found: _Found, wanted: Wanted, *, streams: int, read: int) -> DeploymentLogs:
+def _page(
+    found: _Found, wanted: Wanted, family: Family, *, sources: int, read: int
+) -> DeploymentLogs:
     lines: list[LogLine] = []
     room = PAGE_CHARS
     for at, _, moment, instance, line in sorted(found.newest, reverse=True):
@@ -178,12 +189,15 @@ def _page(found: _Found, wanted: Wanted, *, streams: int, read: int) -> Deployme
     return DeploymentLogs(
         items=lines,
         matched=found.matched,
-        truncated=len(lines) < found.matched or bool(found.cut) or read < streams,
-        searched=_searched(found, wanted, streams=streams, read=read),
+        truncated=len(lines) < found.matched
+        or bool(found.cut or found.unread)
+        or read < sources
+        or family.cut,
+        searched=_searched(found, wanted, family, sources=sources, read=read),
     )
 
 
-def _searched(found: _Found, wanted: Wanted, *, streams: int, read: int) -> str:
+def _searched(found: _Found, wanted: Wanted, family: Family, *, sources: int, read: int) -> str:
     run = (
         "the run before the last restart"
         if wanted.previous
@@ -191,10 +205,14 @@ def _searched(found: _Found, wanted: Wanted, *, streams: int, read: int) -> str:
     )
     lines = max(FILTER_LINES, wanted.tail) if wanted.filters else wanted.tail
     parts = [f"{run}, at most {lines} lines of each of {read} containers"]
-    if read < streams:
-        parts.append(f"the other {streams - read} containers were not read")
+    if read < sources:
+        parts.append(f"the other {sources - read} containers were not read")
+    if family.cut:
+        parts.append(f"only the first {PODS} instances were looked at")
     if found.without:
         parts.append(f"no such log: {_names(found.without)}")
+    if found.unread:
+        parts.append(f"could not be read: {_names(found.unread)}")
     if found.cut:
         parts.append(f"only the newest part, because lines are long: {_names(found.cut)}")
     return "; ".join(parts)

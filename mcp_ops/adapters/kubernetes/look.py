@@ -14,27 +14,21 @@ from mcp_ops.adapters.kubernetes.fields import (
     Obj,
     controller_of,
     mapping,
-    moment_of,
-    number,
     objects,
-    seconds,
     text,
     uid_of,
 )
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, Kind
-from mcp_ops.capabilities.deployments import Event
-from mcp_ops.errors import Forbidden
 
 PODS: Final = 500
-_EVENTS_READ: Final = 500
-_EVENTS_SHOWN: Final = 10
 _GET: Final = "get"
 _LIST: Final = "list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A workload with what it owns. `cut` means that it has more pods than were read."""
+    """A workload with what it owns; of replica sets the metadata only. `cut` means that it has more
+    pods than were read."""
 
     kind: Kind
     workload: Obj
@@ -60,7 +54,7 @@ async def get_family(api: Api, kind: Kind, name: str) -> Family:
     async def read_sets() -> None:
         ask = Ask(verb=_LIST, resource="replicasets.apps")
         path = api.path("apps", "replicasets")
-        found, _ = await api.list_page(path, ask, labelSelector=selector, limit=PODS)
+        found, _ = await api.list_metadata(path, ask, labelSelector=selector, limit=PODS)
         sets.extend(one for one in found if controller_of(one) == uid_of(workload))
 
     async def read_pods() -> None:
@@ -115,57 +109,3 @@ def _expression(one: Obj) -> str:
         "NotIn": f"{key} notin ({joined})",
         "DoesNotExist": f"!{key}",
     }.get(operator, key)
-
-
-async def recent_events(api: Api, family: Family, troubled: list[str]) -> list[Event]:
-    """The newest events of the workload and of the pods with these uids; newest first.
-
-    A caller who may not read events gets none: they explain, they don't decide.
-    """
-    found: list[Obj] = []
-    ask = Ask(verb=_LIST, resource="events")
-
-    def about(uid: str) -> Callable[[], Awaitable[None]]:
-        async def read() -> None:
-            page, _ = await api.list_page(
-                api.path("", "events"),
-                ask,
-                fieldSelector=f"involvedObject.uid={uid}",
-                limit=_EVENTS_READ,
-            )
-            found.extend(page)
-
-        return read
-
-    try:
-        await together([about(uid) for uid in (uid_of(family.workload), *troubled) if uid])
-    except Forbidden:
-        return []
-    # Times are whole seconds: of one second, what is wrong comes first.
-    found.sort(
-        key=lambda one: (_event_time(one) or 0.0, text(one, "type") == "Warning"), reverse=True
-    )
-    return [_event(one) for one in found[:_EVENTS_SHOWN]]
-
-
-def _event_moment(event: Obj) -> str:
-    return (
-        text(event, "series", "lastObservedTime")
-        or text(event, "lastTimestamp")
-        or text(event, "eventTime")
-        or text(event, "metadata", "creationTimestamp")
-    )
-
-
-def _event_time(event: Obj) -> float | None:
-    return seconds(_event_moment(event))
-
-
-def _event(event: Obj) -> Event:
-    return Event(
-        at=moment_of(_event_moment(event)),
-        type=text(event, "type")[:20],
-        reason=text(event, "reason"),
-        message=text(event, "message"),
-        count=number(event, "series", "count") or number(event, "count", absent=1),
-    )

@@ -17,10 +17,19 @@ from mcp_ops.adapters.kubernetes.fields import (
     text,
     uid_of,
 )
+from mcp_ops.adapters.kubernetes.quantities import parse_quantity
 from mcp_ops.capabilities.deployments import Instance, Problem
 
 _PULL: Final = frozenset(
-    {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
+    {
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
 )
 _CONFIG: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -30,8 +39,22 @@ _RECENT_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One container of a pod; limits in MiB and cores, None where it has none."""
+
+    name: str
+    restarts: int
+    oom_kills: int
+    memory_limit: float | None
+    cpu_limit: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A pod, read once. `trouble` is "none" for one that starts, runs or ends as it should."""
+    """A pod, read once. `trouble` is "none" for one that starts, runs or ends as it should.
+
+    `message` is what the cluster says of its trouble, `over` that nothing starts it again.
+    """
 
     name: str
     uid: str
@@ -44,6 +67,10 @@ class Pod:
     last_exit: str
     trouble: Problem
     age_s: int
+    message: str = ""
+    over: bool = False
+    evicted: bool = False
+    containers: tuple[Container, ...] = ()
 
     def instance(self) -> Instance:
         """The pod as a result shows it."""
@@ -55,7 +82,18 @@ class Pod:
             age_s=self.age_s,
             waiting=self.waiting or None,
             last_exit=self.last_exit or None,
+            message=self.message or None,
         )
+
+
+def count_pod(pod: Obj, *, now: float) -> tuple[int, Problem]:
+    """Of one of many pods only the restarts and what ails it; see `read_pod`."""
+    statuses = _statuses(pod)
+    restarts = sum(number(status, "restartCount") for status in statuses)
+    if text(pod, "metadata", "deletionTimestamp"):
+        return restarts, "none"
+    ready = condition(pod, "Ready").get("status") == "True"
+    return restarts, _trouble(pod, statuses, ready=ready, now=now)
 
 
 def read_pod(pod: Obj, *, now: float) -> Pod:
@@ -64,19 +102,73 @@ def read_pod(pod: Obj, *, now: float) -> Pod:
     ready = condition(pod, "Ready").get("status") == "True"
     ending = bool(text(pod, "metadata", "deletionTimestamp"))
     created = seconds(text(pod, "metadata", "creationTimestamp"))
+    phase = text(pod, "status", "phase")[:20]
     return Pod(
         name=name_of(pod),
         uid=uid_of(pod),
         ready=ready and not ending,
         ending=ending,
-        phase=text(pod, "status", "phase")[:20],
+        phase=phase,
         restarts=sum(number(status, "restartCount") for status in statuses),
         oom_kills=sum(1 for status in statuses if _oom(status)),
         waiting=next(filter(None, map(_waiting, statuses)), ""),
         last_exit=next(filter(None, map(_last_exit, statuses)), ""),
         trouble="none" if ending else _trouble(pod, statuses, ready=ready, now=now),
         age_s=0 if created is None else max(0, int(now - created)),
+        message=_message(pod, statuses),
+        over=phase in ("Failed", "Succeeded"),
+        evicted=phase == "Failed" and text(pod, "status", "reason") == "Evicted",
+        containers=_containers(pod, statuses),
     )
+
+
+def mebibytes(written: str) -> float | None:
+    """A quantity of memory in MiB, or None where it is none."""
+    found = parse_quantity(written)
+    return None if found is None else round(float(found) / 2**20, 1)
+
+
+def cores(written: str) -> float | None:
+    """A quantity of processor in cores, or None where it is none."""
+    found = parse_quantity(written)
+    return None if found is None else float(found)
+
+
+def _containers(pod: Obj, statuses: list[Obj]) -> tuple[Container, ...]:
+    """The containers, and of the init containers those that have something to tell."""
+    known = {text(status, "name"): status for status in statuses}
+    found = []
+    init = [
+        one
+        for one in objects(pod, "spec", "initContainers")
+        if text(one, "restartPolicy") == "Always"
+        or number(known.get(text(one, "name"), {}), "restartCount")
+    ]
+    for one in objects(pod, "spec", "containers") + init:
+        status, limits = known.get(text(one, "name"), {}), mapping(one, "resources", "limits")
+        found.append(
+            Container(
+                name=text(one, "name")[:63],
+                restarts=number(status, "restartCount"),
+                oom_kills=int(_oom(status)),
+                memory_limit=mebibytes(str(limits.get("memory", ""))),
+                cpu_limit=cores(str(limits.get("cpu", ""))),
+            )
+        )
+    return tuple(found)
+
+
+def _message(pod: Obj, statuses: list[Obj]) -> str:
+    """What the cluster says of what keeps a pod from running; empty when nothing does."""
+    said = [text(pod, "status", "message")]
+    for status in statuses:
+        if text(status, "state", "waiting", "reason") == "CrashLoopBackOff":
+            said.append(text(status, "lastState", "terminated", "message"))
+        said.append(text(status, "state", "waiting", "message"))
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        said.append(text(scheduled, "message"))
+    return next(filter(None, said), "")
 
 
 def _statuses(pod: Obj) -> list[Obj]:

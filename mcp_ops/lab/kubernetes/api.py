@@ -34,6 +34,7 @@ from mcp_ops.lab.kubernetes.seed import add_namespace, seed
 from mcp_ops.lab.kubernetes.status import (
     StatusError,
     bad_request,
+    conflict,
     too_large,
     too_many_requests,
 )
@@ -243,7 +244,12 @@ class _Server:
         eviction = call.document()
         if not isinstance(eviction, dict) or eviction.get("kind", "Eviction") != "Eviction":
             raise bad_request("the body is not an Eviction")
-        if not call.dry_run:
+        options = eviction.get("deleteOptions") or {}
+        wanted = (options.get("preconditions") or {}).get("uid", pod["metadata"]["uid"])
+        if wanted != pod["metadata"]["uid"]:
+            why = f"Precondition failed: UID in precondition: {wanted}, of another pod"
+            raise conflict(POD, pod["metadata"]["name"], why)
+        if not call.dry_run and options.get("dryRun") != ["All"]:
             delete_all(self._world, POD, [pod])
         answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return JSONResponse({**answer, "code": 201}, status_code=201)

@@ -94,7 +94,9 @@ class Fleet:
     def label(self, kind: Kind, number: int) -> Obj:
         """As much of an object as a label selector looks at."""
         return {
-            "metadata": {"labels": {} if kind is EVENT else _labels(self._where(kind, number)[0])}
+            "metadata": {
+                "labels": {} if kind is EVENT else _labels(kind, self._where(kind, number)[0])
+            }
         }
 
     def is_measured(self, number: int) -> bool:
@@ -304,7 +306,7 @@ class _Templates:
                 "uid": _uid(kind, "@NUMBER@"),
                 "resourceVersion": str(VERSION),
                 "creationTimestamp": self._created,
-                "labels": dict(_LABELS),
+                "labels": _LABELS | (_HASHED if kind.plural in _MADE else {}),
             },
         }
 
@@ -359,17 +361,22 @@ def _app_values(app: int) -> dict[str, str]:
         "APP": _name(app),
         "APPID": f"{app:012x}",
         "SET": _set_name(app),
+        "HASH": _set_name(app).rpartition("-")[2],
         "TEAM": f"team-{app % 20}",
         "MINOR": str(app),
     }
 
 
 _LABELS: Final = {"app": "@APP@", "team": "@TEAM@", "tier": "backend"}
+# What a deployment's controller adds to what it makes.
+_HASHED: Final = {"pod-template-hash": "@HASH@"}
+_MADE: Final = (POD.plural, REPLICA_SET.plural)
 
 
-def _labels(app: int) -> dict[str, str]:
+def _labels(kind: Kind, app: int) -> dict[str, str]:
     values = _app_values(app)
-    return {"app": values["APP"], "team": values["TEAM"], "tier": "backend"}
+    found = {"app": values["APP"], "team": values["TEAM"], "tier": "backend"}
+    return found | ({"pod-template-hash": values["HASH"]} if kind.plural in _MADE else {})
 
 
 def _pod_spec(*, missing: bool = False) -> Obj:

@@ -23,19 +23,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mcp_ops.lab.kubernetes.serve")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--token", default="lab-token")
+    parser.add_argument("--token", default="lab-token", help="empty: nobody needs one")
     parser.add_argument("--fleet", type=int, default=0, help="pods of the large world")
     parser.add_argument("--step", type=float, default=0.4, help="seconds of one step")
     given = parser.parse_args(arguments)
     given.directory.mkdir(parents=True, exist_ok=True)
     stand_in = kubernetes(
-        directory=given.directory, token=given.token, settle_s=given.step, fleet=given.fleet
+        directory=given.directory, token=given.token or None, settle_s=given.step, fleet=given.fleet
     )
     listener = socket.create_server(("127.0.0.1", given.port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     file = given.directory / "kubeconfig"
     namespace = FLEET if given.fleet else SHOP
-    file.write_text(kubeconfig(url, given.token, namespace), encoding="utf-8")
+    file.write_text(kubeconfig(url, given.token or None, namespace), encoding="utf-8")
     told = {"url": url, "kubeconfig": str(file), "namespace": namespace}
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()

@@ -45,8 +45,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail "publicNames: the names under which clients call, since others get status 421" -}}
 {{- end -}}
 {{- range $namespace, $rights := .Values.targets -}}
-{{- if not (has $rights (list "read" "write")) -}}
-{{- fail (printf "targets.%s: \"read\" or \"write\"" $namespace) -}}
+{{- if not (has $rights (list "read" "write" "destroy")) -}}
+{{- fail (printf "targets.%s: \"read\", \"write\" or \"destroy\"" $namespace) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
