@@ -30,6 +30,7 @@ WORK_S: Final = 3_600.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 5.0
 _SETTLE_S: Final = 60.0
+_LATE_S: Final = 900.0
 _PLANNED: Final = "planned"
 _SENT: Final = "sent"
 _ENDS: Final[dict[str, Outcome]] = {
@@ -78,7 +79,7 @@ async def carry_out(
     `after` tells what makes sense next. Raises what the platform raises, and `Interrupted` when
     another process is to go on.
     """
-    if write.steps.before:  # a process that is lost made the plan, and may have begun it
+    if write.steps.before:  # a process that is lost made the plan, and may have sent it
         plan = Plan.model_validate_json(await write.steps.pin(""))
         begun = await _again(platform, write, plan)
     else:
@@ -87,9 +88,10 @@ async def carry_out(
             return await _planned(platform, write, plan)
         if plan.nothing:
             return _nothing_to_do(plan, "verified")
-        if write.pinned is not None:  # nobody was asked, because there was nothing to do
+        if write.pinned is not None:
+            # Nobody was asked, because there was nothing to do, or nobody could see what it was.
             raise Conflict(
-                "There was nothing to do when this call was looked at, and now there is.",
+                "What this would do now is not what was looked at before; nothing was done.",
                 hint="Call again.",
             )
         await write.steps.pin(plan.model_dump_json())
@@ -152,15 +154,22 @@ async def _sending(write: Write) -> None:
 
 
 async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
-    """Go on with what a lost process may have begun."""
+    """Go on with what a lost process may have begun. What it meant to do is not done late: what
+    somebody wanted an hour ago may be wrong now."""
+    late = write.steps.age_s > _LATE_S
     if write.steps.before == _PLANNED:
+        if late:
+            raise Conflict(
+                "The server was lost before it sent the change, too long ago to send it now.",
+                hint="Look, and call again if it is still wanted.",
+            )
         await _sending(write)
         return await _begin(platform, write, plan)
     await write.steps.at(_SENT)
     found = await _found(platform, write, plan)
     if found is not None:
         return found
-    if plan.repeatable:
+    if plan.repeatable and not late:
         return await _begin(platform, write, plan)
     lost = ConnectionLost(
         "The server was lost while it sent the change, and the target does not show it.",

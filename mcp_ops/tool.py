@@ -58,6 +58,11 @@ class Steps(Protocol):
         """The last `at` of the process that worked on it before; empty on the first run."""
         ...
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the write began, where another process goes on with it; else 0."""
+        ...
+
     async def pin(self, text: str) -> str:
         """Durably keep what the write works on; on a later run the text of the first one."""
         ...
@@ -77,6 +82,7 @@ class OneRun:
     """The steps of a write that is not resumed, and of a plan."""
 
     before = ""
+    age_s = 0.0
 
     async def pin(self, text: str) -> str:
         """The text."""

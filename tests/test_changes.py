@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -24,14 +25,15 @@ class Kept(OneRun):
 
     plan: Plan
     before: str = "sent"
+    age_s: float = 0.0
 
     async def pin(self, text: str) -> str:
         assert text == "", "a plan of another process is not replaced"
         return self.plan.model_dump_json()
 
 
-async def go_on(place: Lab, plan: Plan, *, call_id: str) -> Change:
-    frame = replace(write(call_id=call_id), steps=Kept(plan))
+async def go_on(place: Lab, plan: Plan, *, call_id: str, **kept: Any) -> Change:
+    frame = replace(write(call_id=call_id), steps=Kept(plan, **kept))
 
     async def planning() -> Plan:
         raise AssertionError("it was planned already")
@@ -74,6 +76,22 @@ async def test_what_could_run_twice_is_not_begun_again(tmp_path: Path) -> None:
             await go_on(place, once, call_id="call-1")
         assert raised.value.executed == "unknown"
         assert place.patches() == []
+
+
+@pytest.mark.parametrize(("before", "error"), [("planned", Conflict), ("sent", ConnectionLost)])
+async def test_what_is_late_is_found_but_never_begun(
+    tmp_path: Path, before: str, error: type[Exception]
+) -> None:
+    late = {"before": before, "age_s": 3_600.0}
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        with pytest.raises(error):
+            await go_on(place, plan, call_id="call-1", **late)
+        assert place.patches() == []
+        await place.platform.begin(plan, reason="it hangs", call_id="call-1")
+        if before == "sent":
+            done = await go_on(place, plan, call_id="call-1", **late)
+            assert done.outcome == "verified"
 
 
 async def test_plan_is_pinned_before_the_target_is_asked(tmp_path: Path) -> None:
@@ -131,7 +149,7 @@ def test_what_comes_next_depends_on_how_it_ended(outcome: Outcome, tools: list[s
 async def test_what_nobody_was_asked_about_is_not_done(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
         frame = replace(write(), pinned=())  # the look had found nothing to do
-        with pytest.raises(Conflict, match="now there is"):
+        with pytest.raises(Conflict, match="nothing was done"):
             await carry_out(
                 place.platform,
                 frame,

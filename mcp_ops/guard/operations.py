@@ -32,6 +32,7 @@ class Running:
     """A write in flight. Exactly one of `result` and `error` is set once `done` is.
 
     `fenced` means that its lease was lost: another process has taken it over, or given it up.
+    `since` is when a process that is lost began it.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Running:
     fence: int = 1
     checkpoint: str = ""
     fenced: bool = False
+    since: float | None = None
     leases: dict[str, int] = field(default_factory=dict)
 
     def progress(self, done: int, total: int, message: str) -> None:
@@ -109,6 +111,7 @@ class Operations:
         if taken_over is not None:
             running.began = True
             running.fence, running.checkpoint = taken_over.fence, taken_over.checkpoint
+            running.since = taken_over.started_at
         self._running[running.key] = running
         self._by_id[running.id] = running
         self._tasks.start_soon(self._run, running, body)
@@ -176,6 +179,10 @@ class Operations:
         running.fenced = running.fenced or kept is None
         running.cancelled = running.cancelled or kept is None or bool(kept.cancel_by)
 
+    def age_of(self, moment: float) -> float:
+        """Seconds since a moment."""
+        return max(0.0, self._clock.now() - moment)
+
     def lease_until(self) -> float:
         """Until when a lease holds that is taken now."""
         return self._clock.now() + LEASE_S
@@ -223,6 +230,11 @@ class StoredSteps:
         self._running = running
         self._fact = pinned_by(running.id)
         self.before = running.checkpoint
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since a lost process began the write; 0 on its first run."""
+        return 0.0 if self._running.since is None else self._operations.age_of(self._running.since)
 
     async def pin(self, text: str) -> str:
         """Durably keep what the write works on; on a later run the text of the first one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import orjson
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 EVERY_S = 5.0
 GIVE_UP_S = 86_400.0
+# What was allowed an hour ago may be wrong now: a write that has not begun by then never does.
+LATE_S = 900.0
 _log = logging.getLogger("mcp_ops.guard")
 
 
@@ -102,6 +104,9 @@ class Resumer:
         return len(taken)
 
     async def _go_on(self, operation: Operation) -> None:
+        if not operation.checkpoint and self._now() - operation.started_at > LATE_S:
+            await self._not_begun(operation)
+            return
         try:
             call, approval, pinned = self._call(operation)
         except (InvalidInput, KeyError, ValueError, TypeError, AttributeError):
@@ -120,21 +125,20 @@ class Resumer:
             return
         await self._guard.resume(call, operation, approval=approval, pinned=pinned)
 
+    async def _not_begun(self, operation: Operation) -> None:
+        """End what had not said a step when its process was lost: nothing was done, and it is too
+        late to do it. Its key is free again."""
+        why = "its process was lost before it began, and none took it up in time"
+        ended = replace(operation, state="done", outcome="failed")
+        await self._ledger.end(
+            _last_line(operation, "failed", {"lost": why}, self._now()), ended, keep=False
+        )
+
     async def _give_up(self, operation: Operation) -> None:
         """End what nobody could go on with: how far it came stands in its progress."""
-        line = Entry(
-            kind=EntryKind.ENDED,
-            call_id=operation.id,
-            at=self._now(),
-            tool=operation.tool,
-            target=operation.target,
-            principal=operation.principal,
-            digest=operation.digest,
-            verdict="unknown",
-            outcome="unknown",
-            evidence={"lost": "no process could go on with it", "progress": operation.progress},
-        )
+        evidence = {"lost": "no process could go on with it", "progress": operation.progress}
         ended = replace(operation, state="unknown", outcome="unknown")
+        line = _last_line(operation, "unknown", evidence, self._now())
         await self._ledger.end(line, ended, keep=True)
         await self._ledger.put_fact(pinned_by(operation.id), "")
 
@@ -165,6 +169,23 @@ class Resumer:
             raise KeyError(caller.principal)
         left = keys.get(caller.principal, frozenset())
         return replace(caller, scopes=caller.scopes & left)
+
+
+def _last_line(
+    operation: Operation, outcome: Literal["failed", "unknown"], evidence: dict[str, Any], at: float
+) -> Entry:
+    return Entry(
+        kind=EntryKind.ENDED,
+        call_id=operation.id,
+        at=at,
+        tool=operation.tool,
+        target=operation.target,
+        principal=operation.principal,
+        digest=operation.digest,
+        verdict=outcome,
+        outcome=outcome,
+        evidence=evidence,
+    )
 
 
 def _caller(kept: Mapping[str, Any]) -> Caller:
