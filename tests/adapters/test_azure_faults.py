@@ -32,6 +32,7 @@ class Resumed:
     """The steps of a write whose process was lost after it pinned its plan."""
 
     before = "sent"
+    age_s = 60.0
 
     def __init__(self, plan: str) -> None:
         self.plan = plan
