@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,13 @@ from mcp_ops.changes import after, carry_out
 from mcp_ops.errors import Conflict, ConnectionLost
 from mcp_ops.tool import Interrupted, OneRun
 from tests.kubernetes_lab import Lab, lab, write
+from tests.second_run import goes_on
 
 WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
 
 
-@dataclass(slots=True)
-class Kept(OneRun):
-    """The steps of an operation that another process left, with the plan that it had pinned."""
-
-    plan: Plan
-    before: str = "sent"
-    age_s: float = 0.0
-
-    async def pin(self, text: str) -> str:
-        assert text == "", "a plan of another process is not replaced"
-        return self.plan.model_dump_json()
-
-
 async def go_on(place: Lab, plan: Plan, *, call_id: str, **kept: Any) -> Change:
-    frame = replace(write(call_id=call_id), steps=Kept(plan, **kept))
+    frame = goes_on(write(call_id=call_id), plan, **kept)
 
     async def planning() -> Plan:
         raise AssertionError("it was planned already")

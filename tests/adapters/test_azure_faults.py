@@ -24,31 +24,13 @@ from mcp_ops.errors import (
 from tests.adapters.azure_writes import NAMES, ROWS, Row
 from tests.azure_lab import Lab, lab
 from tests.kubernetes_lab import answering, broken, lost, silent, write
+from tests.second_run import SecondRun
 
 EVERY = pytest.mark.parametrize("row", ROWS, ids=NAMES)
 
 
-class Resumed:
-    """The steps of a write whose process was lost after it pinned its plan."""
-
-    before = "sent"
-    age_s = 60.0
-
-    def __init__(self, plan: str) -> None:
-        self.plan = plan
-
-    async def pin(self, text: str) -> str:
-        return self.plan
-
-    async def at(self, where: str) -> None:
-        return None
-
-    async def lease(self, name: str) -> int:
-        return 0
-
-
 async def resume(place: Lab, row: Row, plan: str, call_id: str) -> Any:
-    frame = replace(write(call_id=call_id), steps=Resumed(plan))
+    frame = replace(write(call_id=call_id), steps=SecondRun(plan))
     with anyio.fail_after(30):
         return await row.call(place, frame)
 
