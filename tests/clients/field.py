@@ -16,7 +16,6 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from mcp_ops.catalog import ALL_TOOLS
 from mcp_ops.clock import SystemClock
 from mcp_ops.lab.place import write_private
 from mcp_ops.records import AuditQuery
@@ -25,7 +24,7 @@ from mcp_ops.stores.sqlite.embedded import open_stores
 from tests.clients.install import Installed, framework, locked_version
 from tests.clients.live import ROOT, LiveLab, Place, serving
 from tests.clients.official import CALL_S
-from tests.clients.sweep import REASON, Said, Sweep, said
+from tests.clients.sweep import PUBLISHED, REASON, Said, Sweep, said
 
 MODERN, SESSIONS = "2026-07-28", "2025-11-25"
 _SCRIPT = ROOT / "tests" / "clients" / "field_client.py"
@@ -179,7 +178,7 @@ async def _prove(
     lab.calm()
     schemas = {name: each.output for name, each in shipped_schemas().items()}
     async with speaking(client, clients, how, place.state.parent) as spoken:
-        assert set(spoken.tools) == set(ALL_TOOLS)
+        assert set(spoken.tools) == PUBLISHED
         sweep = Sweep(call=spoken.call, place=place, schemas=schemas)
         assert (await sweep.do("get_deployment", name="worker"))["ready"] == 2
         missing = await spoken.call("get_deployment", {"name": "nothing-of-this-name"})

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from mcp_ops.catalog import ALL_TOOLS
 from tests.clients.live import LiveLab, Place, consent
 
 REASON = "the sweep of all tools"
+# The lab's clusters have no slots; `mcp-ops lab --platforms` adds a platform that has.
+PUBLISHED = frozenset(ALL_TOOLS) - {"swap_slots"}
+# What the default policy has a person approve.
+DESTROYS = ("discard_deadletters", "stop_deployment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,10 @@ class Sweep:
         if answer.code == "approval_required":
             question = answer.text["error"]["details"]["approval_id"]
             await self.place.approve(question)
-            self.approved.append(tool)
+            if (
+                tool != "stop_job"
+            ):  # the first sweep of a lab stops what runs; then there is nothing
+                self.approved.append(tool)
             status = await self.do("get_operation", operation_id=question)
             assert status["state"] == "approved"
             answer = await self.call(tool, arguments)
@@ -70,7 +79,9 @@ class Sweep:
         await self._guard()
         await self._tokens()
         await self._deadletters(lab)
-        await self._deployments(lab)
+        await self._deployments()
+        await self._changes()
+        await self._jobs()
         assert (await self.do("check_api_usage", target="crm"))["limits"]
         called: set[str] = set()
         page: dict[str, Any] = {"next_cursor": ""}
@@ -136,10 +147,49 @@ class Sweep:
         assert (await self.do("restore_deadletters", export_id=export, **change))["restored"] == 1
         assert len(lab.deadletters()) == held
 
-    async def _deployments(self, lab: LiveLab) -> None:
+    async def _deployments(self) -> None:
         names = [each["name"] for each in (await self.do("list_deployments"))["items"]]
         assert "worker" in names
-        assert (await self.do("get_deployment", name="worker"))["ready"]
+        shown = await self.do("get_deployment", name="worker")
+        assert shown["ready"]
         assert (await self.do("get_deployment_logs", name="worker", tail=5))["items"]
         restarted = await self.do("restart_deployment", name="worker", reason=REASON)
         assert restarted["outcome"] == "verified"
+        assert len((await self.do("list_revisions", name="worker"))["items"]) > 1
+        instance = (await self.do("get_deployment", name="worker"))["instances"][0]["name"]
+        await self._plan("restart_instance", "worker", instance=instance)
+        await self._plan("rollback_deployment", "worker")
+
+    async def _changes(self) -> None:
+        """Changes that are not waited for, and plans: the budgets allow three writes of one
+        workload, and twenty of one principal."""
+        await self._plan("set_autoscaling", "api", min=1, max=9)
+        wanted = (await self.do("get_deployment", name="web"))["desired"]
+        await self._change("scale_deployment", "web", replicas=5 - wanted, wait_s=0)
+        await self._plan("set_resources", "web", memory="192Mi")
+        assert (await self.do("list_config", name="web"))["name"] == "web"
+        key = f"SWEEP_{secrets.token_hex(4)}".upper()
+        await self._change("set_config", "web", key=key, value="on", wait_s=0)
+        await self._change("pause_rollout", "api")
+        await self._change("resume_rollout", "api", wait_s=0)
+        await self._change("stop_deployment", "statefulset/postgres", wait_s=0)
+        await self._change("start_deployment", "statefulset/postgres", wait_s=0)
+
+    async def _change(self, tool: str, name: str, **arguments: Any) -> None:
+        changed = await self.do(tool, name=name, reason=REASON, **arguments)
+        assert changed["outcome"] in ("verified", "unconfirmed"), changed
+        assert changed["evidence"], changed
+
+    async def _plan(self, tool: str, name: str, **arguments: Any) -> None:
+        planned = await self.do(tool, name=name, reason=REASON, dry_run=True, **arguments)
+        assert planned["outcome"] == "planned"
+        assert planned["plan"], planned
+
+    async def _jobs(self) -> None:
+        shop = {"target": "shop"}
+        jobs = {each["name"] for each in (await self.do("list_jobs", **shop))["items"]}
+        assert "nightly-sync" in jobs
+        await self._change("run_job", "report", wait_s=0, **shop)
+        await self._change("suspend_job", "nightly-sync", **shop)
+        await self._change("resume_job", "nightly-sync", **shop)
+        await self._change("stop_job", "reindex", wait_s=0, **shop)

@@ -11,9 +11,11 @@ from mcp_ops.catalog import ALL_TOOLS
 from mcp_ops.opening import KINDS
 from mcp_ops.settings import TargetSettings
 from tests.clients.foundry import problems
-from tests.test_contract import listed, target
+from tests.test_contract import APP_SERVICE, OWN_MACHINE, listed, target
 
 TARGETS: dict[str, TargetSettings] = {
+    **{each.kind: each for each in (APP_SERVICE, *OWN_MACHINE)},
+    "process": target("helpers", "process", commands={"worker": {"argv": ["/bin/true"]}}),
     "file_secrets": target("vault", "file_secrets"),
     "http": target("coordinator", "http", url="http://127.0.0.1:1"),
     "kubernetes": target("cluster", "kubernetes"),

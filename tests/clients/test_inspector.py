@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_ops.catalog import ALL_TOOLS
 from tests.clients.inspecting import ERAS, Era, inspecting
 from tests.clients.install import Installed
 from tests.clients.live import LiveLab, Place
 from tests.clients.official import TRANSPORTS
-from tests.clients.sweep import Sweep
+from tests.clients.sweep import PUBLISHED, Sweep
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -19,7 +18,7 @@ async def test_the_inspector_finds_the_schemas_portable_and_its_calls_are_answer
 ) -> None:
     async with inspecting(clients, place, transport, era) as inspector:
         schemas = await inspector.list()
-        assert set(schemas) == set(ALL_TOOLS)
+        assert set(schemas) == PUBLISHED
         sweep = Sweep(call=inspector.call, place=place, schemas=schemas)
         workload = await sweep.do("get_deployment", name="worker")
         assert workload["ready"] == 2

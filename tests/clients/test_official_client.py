@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_ops.catalog import ALL_TOOLS
 from tests.clients.live import LiveLab, Place
 from tests.clients.official import ERAS, TRANSPORTS, Person, connected
-from tests.clients.sweep import Sweep
+from tests.clients.sweep import DESTROYS, PUBLISHED, Sweep
 
 # What the default policy has confirmed; isolating and stricter modes need nobody.
 CONFIRMED = (
@@ -18,6 +17,14 @@ CONFIRMED = (
     "retry_deadletters",
     "restore_deadletters",
     "restart_deployment",
+    "scale_deployment",
+    "set_config",
+    "pause_rollout",
+    "resume_rollout",
+    "start_deployment",
+    "run_job",
+    "suspend_job",
+    "resume_job",
 )
 
 
@@ -33,10 +40,10 @@ async def test_every_tool_does_its_work(
         assert all(schemas.values())
         sweep = Sweep(call=talk.call, place=place, schemas=schemas)
         await sweep.everything(lab)
-    assert set(sweep.answers) == set(schemas) == set(ALL_TOOLS)
+    assert set(sweep.answers) == set(schemas) == PUBLISHED
     # Nobody can be asked before 2025-06-18: over stdio the client's own dialog counts, over HTTP
     # a person approves. What destroys is approved everywhere.
     asks = era >= "2025-06-18"
     confirmed = [] if transport == "stdio" or asks else CONFIRMED
-    assert sorted(sweep.approved) == sorted([*confirmed, "discard_deadletters"])
+    assert sorted(sweep.approved) == sorted([*confirmed, *DESTROYS])
     assert len(person.asked) == (len(CONFIRMED) if asks else 0)
