@@ -109,7 +109,7 @@ lock:
 	uv pip compile requirements-deploy.in $(LOCKED) --output-file requirements-deploy.lock
 	uv pip compile tests/deploy/helm.in --no-deps $(LOCKED) --output-file tests/deploy/helm.lock
 	# What is shipped is a part of what is tested.
-	uv pip compile pyproject.toml --extra kubernetes --extra redis --extra postgres --extra calendar \
+	uv pip compile pyproject.toml --extra kubernetes --extra redis --extra azure --extra postgres --extra calendar \
 	  --extra telemetry --extra azure-monitor --extra fast --constraint requirements.lock $(LOCKED) \
 	  --output-file requirements-image.lock
 	printf 'hatchling>=1.27\n' | uv pip compile - --constraint requirements.lock $(LOCKED) \

@@ -88,8 +88,9 @@ async def carry_out(
             return await _planned(platform, write, plan)
         if plan.nothing:
             return _nothing_to_do(plan, "verified")
-        if write.pinned is not None:
-            # Nobody was asked, because there was nothing to do, or nobody could see what it was.
+        if write.pinned is not None or not write.approved(plan.state):
+            # Nobody was asked, because there was nothing to do; or what a person approved was
+            # something else, or nothing that could be seen.
             raise Conflict(
                 "What this would do now is not what was looked at before; nothing was done.",
                 hint="Call again.",

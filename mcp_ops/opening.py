@@ -23,6 +23,7 @@ from mcp_ops.guard.targets import TargetInfo
 
 # A new kind of target is a line here.
 KINDS: Mapping[str, str] = {
+    "azure_app_service": "mcp_ops.adapters.azure.adapter:AzureAppServiceAdapter",
     "file_secrets": "mcp_ops.adapters.file_secrets:FileSecretsAdapter",
     "http": "mcp_ops.adapters.http_endpoint:HttpEndpointAdapter",
     "http_jobs": "mcp_ops.adapters.http_jobs.adapter:HttpJobsAdapter",

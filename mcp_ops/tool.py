@@ -100,6 +100,11 @@ def _unseen(_state: Mapping[str, Any], _items: tuple[str, ...] | None) -> None:
     """Nobody is asked: what a plan saw is for nobody."""
 
 
+def _as_approved(_state: Mapping[str, Any]) -> bool:
+    """Nobody had to approve it."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
@@ -110,7 +115,8 @@ class Write:
 
     A plan tells through `saw` what a person has to know of the target: its state without times and
     ages (a change of it asks anew) and the items that a selection means. `pinned` are those of
-    them that a person approved: the write touches no others.
+    them that a person approved: the write touches no others. `approved` tells whether a state is
+    the one that a person approved, or nobody had to: what was planned anew may be another one.
     """
 
     reason: str
@@ -123,6 +129,7 @@ class Write:
     steps: Steps = field(default_factory=OneRun)
     saw: Callable[[Mapping[str, Any], tuple[str, ...] | None], None] = _unseen
     pinned: tuple[str, ...] | None = None
+    approved: Callable[[Mapping[str, Any]], bool] = _as_approved
 
 
 class ArgumentModel(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -13,9 +13,9 @@ import pytest
 from mcp_ops.adapters.railway.adapter import RailwayAdapter
 from mcp_ops.capabilities.changes import Change, Plan
 from mcp_ops.changes import after, carry_out
-from mcp_ops.tool import OneRun
 from tests.kubernetes_lab import wiring, write
 from tests.railway_lab import BACKEND, Lab, settings
+from tests.second_run import goes_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,23 +95,11 @@ async def shown(place: Lab, plan: Plan) -> None:
                 await anyio.sleep(place.world.step)
 
 
-@dataclass(slots=True)
-class Kept(OneRun):
-    """The steps of an operation whose process was lost after it had pinned its plan."""
-
-    plan: Plan
-    before: str = "sent"
-
-    async def pin(self, text: str) -> str:
-        assert text == ""
-        return self.plan.model_dump_json()
-
-
 async def gone_on(place: Lab, plan: Plan) -> Change:
     async def planning() -> Plan:
         raise AssertionError("it was planned already")
 
-    frame = replace(write(), steps=Kept(plan))
+    frame = goes_on(write(), plan)
     async with another(place) as adapter:
         with anyio.fail_after(30):
             return await carry_out(adapter, frame, planning, wait_s=45, after=after(BACKEND))

@@ -14,16 +14,17 @@ _SENT: Final = "sent"
 class SecondRun(OneRun):
     """The steps of the process that goes on: it finds the plan of the one before."""
 
-    before = _SENT
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan.model_dump_json()
+    def __init__(self, plan: str, *, before: str = _SENT, age_s: float = 0.0) -> None:
+        self._plan = plan
+        self.before = before
+        self.age_s = age_s
 
     async def pin(self, text: str) -> str:
         """The plan that the first process pinned."""
+        assert text == "", "a plan of another process is not replaced"
         return self._plan
 
 
-def goes_on(frame: Write, plan: Plan) -> Write:
+def goes_on(frame: Write, plan: Plan, *, before: str = _SENT, age_s: float = 0.0) -> Write:
     """The frame in another process, after the plan was pinned and perhaps carried out."""
-    return replace(frame, steps=SecondRun(plan))
+    return replace(frame, steps=SecondRun(plan.model_dump_json(), before=before, age_s=age_s))

@@ -123,7 +123,17 @@ ALLOWED: dict[str, set[str]] = {
     "version": set(),
 }
 # Libraries of the systems that adapters talk to, and of the transports.
-CLIENTS = {"httpx", "httpx2", "redis", "kubernetes", "psycopg", "jwt", "authlib", "aiohttp"}
+CLIENTS = {
+    "httpx",
+    "httpx2",
+    "redis",
+    "kubernetes",
+    "psycopg",
+    "jwt",
+    "authlib",
+    "aiohttp",
+    "azure",
+}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,13 @@ from mcp_ops.changes import after, carry_out
 from mcp_ops.errors import Conflict, ConnectionLost
 from mcp_ops.tool import Interrupted, OneRun
 from tests.kubernetes_lab import Lab, lab, write
+from tests.second_run import goes_on
 
 WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
 
 
-@dataclass(slots=True)
-class Kept(OneRun):
-    """The steps of an operation that another process left, with the plan that it had pinned."""
-
-    plan: Plan
-    before: str = "sent"
-    age_s: float = 0.0
-
-    async def pin(self, text: str) -> str:
-        assert text == "", "a plan of another process is not replaced"
-        return self.plan.model_dump_json()
-
-
 async def go_on(place: Lab, plan: Plan, *, call_id: str, **kept: Any) -> Change:
-    frame = replace(write(call_id=call_id), steps=Kept(plan, **kept))
+    frame = goes_on(write(call_id=call_id), plan, **kept)
 
     async def planning() -> Plan:
         raise AssertionError("it was planned already")
@@ -177,3 +165,21 @@ async def test_nothing_to_do_asks_nobody_and_touches_nothing(tmp_path: Path) -> 
             assert (done.outcome, done.plan) == (outcome, ["Nothing to do: it is so already."])
         assert seen == [()]
         assert place.patches() == []
+
+
+async def test_what_a_person_approved_and_is_planned_otherwise_now_is_not_done(
+    tmp_path: Path,
+) -> None:
+    async with lab(tmp_path) as place:
+        approved = (await place.platform.plan_restart("worker")).state
+        await place.patch(WORKER, {"spec": {"replicas": 3}})
+        frame = replace(write(), approved=lambda state: state == approved)
+        with pytest.raises(Conflict, match="nothing was done"):
+            await carry_out(
+                place.platform,
+                frame,
+                lambda: place.platform.plan_restart("worker"),
+                wait_s=0,
+                after=after("worker"),
+            )
+        assert len(place.patches()) == 1

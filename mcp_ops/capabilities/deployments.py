@@ -26,6 +26,8 @@ Problem = Literal[
     "unschedulable",
     "scaled_to_zero",
     "paused",
+    "stopped",
+    "quota_exceeded",
 ]
 
 
@@ -67,13 +69,14 @@ class Event(Model):
 
 class Instance(Model):
     """A pod or instance. `waiting` is why a container does not run, `message` what the platform
-    says of it: why it finds no node, what the image's registry answered, why it was evicted."""
+    says of it: why it finds no node, what the image's registry answered, why it was evicted. What
+    a platform does not tell is absent, and no zero."""
 
     name: str
     ready: bool
     phase: str
-    restarts: int
-    age_s: int
+    restarts: int | None = None
+    age_s: int | None = None
     waiting: UntrustedLine | None = None
     last_exit: UntrustedLine | None = None
     message: UntrustedLine | None = None
@@ -110,8 +113,8 @@ class DeploymentDetail(Result):
     ready: int
     updated: int
     available: int
-    restarts: int
-    oom_kills: int
+    restarts: int | None = None
+    oom_kills: int | None = None
     evictions: int | None = None
     containers: list[ContainerUse] = []
     probe_failures: ProbeFailures | None = None
@@ -272,7 +275,10 @@ class SizedPlatform(Changeable, Protocol):
         ...
 
 
-_NAME = re.compile(r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9._@:]*[a-z0-9])?")
+_NAME = re.compile(
+    r"((deployment|statefulset|daemonset)/)?[a-z0-9]([-a-z0-9._@:]*[a-z0-9])?"
+    r"|[a-z0-9]([-a-z0-9]*[a-z0-9])?/slots/[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+)
 _NAME_CHARS = 253
 
 
@@ -282,7 +288,10 @@ def _canonical(name: str) -> str:
     The rules are checked here and not in the schema, where a model would pay for them every turn.
     """
     if len(name) > _NAME_CHARS or not _NAME.fullmatch(name):
-        raise ValueError("must be a name alone, or statefulset/NAME or daemonset/NAME")
+        raise ValueError(
+            "must be a name alone, or statefulset/NAME, daemonset/NAME or "
+            "NAME/slots/SLOT, as list_deployments shows it"
+        )
     return name.removeprefix("deployment/")
 
 

@@ -38,10 +38,13 @@ def start(
         bool,
         typer.Option("--shared", help="Keep the server's state as replicas share it: PostgreSQL."),
     ] = False,
+    platforms: Annotated[
+        bool, typer.Option("--platforms", help="Add an App Service: agents then name the target.")
+    ] = False,
 ) -> None:
     """Start the lab and run until interrupted."""
     if context.invoked_subcommand is None:
-        _run("run_lab", directory.absolute(), serve, port, shared)
+        _run("run_lab", directory.absolute(), serve, port, shared, platforms)
 
 
 @group.command("break")

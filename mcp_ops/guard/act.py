@@ -21,11 +21,11 @@ from mcp_ops.errors import (
     StoreUnavailable,
     UpstreamTimeout,
 )
-from mcp_ops.guard.approval import Consent
 from mcp_ops.guard.bulkhead import rest
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.operations import Running
 from mcp_ops.guard.record import Frame
-from mcp_ops.guard.seen import Sight
+from mcp_ops.guard.seen import Sight, same
 from mcp_ops.guard.targets import TargetInfo, Targets, View
 from mcp_ops.guard.telemetry import stage
 from mcp_ops.heard import listening
@@ -234,6 +234,7 @@ class Actor:
             pause=rest,
             steps=steps,
             pinned=consent.pinned,
+            approved=lambda state: same(state, consent.seen),
             saw=(consent.sight or Sight()).tell,
         )
 

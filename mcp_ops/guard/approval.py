@@ -11,7 +11,6 @@ target still does, and while those who said yes may still say it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio
@@ -29,12 +28,13 @@ from mcp_ops.guard.asking import (
     used_up,
     whom,
 )
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.people import line_of, named
 from mcp_ops.guard.policy import Decision
 from mcp_ops.guard.record import Frame, open_frame
 from mcp_ops.guard.seen import Seen, Sight, look, pinned
 from mcp_ops.guard.targets import Targets
-from mcp_ops.questions import Approval, Approvals, Redemption
+from mcp_ops.questions import Approval, Approvals
 from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor
 
@@ -46,33 +46,6 @@ _SCANNED = 200
 _TRIES = 3
 _DRIFT = "the target changed since this was asked"
 _LOST = "somebody who said yes may not say it any more"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Consent:
-    """Why a write may run: `how` is none, confirm or approve; `record` says it for the ledger.
-
-    `approval` is the question to redeem when the call is taken; empty where none was needed.
-    `pinned` are the items that the call may touch, where it selects some. `sight` is where the
-    dry run that people are shown tells what it saw.
-    """
-
-    how: Literal["none", "confirm", "approve"]
-    record: str
-    approval: str = ""
-    pinned: tuple[str, ...] | None = None
-    sight: Sight | None = None
-
-    def redemption(self, call: Call, decision: Decision) -> Redemption | None:
-        """What a write uses up together with its intent; None where nothing was asked."""
-        if not self.approval:
-            return None
-        return Redemption(
-            approval_id=self.approval,
-            principal=call.caller.principal,
-            digest=call.binding,
-            policy=decision.version,
-        )
 
 
 Rehearse = Callable[[Call, Frame, Consent], Awaitable[Result]]
@@ -224,6 +197,7 @@ class Approver:
                 record=f"approve {approval.id} by {by}",
                 approval=approval.id,
                 pinned=pinned(approval),
+                seen=approval.seen,
             )
         before = f"The approval {gone.id} was taken back: {gone.note}. " if gone else ""
         raise Refused(

@@ -20,7 +20,7 @@ from mcp_ops.capabilities.usage import GuardModeChange, UsageReading
 from mcp_ops.errors import Failed, OpsError
 from mcp_ops.failed import FailedOperation
 from mcp_ops.guard.act import Passage, current
-from mcp_ops.guard.approval import Consent
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.health import HealthCheck
 from mcp_ops.guard.order import Guard
 from mcp_ops.guard.policy import covers

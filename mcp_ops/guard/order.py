@@ -24,8 +24,9 @@ from mcp_ops.errors import Internal, RefusalCode
 from mcp_ops.failed import FailedOperations
 from mcp_ops.guard import settle
 from mcp_ops.guard.act import Actor, MakePort, Passage, Passing, current
-from mcp_ops.guard.approval import Approver, Consent
+from mcp_ops.guard.approval import Approver
 from mcp_ops.guard.bulkhead import Bulkheads
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.freeze import Freezes
 from mcp_ops.guard.gate import Gate
 from mcp_ops.guard.modes import (
@@ -341,20 +342,12 @@ class Guard:
                 plan.call, plan.decision, confirm_fallback=self.settings.confirm_fallback
             )
 
-    async def resume(
-        self,
-        call: Call,
-        operation: Operation,
-        *,
-        approval: str,
-        pinned: tuple[str, ...] | None = None,
-    ) -> None:
+    async def resume(self, call: Call, operation: Operation, consent: Consent) -> None:
         """Go on with a write whose process was lost, in a task of its own.
 
         Its budgets and its approval were used when it began; everything else is asked again.
         """
         frame = open_frame(call, ledger=self._ledger, redactor=self.redactor, clock=self.clock)
-        consent = Consent(how="none", record=approval, pinned=pinned)
 
         async def body(running: Running) -> dict[str, Any]:
             plan = replace(await self._gate.plan(call), budgets=())

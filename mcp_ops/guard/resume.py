@@ -18,6 +18,7 @@ import orjson
 from mcp_ops.call import Call, Caller, parse
 from mcp_ops.errors import InvalidInput, OpsError
 from mcp_ops.guard.act import current
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.operations import LEASE_S, Operations, pinned_by
 from mcp_ops.reach import Reach
 from mcp_ops.records import Entry, EntryKind, Ledger, Operation
@@ -36,10 +37,11 @@ _log = logging.getLogger("mcp_ops.guard")
 def kept(call: Call, *, approval: str) -> str:
     """What is stored with the intent of a resumable write. Such a tool takes no secrets."""
     caller = call.caller
-    pinned = current.get().consent.pinned
+    consent = current.get().consent
     return orjson.dumps(
         {
-            "pinned": None if pinned is None else list(pinned),
+            "pinned": None if consent.pinned is None else list(consent.pinned),
+            "seen": consent.seen,
             "arguments": call.arguments.model_dump(mode="json"),
             "approval": approval,
             "caller": {
@@ -108,7 +110,7 @@ class Resumer:
             await self._not_begun(operation)
             return
         try:
-            call, approval, pinned = self._call(operation)
+            call, consent = self._call(operation)
         except (InvalidInput, KeyError, ValueError, TypeError, AttributeError):
             # The tool or the target is not here, or another version wrote it: another process may
             # know them, within a day.
@@ -123,7 +125,7 @@ class Resumer:
                 checkpoint=operation.checkpoint,
             )
             return
-        await self._guard.resume(call, operation, approval=approval, pinned=pinned)
+        await self._guard.resume(call, operation, consent)
 
     async def _not_begun(self, operation: Operation) -> None:
         """End what had not said a step when its process was lost: nothing was done, and it is too
@@ -142,7 +144,7 @@ class Resumer:
         await self._ledger.end(line, ended, keep=True)
         await self._ledger.put_fact(pinned_by(operation.id), "")
 
-    def _call(self, operation: Operation) -> tuple[Call, str, tuple[str, ...] | None]:
+    def _call(self, operation: Operation) -> tuple[Call, Consent]:
         tool = self._tools[operation.tool]
         data = orjson.loads(operation.resume)
         caller = self._present(_caller(data["caller"]))
@@ -157,7 +159,12 @@ class Resumer:
             targets=(operation.target,),
         )
         pinned = data.get("pinned")
-        return call, str(data["approval"]), None if pinned is None else tuple(pinned)
+        return call, Consent(
+            how="none",  # it was used when the write began
+            record=str(data["approval"]),
+            pinned=None if pinned is None else tuple(pinned),
+            seen=str(data.get("seen", "")),
+        )
 
     def _present(self, caller: Caller) -> Caller:
         """The caller with no scope that was taken away since: of a key that is gone, none is left.

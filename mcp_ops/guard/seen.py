@@ -127,6 +127,11 @@ def _blind(error: OpsError) -> Seen:
     return Seen(shown={"problem": f"The present state could not be looked at ({error.code})."})
 
 
+def same(state: Mapping[str, Any], seen: str) -> bool:
+    """Whether a state is the one that was seen; nothing to compare it with counts as that."""
+    return not seen or _digest(state) == seen
+
+
 def _digest(state: Mapping[str, Any]) -> str:
     body = orjson.dumps(_plain(state), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(body).hexdigest()

@@ -14,6 +14,7 @@ from mcp_ops.adapters.file_secrets import FileSecretsAdapter
 from mcp_ops.capabilities.token_fields import to_fields
 from mcp_ops.capabilities.tokens import SecretStore, TokenSet
 from mcp_ops.clock import SystemClock
+from mcp_ops.lab.azure.seed import GROUP, SUBSCRIPTION
 from mcp_ops.lab.kubernetes.api import kubeconfig
 from mcp_ops.lab.kubernetes.seed import SHOP
 from mcp_ops.lab.oauth.server import SCOPE, Authority
@@ -35,6 +36,8 @@ TARGETS: Final[Mapping[str, str]] = {
     "coordinator": "coordinator",
     "sync": "syncs",
 }
+# Those that a lab has with `platforms` alone: a second platform makes agents name the target.
+PLATFORMS: Final[Mapping[str, str]] = {"azure": "web"}
 _TOKEN_TARGETS: Final = ("crm", "sso")
 # Tokens with less left are renewed at the start.
 _LEFT_S: Final = 900.0
@@ -113,6 +116,21 @@ url = "{sync}"
 headers = {{ X-Admin-Key = "file:secrets/sync-key" }}
 """
 
+_AZURE = """
+# A resource group of App Service.
+[targets.web]
+kind = "azure_app_service"
+environment = "dev"
+subscription_id = "{subscription}"
+resource_group = "{group}"
+credential = "token"
+access_token = "file:secrets/azure-token"
+arm_url = "{url}"
+scm_url = "{url}/scm/{{site}}"
+tiers = ["P1v3", "P2v3"]
+required_settings = ["DATABASE_URL", "PAYMENTS_URL"]
+"""
+
 _SHARED = """
 # What replicas share: hot state in the Valkey, the ledger in a PostgreSQL.
 [store]
@@ -128,14 +146,15 @@ def write_configuration(
     """Write the configuration and what it refers to; its path.
 
     `urls` are those of the components, `token` is the one that the Kubernetes API accepts. With a
-    `postgres` among them the server keeps its own state there and in the Valkey.
+    `postgres` among them the server keeps its own state there and in the Valkey; an `azure` is a
+    target of its own, whose token is a secret of the place.
     """
     directory, client = place.directory, authority.client
     write_private(directory / "secrets" / "client-secret", client.client_secret)
     write_private(directory / "secrets" / "redis-url", urls["redis"])
     write_private(directory / "kubeconfig", kubeconfig(urls["kubernetes"], token, SHOP))
     text = _TEXT.format(
-        **{name: url for name, url in urls.items() if name not in ("redis", "postgres")},
+        **{name: url for name, url in urls.items() if name not in ("redis", "postgres", "azure")},
         client_id=client.client_id,
         redirect_uri=redirect_uri,
         scopes="[" + ", ".join(f'"{scope}"' for scope in SCOPE.split()) + "]",
@@ -145,6 +164,8 @@ def write_configuration(
         namespace=SHOP,
     )
     text += jobs_toml()
+    if urls.get("azure"):
+        text += _AZURE.format(url=urls["azure"], subscription=SUBSCRIPTION, group=GROUP)
     if urls.get("postgres"):
         write_private(directory / "secrets" / "postgres-url", urls["postgres"])
         place.secret("store-key")

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,15 @@ import anyio
 import anyio.abc
 
 from mcp_ops.errors import InvalidInput
+from mcp_ops.lab.azure.api import azure
 from mcp_ops.lab.board import Board, InForce
-from mcp_ops.lab.configuration import SUBJECT, TARGETS, renew_tokens, write_configuration
+from mcp_ops.lab.configuration import (
+    PLATFORMS,
+    SUBJECT,
+    TARGETS,
+    renew_tokens,
+    write_configuration,
+)
 from mcp_ops.lab.control import CALLBACK, FILE, ask_lab, control
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.greeting import fault_lines, greeting, status_lines
@@ -100,18 +107,21 @@ async def running_lab(
     settle_s: float = _SETTLE_S,
     slow_s: float = SLOW_S,
     shared: bool = False,
+    platforms: bool = False,
     say: Say = lambda text: None,
 ) -> AsyncIterator[Lab]:
     """Every component of the lab, and a configuration of the server for them, until left.
 
     `settle_s` is one step of a rollout, `slow_s` what the fault `slow` adds to an answer. With
     `shared` the server's own state is in the Valkey and in a PostgreSQL, as replicas share it.
-    Raises `ConfigurationError` while another lab runs in the directory.
+    `platforms` adds those that run deployments beside Kubernetes. Raises `ConfigurationError` while
+    another lab runs in the directory.
     """
+    targets = {**TARGETS, **PLATFORMS} if platforms else TARGETS
     async with AsyncExitStack() as stack:
         place = stack.enter_context(hold(directory))
         directory = place.directory
-        taken = {name: place.reserve(name) for name in (*TARGETS, "control")}
+        taken = {name: place.reserve(name) for name in (*targets, "control")}
         ports = {name: int(each.getsockname()[1]) for name, each in taken.items()}
         urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
         redirect_uri = urls["control"] + CALLBACK
@@ -130,6 +140,9 @@ async def running_lab(
             coordinator(directory=directory / "coordinator"),
             sync_backend(directory=directory / "sync", key=place.secret("sync-key")),
         ]
+        if platforms:
+            key = place.secret("azure-token")
+            stand_ins.append(azure(directory=directory / "azure", token=key, settle_s=settle_s))
         served: list[Served] = [
             await stack.enter_async_context(serving(each, taken[each.name], slow_s=slow_s))
             for each in stand_ins
@@ -159,7 +172,7 @@ async def running_lab(
             if fault in ("token-expired", "token-revoked"):
                 await renew_tokens(place, authority)
 
-        board = Board([*served, redis], TARGETS, now=time.time, healed=healed)
+        board = Board([*served, redis], targets, now=time.time, healed=healed)
         lab = Lab(place, config, board, redis, {each.name: each.log for each in stand_ins})
         await stack.enter_async_context(_controlled(lab, taken["control"], urls["control"], say))
         yield lab
@@ -224,12 +237,14 @@ def _remembered(path: Path, text: str) -> bool:
     return False
 
 
-def run_lab(directory: Path, serve: bool, port: int, shared: bool = False) -> int:
+def run_lab(
+    directory: Path, serve: bool, port: int, shared: bool = False, platforms: bool = False
+) -> int:
     """Run in the foreground until Ctrl-C or SIGTERM; the exit code."""
-    return anyio.run(_run, directory, serve, port, shared)
+    return anyio.run(_run, directory, serve, port, shared, platforms)
 
 
-async def _run(directory: Path, serve: bool, port: int, shared: bool) -> int:
+async def _run(directory: Path, serve: bool, port: int, shared: bool, platforms: bool) -> int:
     if serve:
         port = chosen_port(port)
     ended: list[int] = []
@@ -239,18 +254,23 @@ async def _run(directory: Path, serve: bool, port: int, shared: bool) -> int:
         inner = anyio.CancelScope()
         await tasks.start(_on_signals, inner, hurry)
         with inner:
-            ended.append(await _until_stopped(directory, serve, port, shared, hurry))
+            lab = running_lab(directory, shared=shared, platforms=platforms, say=_say)
+            ended.append(await _until_stopped(directory, lab, serve, port, hurry))
         _say("Stopped; nothing is left running.")
         tasks.cancel_scope.cancel()
     return ended[0] if ended else 0
 
 
 async def _until_stopped(
-    directory: Path, serve: bool, port: int, shared: bool, hurry: list[Callable[[], None]]
+    directory: Path,
+    starting: AbstractAsyncContextManager[Lab],
+    serve: bool,
+    port: int,
+    hurry: list[Callable[[], None]],
 ) -> int:
     _say(f"Starting the lab in {directory} ...")
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(running_lab(directory, shared=shared, say=_say))
+        lab = await stack.enter_async_context(starting)
         server = None
         if serve:
             server = McpServer(config=lab.config, port=port, keep_open=(lab.place.lock,), say=_say)

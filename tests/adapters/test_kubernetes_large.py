@@ -13,6 +13,7 @@ import pytest
 
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
 from mcp_ops.capabilities.deployments import Deployment
+from mcp_ops.clock import ManualClock
 from mcp_ops.errors import BadAnswer
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 from tests.kubernetes_lab import (
@@ -86,6 +87,26 @@ async def test_crowded_namespace_is_counted_workload_by_workload(tmp_path: Path)
         selected = [query for query in place.between.queries if "labelSelector" in query]
         assert len(selected) == len(found)
         assert all("resourceVersion=0" in query for query in selected)
+
+
+async def test_count_that_takes_too_long_stops_and_says_so(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    def more(answer: Any) -> None:
+        answer["metadata"]["continue"] = "more-that-is-not-wanted"
+
+    async def slow(app: Any, scope: Any, receive: Any, send: Any) -> None:
+        clock.advance(30)
+        await app(scope, receive, send)
+
+    async with lab(tmp_path) as place:
+        place.between.inject("GET", PODS, changed(more), *[slow] * 9)
+        settings = KubernetesSettings(kubeconfig=str(tmp_path / "kubeconfig"))
+        async with KubernetesAdapter.open(settings, wiring(tmp_path, clock=clock)) as platform:
+            page = await platform.list_workloads(limit=20, cursor="")
+        counted = [item for item in page.items if item.restarts is not None]
+        assert 1 <= len(counted) < len(page.items)
+        assert "too many to count" in page.searched
 
 
 def large(answer: Any) -> None:

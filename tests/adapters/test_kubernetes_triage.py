@@ -25,7 +25,7 @@ async def test_memory_kill_is_told_with_limit_and_use(tmp_path: Path) -> None:
         )
         await place.until("api", lambda found: found.ready == 3 and found.updated == 3)
         place.stand_in.inject("oom")
-        found = await place.until("api", lambda found: found.oom_kills > 0)
+        found = await place.until("api", lambda found: (found.oom_kills or 0) > 0)
         assert found.problem == "oom_killed"
         assert "too much memory: its limit is 256 MiB." in found.explanation
         (api,) = found.containers
@@ -178,5 +178,5 @@ async def test_answer_about_many_broken_instances_stays_small(tmp_path: Path) ->
     async with lab(tmp_path) as place:
         place.between.inject("GET", "/pods", changed(many))
         found = await place.platform.describe("api")
-        assert found.restarts >= 0
+        assert found.restarts is not None
         assert len(found.model_dump_json(exclude_none=True)) < 14_000

@@ -14,15 +14,17 @@ import pytest
 from anyio.abc import Process
 
 from mcp_ops.call import parse
+from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import Conflict, Rejected, Unreachable
 from mcp_ops.guard.act import Passage, current
-from mcp_ops.guard.approval import Consent
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.record import open_frame
 from mcp_ops.guard.resume import kept
 from mcp_ops.settings import GuardSettings, PolicyRule
+from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPERATOR, WHY, bench, shelf_target
 from tests.guard.redeem_peer import CALLS
-from tests.guard.shelf import Item
+from tests.guard.shelf import Item, ItemPut, Name, Shelf
 from tests.guard.test_approval_people import ONE, SWEEPS, X, asked, people, say, sweep_all
 from tests.stores import records
 
@@ -73,6 +75,29 @@ async def test_a_target_that_changed_since_is_asked_about_anew(tmp_path: Path) -
         await say(b, second, "operator:ada")
         assert (await b.ok("sweep", **X))["outcome"] == "verified"
         assert b.world.effects == ["drop x"]
+
+
+@tool(effect=Effect.DESTROY)
+async def swap(shelf: Shelf, name: Name, write: Write) -> ItemPut:
+    """Plan once more when it runs, and act only on what was approved."""
+    item = await shelf.look(name)
+    if write.dry_run:
+        write.saw({"text": item.text}, None)
+        return ItemPut(outcome="planned")
+    kept = write.approved({"text": item.text}), write.approved({"text": "another"})
+    return ItemPut(outcome="verified", evidence={"approved": list(kept)})
+
+
+@pytest.mark.parametrize(("asks", "told"), [(True, [True, False]), (False, [True, True])])
+async def test_a_tool_can_ask_whether_what_it_plans_now_is_what_was_approved(
+    tmp_path: Path, asks: bool, told: list[bool]
+) -> None:
+    rule = PolicyRule(effect="destroy", require="approve" if asks else "none")
+    given = {**ONE, "extra_tools": {"swap": swap}, "rules": (rule,)}
+    async with bench(tmp_path, **given) as b:
+        if asks:
+            await say(b, await asked(b, "swap"), "operator:ada")
+        assert (await b.ok("swap", **X))["evidence"] == {"approved": told}
 
 
 async def test_a_target_that_is_as_it_was_is_not_asked_about_again(tmp_path: Path) -> None:
@@ -209,13 +234,16 @@ async def test_a_write_that_goes_on_elsewhere_keeps_the_pins_of_its_approval(
         raw = {"reason": WHY}
         call = parse(sweep_all, raw, caller=AGENT, call_id="c1", targets=("shelf",))
         frame = open_frame(call, ledger=b.stores.ledger, redactor=b.redactor, clock=b.clock)
-        consent = Consent(how="approve", record="approve q by operator:ada", pinned=pins)
+        consent = Consent(
+            how="approve", record="approve q by operator:ada", pinned=pins, seen="a digest"
+        )
         token = current.set(Passage(call=call, frame=frame, consent=consent))
         text = kept(call, approval=consent.record)
         current.reset(token)
         lost = records.operation(b.clock, "c1", tool="sweep_all", target="shelf", resume=text)
-        again, approval, pinned = b.resumer._call(lost)
-        assert (again.digest, approval, pinned) == (call.digest, consent.record, pins)
+        again, left = b.resumer._call(lost)
+        assert again.digest == call.digest
+        assert left == replace(consent, how="none")  # the yes itself was used up
 
 
 # ---- races

@@ -12,7 +12,7 @@ from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.usage import UsageLimit, UsageReading
 from mcp_ops.errors import Unreachable
 from mcp_ops.guard.act import Passage, current
-from mcp_ops.guard.approval import Consent
+from mcp_ops.guard.consent import Consent
 from mcp_ops.guard.inside import SERVER
 from mcp_ops.settings import PolicyRule
 from mcp_ops.tool import Write, tool

@@ -273,6 +273,24 @@ async def test_unknown_names_are_refused_with_a_suggestion(tmp_path: Path) -> No
         assert await lab.mend_fault("quota") == []
 
 
+async def test_a_lab_with_platforms_has_an_app_service_that_breaks_and_is_cured(
+    tmp_path: Path,
+) -> None:
+    async with running_lab(tmp_path, settle_s=0.02, platforms=True) as lab:
+        settings = load_settings(lab.config, {}, {})
+        async with open_app(settings, environ={}) as app:
+            it = Bench(lab=lab, app=app)
+            assert (await it.component("web"))["status"] == "healthy"
+            await lab.break_fault("bad-deployment")
+            broken = {"target": "web", "name": "shop-api"}
+            await it.wait_for(lambda d: d["problem"] == "not_ready", "get_deployment", **broken)
+            cured = await it.call("rollback_deployment", **broken, reason="release 43 is broken")
+            assert cured["outcome"] == "verified"
+            assert cured["evidence"]["revision"] == "rel-42"
+        effects = [each["effect"] for each in lab.effects("azure")]
+        assert effects == ["fault.injected", "client.redeploy", "platform.deployed"]
+
+
 async def test_a_second_lab_in_the_directory_is_refused(tmp_path: Path) -> None:
     async with running_lab(tmp_path):
         with pytest.raises(ConfigurationError, match=f"process {os.getpid()}") as refused:

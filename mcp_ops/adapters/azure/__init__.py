@@ -1,0 +1,1 @@
+"""The adapter of Azure App Service, over Azure Resource Manager and Kudu."""
