@@ -59,7 +59,9 @@ def hold_restart(stage: Stage, name: str, *, after: bool = False) -> Gate:
     """The write of that name stands still before the target acts, or after it has."""
     gate = Gate()
     fault = gate.after() if after else gate.before()
-    stage.between["cluster"].inject(*writing_of(name).requests(name), fault)
+    between, request = stage.between["cluster"], writing_of(name).requests(name)
+    # All runs have one address: they take the gates before it in turn.
+    between.inject(*request, *between.faults.get(request, []), fault)
     return gate
 
 

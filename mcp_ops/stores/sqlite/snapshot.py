@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,7 @@ class Snapshot:
         self._database = database
         self._reader: sqlite3.Connection | None = None
         self._limiter = anyio.CapacityLimiter(1)
+        self._reading = threading.Lock()
         self._modes: tuple[ModeEntry, ...] = ()
         self._circuits: dict[str, Circuit] = {}
         self._partitions: tuple[Partition, ...] = ()
@@ -43,7 +45,10 @@ class Snapshot:
             await self.refresh()
             yield
         finally:
-            self._reader.close()
+            # Whoever waited for a read may be cancelled while its thread still reads: SQLite does
+            # not survive a connection that is closed under it. A read takes milliseconds.
+            with self._reading:
+                self._reader.close()
 
     def now(self) -> float:
         """Unix seconds on the offset that the times in memory belong to."""
@@ -127,7 +132,7 @@ class Snapshot:
         return [c for target, c in self._circuits.items() if before.get(target) != c]
 
     def _load(self) -> _Content | None:
-        with translated():
+        with translated(), self._reading:
             assert self._reader is not None  # noqa: S101 - opened() made it
             return _changed(self._reader, self._version)
 
