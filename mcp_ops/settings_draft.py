@@ -8,7 +8,8 @@ from typing import Any
 
 from mcp_ops.settings_problems import Key, dotted
 
-_TARGET_FIELDS = frozenset({"kind", "environment", "metered", "per_minute", "concurrent", "links"})
+# What a target of each kind can have; every other key is an option of its kind.
+TARGET_KEYS = ("kind", "environment", "metered", "per_minute", "concurrent", "partition", "links")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,6 @@ class Draft:
 
 
 def _target(name: str, table: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    common = {key: value for key, value in table.items() if key in _TARGET_FIELDS}
-    options = {key: value for key, value in table.items() if key not in _TARGET_FIELDS}
+    common = {key: value for key, value in table.items() if key in TARGET_KEYS}
+    options = {key: value for key, value in table.items() if key not in TARGET_KEYS}
     return {**common, "name": name, "options": options, "origin": origin}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from mcp_ops.adapter import AdapterSettings
 from mcp_ops.settings import TargetSettings
+from mcp_ops.settings_draft import TARGET_KEYS
 from mcp_ops.settings_problems import (
     Key,
     Problems,
@@ -27,8 +28,6 @@ from mcp_ops.settings_problems import (
 )
 
 S = TypeVar("S", bound=AdapterSettings)
-
-TARGET_KEYS = ("kind", "environment", "metered", "per_minute", "concurrent", "links")
 
 _ENV_REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _LARGEST_SECRET = 65_536

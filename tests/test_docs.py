@@ -26,6 +26,7 @@ from mcp_ops.errors import OpsError, RefusalCode, Refused
 from mcp_ops.opening import KINDS, adapter_class
 from mcp_ops.ports import Mode
 from mcp_ops.settings_file import load_settings
+from mcp_ops.settings_options import resolve_options
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(
@@ -235,10 +236,18 @@ def test_every_option_of_a_kind_of_target_is_documented(kind: str) -> None:
     ("page", "body"), [(named(page), body) for page in PAGES for body in blocks(page, "toml")]
 )
 def test_every_example_of_a_configuration_loads(page: str, body: str, tmp_path: Path) -> None:
+    body = body.replace('"file:/', f'"file:{tmp_path.as_posix()}/')
+    for name in re.findall(r'"file:([^"]+)"', body):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x" * 32, encoding="utf-8")
     config = tmp_path / "config.toml"
     config.write_text(body, encoding="utf-8")
     environ = dict.fromkeys(re.findall(r"env:(\w+)", body), "x" * 32)
-    assert load_settings(config, environ, {}).source == str(config)
+    settings = load_settings(config, environ, {})
+    assert settings.source == str(config)
+    for target in settings.targets:
+        adapter = adapter_class(target.kind)
+        assert resolve_options(target, adapter.Settings, environ, tmp_path, settings.source)
 
 
 def test_examples_in_json_and_python_can_be_read() -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from mcp_ops.adapter import AdapterSettings
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings import TargetSettings
+from mcp_ops.settings_draft import TARGET_KEYS
 from mcp_ops.settings_options import resolve_options, secret_files, secrets_in
 
 
@@ -162,3 +163,8 @@ def test_a_target_of_the_environment_is_called_so_in_errors() -> None:
 def test_secret_files_are_found_for_the_check_of_their_permissions(tmp_path: Path) -> None:
     options = {"a": "file:one", "b": {"c": ["file:/two", "env:X"]}, "d": "file:///not/a/reference"}
     assert list(secret_files(options, tmp_path)) == [tmp_path / "one", Path("/two")]
+
+
+def test_what_a_target_of_each_kind_has_is_no_option_of_its_kind() -> None:
+    apart = {"name", "options", "origin"}
+    assert set(TARGET_KEYS) == set(TargetSettings.model_fields) - apart
