@@ -62,6 +62,15 @@ def publish(
     return published
 
 
+def why_unpublished(tool: Tool, settings: ToolSettings) -> str:
+    """What an operator changes to have a tool of the package that is not published."""
+    if _chosen(tool.name, settings):
+        return "No configured target can do it: docs/tools.md names the kinds that can."
+    if settings.include or any(fnmatchcase(tool.name, glob) for glob in settings.exclude):
+        return "tools.include or tools.exclude of the configuration leaves it out."
+    return 'It is not in the profile core: set tools.profile = "full".'
+
+
 def _needs_target(tool: Tool) -> bool:
     target = tool.arguments.model_fields.get("target")
     return target is not None and target.is_required()

@@ -152,6 +152,23 @@ def test_a_wrong_configuration_ends_every_command_with_four(
 
 
 @pytest.mark.parametrize(
+    ("configured", "hint"),
+    [
+        ("", 'set tools.profile = "full"'),
+        ('[tools]\nprofile = "full"\nexclude = ["scale_*"]\n', "tools.exclude"),
+        ('[tools]\nprofile = "full"\n', "No configured target can do it"),
+    ],
+)
+def test_a_tool_that_is_not_published_says_what_would_publish_it(
+    configured: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'state_dir = "state"\n{configured}', encoding="utf-8")
+    assert main(["call", "scale_deployment", "--config", str(config)]) == Exit.USAGE
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("error", "expected"),
     [
         ({"code": "invalid_input"}, Exit.USAGE),

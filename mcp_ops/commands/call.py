@@ -125,6 +125,13 @@ def find_tool(app: RunningApp, name: str) -> Tool:
     """The published tool of a name; raises `UnknownTool` with a suggestion."""
     if name in app.tools:
         return app.tools[name]
+    from mcp_ops.catalog import ALL_TOOLS, why_unpublished  # loaded with the running app
+
+    if name in ALL_TOOLS:
+        raise UnknownTool(
+            f"{name} is not published with this configuration.",
+            hint=why_unpublished(ALL_TOOLS[name], app.settings.tools),
+        )
     raise UnknownTool(
         f"No tool of this name is published here.{did_you_mean(name, app.tools)}",
         hint="mcp-ops tools lists them; a tool is published while a configured target has it.",
