@@ -243,6 +243,7 @@ def test_every_example_of_a_configuration_loads(page: str, body: str, tmp_path: 
     config = tmp_path / "config.toml"
     config.write_text(body, encoding="utf-8")
     environ = dict.fromkeys(re.findall(r"env:(\w+)", body), "x" * 32)
+    environ |= {name: "redis://cache.test/0" for name in environ if name.endswith("_URL")}
     settings = load_settings(config, environ, {})
     assert settings.source == str(config)
     for target in settings.targets:
