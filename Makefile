@@ -19,8 +19,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8000
-# Tests run side by side, one process a core.
-WORKERS ?= auto
+# Tests run side by side, two processes a core: most of them wait for servers.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 # Where what is made for others goes.
 DIST ?= dist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults.checker import DONE, Effect
 from tests.faults.history import History
+from tests.faults.items import fill
 from tests.faults.later import LocalAgent, ShiftedClock, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
@@ -41,6 +42,7 @@ async def _once(run: Run, jumps: tuple[float, ...]) -> None:
     limits = {"writes_per_object": _LIMIT}
     async with stage(place, "cluster", "coordinator", "queue", limits=limits, policy=_POLICY) as up:
         await up.workloads("budget", "lease")
+        await fill(up, 1)  # nobody is asked about nothing
         async with (
             local(up, history, clock=one, name="s1") as first,
             local(up, history, clock=other, name="s2") as second,

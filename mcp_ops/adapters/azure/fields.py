@@ -1,59 +1,20 @@
-"""Reading raw JSON of a system that may answer anything: the wrong type reads as absent."""
+"""What Azure's answers hold: JSON as it may come, and times."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from mcp_ops.clock import rfc3339
+from mcp_ops.wire.answers import Obj, dig, flag, mapping, number, objects, text
 
-Obj = dict[str, Any]
+__all__ = ["Obj", "dig", "flag", "mapping", "moment", "number", "objects", "seconds", "text"]
 
 # Kudu and Resource Manager write up to seven digits; some times have no zone and are UTC.
 _MOMENT: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?"
 )
-
-
-def dig(obj: Any, *path: str) -> Any:
-    """The value at a path of keys, or None."""
-    for key in path:
-        if not isinstance(obj, dict):
-            return None
-        obj = obj.get(key)
-    return obj
-
-
-def mapping(obj: Any, *path: str) -> Obj:
-    """The object at a path, or an empty one."""
-    value = dig(obj, *path)
-    return value if isinstance(value, dict) else {}
-
-
-def objects(obj: Any, *path: str) -> list[Obj]:
-    """The objects of the list at a path; what is not an object is left out."""
-    value = dig(obj, *path)
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def text(obj: Any, *path: str) -> str:
-    """The text at a path, or an empty one."""
-    value = dig(obj, *path)
-    return value if isinstance(value, str) else ""
-
-
-def number(obj: Any, *path: str, absent: int = 0) -> int:
-    """The whole number at a path, or `absent`; never negative, never beyond 32 bits."""
-    value = dig(obj, *path)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return absent
-    return min(max(value, 0), 2**31 - 1)
-
-
-def flag(obj: Any, *path: str) -> bool:
-    """Whether the value at a path is true."""
-    return dig(obj, *path) is True
 
 
 def seconds(written: str) -> float | None:
