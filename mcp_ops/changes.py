@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -88,7 +88,7 @@ async def carry_out(
             return await _planned(platform, write, plan)
         if plan.nothing:
             return _nothing_to_do(plan, "verified")
-        if write.pinned is not None or not write.approved(plan.state):
+        if write.pinned is not None or not write.approved(_state(plan)):
             # Nobody was asked, because there was nothing to do; or what a person approved was
             # something else, or nothing that could be seen.
             raise Conflict(
@@ -104,7 +104,7 @@ async def carry_out(
 
 
 async def _planned(platform: Changeable, write: Write, plan: Plan) -> Change:
-    write.saw(plan.state, () if plan.nothing else None)
+    write.saw(_state(plan), () if plan.nothing else None)
     if plan.nothing:
         return _nothing_to_do(plan, "planned")
     await platform.rehearse(plan)
@@ -115,6 +115,12 @@ async def _planned(platform: Changeable, write: Write, plan: Plan) -> Change:
         evidence=plan.evidence,
         generation=_number(plan.lock),
     )
+
+
+def _state(plan: Plan) -> dict[str, Any]:
+    """What a yes is bound to: the state, and the way. Platforms choose among several by what they
+    see (end a process, or reboot the machine with all that runs on it)."""
+    return {"action": plan.action, **plan.state}
 
 
 def _nothing_to_do(plan: Plan, outcome: Outcome) -> Change:
@@ -152,6 +158,13 @@ async def _sending(write: Write) -> None:
         with suppress(Interrupted):
             await write.steps.at(_PLANNED)
         raise
+    _still_wanted(write)
+
+
+def _still_wanted(write: Write) -> None:
+    """Raise `Conflict` where somebody cancelled before anything was sent."""
+    if write.cancelled():
+        raise Conflict("It was cancelled before it was sent; nothing was done.")
 
 
 async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
@@ -171,6 +184,7 @@ async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
     if found is not None:
         return found
     if plan.repeatable and not late:
+        _still_wanted(write)
         return await _begin(platform, write, plan)
     lost = ConnectionLost(
         "The server was lost while it sent the change, and the target does not show it.",

@@ -291,10 +291,11 @@ class _Walk:
         return cleaned
 
     def _dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
-        # An entry of a list of variables, and the platform's own object for secrets.
-        named = value.get("name") or value.get("key")
+        # An entry of a list of variables, a setting of something that has a name of its own, and
+        # the platform's own object for secrets.
+        named = [value.get("name"), value.get("key")]
         secret = set()
-        if isinstance(named, str) and names_secret(named):
+        if any(isinstance(each, str) and names_secret(each) for each in named):
             secret = {"value"}
         elif value.get("kind") == "Secret":
             secret = {"data", "stringData"}

@@ -13,6 +13,7 @@ from mcp_ops.capabilities.changes import Begun, Change, Changeable, Plan, Progre
 from mcp_ops.changes import after, carry_out
 from mcp_ops.errors import (
     ConfigurationError,
+    Conflict,
     ConnectionLost,
     Forbidden,
     OpsError,
@@ -159,3 +160,34 @@ async def test_process_that_goes_on_and_can_not_look_leaves_a_doubt(errors: list
         await gone_on(platform)
     assert raised.value.executed == "unknown"
     assert platform.made == 1
+
+
+@pytest.mark.parametrize("before", ["", "planned", "sent"])
+async def test_what_somebody_cancelled_before_it_was_sent_is_not_sent(before: str) -> None:
+    """Also where the process that began it is lost, and another one would send it."""
+    platform = Platform()
+    plan = (await platform.plan()).model_copy(update={"repeatable": True})
+    steps = Kept(before=before, plan=plan.model_dump_json())
+    with pytest.raises(Conflict, match="cancelled before it was sent"):
+        await carry(platform, steps=steps, cancelled=lambda: True)
+    assert platform.made == 0
+
+
+async def test_yes_to_one_way_is_none_to_another() -> None:
+    """A platform chooses the way by what it sees, and the state may be the same for both."""
+    seen: list[dict[str, Any]] = []
+    platform = Platform()
+    looking = replace(write(dry_run=True), saw=lambda state, _items: seen.append(dict(state)))
+    await carry_out(platform, looking, platform.plan, wait_s=0, after=after("api"))
+
+    async def harsher() -> Plan:
+        return (await platform.plan()).model_copy(update={"action": "reboot"})
+
+    for planning, made in ((harsher, 0), (platform.plan, 1)):
+        frame = replace(write(), approved=lambda state: dict(state) == seen[0])
+        if made:
+            await carry_out(platform, frame, planning, wait_s=0, after=after("api"))
+        else:
+            with pytest.raises(Conflict, match="nothing was done"):
+                await carry_out(platform, frame, planning, wait_s=0, after=after("api"))
+        assert platform.made == made

@@ -128,3 +128,13 @@ def test_session_ids_are_masked_and_the_error_code_about_them_stays_readable() -
         assert redactor.text(text).count(MASK) == 1, text
     said = "INVALID_SESSION_ID: Session expired or invalid"
     assert redactor.text(said) == said
+
+
+def test_a_setting_of_something_that_has_a_name_is_masked_by_the_settings_own_name() -> None:
+    """The arguments of set_config: they stand in the record and in questions."""
+    asked = {"name": "api", "key": "DB_PASSWORD", "value": "hunter2xyz"}
+    redactor = Redactor()
+    assert redactor.value(asked) == {**asked, "value": MASK}
+    assert redactor.suspects(orjson.dumps(asked))
+    plain = {"name": "api", "key": "LOG_LEVEL", "value": "debug"}
+    assert redactor.value(plain) == plain

@@ -280,6 +280,7 @@ _NAME = re.compile(
     r"|[a-z0-9]([-a-z0-9]*[a-z0-9])?/slots/[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 )
 _NAME_CHARS = 253
+_IN_PRODUCTION = "/slots/production"
 
 
 def _canonical(name: str) -> str:
@@ -292,7 +293,7 @@ def _canonical(name: str) -> str:
             "must be a name alone, or statefulset/NAME, daemonset/NAME or "
             "NAME/slots/SLOT, as list_deployments shows it"
         )
-    return name.removeprefix("deployment/")
+    return name.removeprefix("deployment/").removesuffix(_IN_PRODUCTION)
 
 
 WorkloadName = Annotated[

@@ -135,6 +135,7 @@ class Resumer:
         await self._ledger.end(
             _last_line(operation, "failed", {"lost": why}, self._now()), ended, keep=False
         )
+        await self._ledger.put_fact(pinned_by(operation.id), "")
 
     async def _give_up(self, operation: Operation) -> None:
         """End what nobody could go on with: how far it came stands in its progress."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -221,21 +222,25 @@ class Writes:
             outcome=outcome,
             evidence=data.get("evidence", {}),
         )
-        await self._ended(entry, self._done(call, running, outcome, data))
+        await self._ended(entry, self._done(call, running, outcome, data), running)
         return data
 
-    async def _ended(self, entry: Entry, operation: Operation) -> None:
+    async def _ended(self, entry: Entry, operation: Operation, running: Running) -> None:
         """Make the end durable. If the store takes it not, the write has still been sent."""
         try:
             with stage("end", operation.target):
                 await self._ledger.end(entry, operation, keep=True)
-            if operation.resume:
-                await self._ledger.put_fact(pinned_by(operation.id), "")
+            await self._unpin(operation, running)
         except StoreUnavailable as error:
             # One of our own: the store may tell all calls of a batch the same one.
             sent = StoreUnavailable(error.message, hint=error.hint)
             sent.executed = "unknown"
             raise sent from error
+
+    async def _unpin(self, operation: Operation, running: Running) -> None:
+        """Forget what a write worked on, unless another process has taken it over."""
+        if operation.resume and not running.fenced:
+            await self._ledger.put_fact(pinned_by(operation.id), "")
 
     async def _failed_write(
         self, call: Call, frame: Frame, running: Running, error: OpsError
@@ -256,6 +261,8 @@ class Writes:
         operation = self._done(call, running, outcome, _lost(call, self._clock))
         with stage("end", call.target):
             await self._ledger.end(entry, operation, keep=unknown)
+        with suppress(StoreUnavailable):  # how it ended is recorded
+            await self._unpin(operation, running)
         if isinstance(error, Failed):
             await self._keep_for_later(call, error)
         raise error
@@ -265,7 +272,7 @@ class Writes:
     ) -> dict[str, Any]:
         data = _lost(call, self._clock, why=self._redactor.text(why))
         entry = frame.ended("unknown", code=code, outcome="unknown")
-        await self._ended(entry, self._done(call, running, "unknown", data))
+        await self._ended(entry, self._done(call, running, "unknown", data), running)
         return data
 
     def _done(self, call: Call, running: Running, outcome: str, data: dict[str, Any]) -> Operation:

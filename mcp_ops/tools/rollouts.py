@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.changes import Change
@@ -29,7 +29,10 @@ RevisionId = Annotated[str, Field(description="Id of list_revisions.", max_lengt
 Replicas = Annotated[int, Field(description="Instances.", ge=0, le=1_000)]
 Bound = Annotated[int, Field(description="Instances.", ge=1, le=1_000)]
 InstanceName = Annotated[str, Field(description="As shown.", min_length=1, max_length=253)]
-SlotName = Annotated[str, Field(description="Slot.", min_length=1, max_length=59)]
+# A swap made twice is a swap back: the same call is to be the same, however the slot is written.
+SlotName = Annotated[
+    str, Field(description="Slot.", min_length=1, max_length=59), AfterValidator(str.lower)
+]
 Amount = Annotated[str, Field(description="As 512Mi or 500m.", max_length=20)]
 Tier = Annotated[str, Field(description="Plan size.", max_length=40)]
 

@@ -68,6 +68,7 @@ async def test_change_in_the_moment_between_is_told_afterwards(tmp_path: Path) -
     ("key", "value", "value_ref"),
     [
         ("API_KEY", "plainly-a-key-4f9d2c7b1e", ""),
+        ("Smtp__Pass", "hunter2", ""),
         ("GREETING", "ghp_" + "a1B2c3D4e5" * 3 + "abcdef", ""),
         ("DATABASE_URL", "postgres://shop:hunter2hunter2@db/shop", ""),
         ("X", "@Microsoft.KeyVault(VaultName=a;SecretName=b)", ""),

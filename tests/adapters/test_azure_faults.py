@@ -23,6 +23,7 @@ from mcp_ops.errors import (
 )
 from tests.adapters.azure_writes import NAMES, ROWS, Row
 from tests.azure_lab import Lab, lab
+from tests.cancelling import once_sent
 from tests.kubernetes_lab import answering, broken, lost, silent, write
 from tests.second_run import SecondRun
 
@@ -191,7 +192,7 @@ async def test_silent_azure_is_a_timeout_that_may_have_run(tmp_path: Path) -> No
 @pytest.mark.parametrize("row", SLOW, ids=[row.name for row in SLOW])
 async def test_cancelled_wait_says_that_the_change_goes_on(tmp_path: Path, row: Row) -> None:
     async with lab(tmp_path, settle_s=30.0) as place:
-        done = await row.run(place, cancelled=lambda: True)
+        done = await row.run(place, cancelled=once_sent())
         assert done.outcome == "unconfirmed"
         assert done.problem == "The wait was cancelled; the change goes on at the platform."
         one_effect(place, row)

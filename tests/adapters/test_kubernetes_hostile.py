@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
-from mcp_ops.errors import OpsError
+from mcp_ops.adapters.kubernetes.workloads import parse_name
+from mcp_ops.errors import InvalidInput, OpsError
 from tests.kubernetes_lab import Lab, changed, lab
 
 ODD: tuple[Any, ...] = (
@@ -90,3 +92,10 @@ async def test_odd_answers_are_never_an_accident(tmp_path: Path) -> None:
         place.between.inject("GET", "/namespaces/")
         assert (await place.platform.list_jobs(limit=20, cursor="")).items
         assert place.patches() == []
+
+
+@pytest.mark.parametrize("name", ["a@b", "statefulset/a:b", "api/slots/x", "/api", "cronjob/x", ""])
+def test_name_that_none_can_have_is_the_callers_mistake_and_none_of_the_server(name: str) -> None:
+    """Counted as a failure of the server, a few of them would close the target for everybody."""
+    with pytest.raises(InvalidInput):
+        parse_name(name)

@@ -28,6 +28,7 @@ from tests.adapters.process_stage import (
     wiring,
     write,
 )
+from tests.cancelling import once_sent
 from tests.second_run import goes_on
 
 
@@ -288,7 +289,7 @@ async def test_call_that_is_cancelled_leaves_one_effect(tmp_path: Path) -> None:
             await place.platform.begin(plan, reason="r", call_id="call-1")
         begun = await place.platform.begin(plan, reason="r", call_id="call-1")
         assert begun.version == "2"
-        done = await act(place, restart_deployment, call_id="call-2", cancelled=lambda: True)
+        done = await act(place, restart_deployment, call_id="call-2", cancelled=once_sent())
         assert done.outcome in ("unconfirmed", "verified")
         assert place.record()["generation"] == 3
 

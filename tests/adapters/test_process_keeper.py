@@ -107,6 +107,17 @@ def config(**more: Any) -> dict[str, Any]:
     }
 
 
+async def test_command_hears_the_hangup_that_its_keeper_does_not(tmp_path: Path) -> None:
+    script = "trap 'echo bye; exit 0' HUP; echo up; while :; do sleep 0.05; done"
+    deaf = shell(script, ready_log="up", stop_signal="HUP", grace_s=300.0)
+    async with stage(tmp_path, crm=deaf) as place:
+        await start_deployment.function(place.platform, write(), "crm", 300)
+        plan = await place.platform.plan_stop("crm")
+        await place.platform.begin(plan, reason="r", call_id="call-2")
+        await place.until(lambda record: record["phase"] == "stopped")
+        assert place.record()["exit"]["code"] == 0
+
+
 def test_request_that_cannot_be_written_down_is_not_carried_out(tmp_path: Path) -> None:
     keeper = Keeper(tmp_path, config())
     (tmp_path / "state.json.tmp").mkdir()  # as a full disk: no draft can be written

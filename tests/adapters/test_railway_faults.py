@@ -20,6 +20,7 @@ from mcp_ops.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from tests.cancelling import once_sent
 from tests.kubernetes_lab import Fault, answering, broken, lost, silent
 from tests.railway_cases import CASES, EACH, ONE_STEP, Case, change, count
 from tests.railway_lab import BACKEND, lab
@@ -182,7 +183,7 @@ async def test_a_number_that_was_saved_but_not_deployed_is_told(tmp_path: Path) 
 async def test_a_cancelled_wait_says_that_the_change_goes_on(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
         place.stand_in.inject("never-ready")
-        done = await change(place, CASES["rollback"], cancelled=lambda: True)
+        done = await change(place, CASES["rollback"], cancelled=once_sent())
         assert done.outcome == "unconfirmed"
         assert done.problem == "The wait was cancelled; the change goes on at the platform."
         assert place.effects() == ["deploymentRollback"]

@@ -252,8 +252,13 @@ async def test_programs_see_nothing_of_the_server_environment(tmp_path: Path) ->
 
 async def test_program_that_others_may_change_is_refused(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
+        open_to_all = tmp_path / "open"
+        open_to_all.mkdir()
+        (open_to_all / "link").symlink_to(place.box.journalctl)
+        open_to_all.chmod(0o777)
         place.box.systemctl.chmod(0o777)
-        for program in (place.box.systemctl, tmp_path / "nothing", tmp_path):
+        wrong = (place.box.systemctl, tmp_path / "nothing", tmp_path, open_to_all / "link")
+        for program in wrong:
             options = SystemdSettings(units=(REDIS,), systemctl=program)
             with pytest.raises(ConfigurationError):
                 async with SystemdAdapter.open(options, wiring(tmp_path)):

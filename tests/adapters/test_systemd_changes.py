@@ -20,6 +20,7 @@ from mcp_ops.errors import (
 from mcp_ops.tools.deployments import restart_deployment
 from mcp_ops.tools.rollouts import start_deployment, stop_deployment
 from tests.adapters.systemd_stage import REDIS, Stage, stage, write
+from tests.cancelling import once_sent
 from tests.second_run import goes_on
 
 
@@ -298,7 +299,7 @@ async def test_without_a_place_for_its_mark_systemd_is_not_asked(tmp_path: Path)
 
 async def test_cancelled_wait_and_cancelled_task_leave_one_effect(tmp_path: Path) -> None:
     async with stage(tmp_path, settle_s=60.0) as place:
-        done = await restart(place, cancelled=lambda: True)
+        done = await restart(place, cancelled=once_sent())
         assert done.problem == "The wait was cancelled; the change goes on at the platform."
         place.box.inject("restart", "stuck")
         async with anyio.create_task_group() as tasks:

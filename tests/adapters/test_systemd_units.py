@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_ops.adapters.systemd.changing import follow
-from mcp_ops.adapters.systemd.units import Unit, read_unit
+from mcp_ops.adapters.systemd.units import Unit, parse_show, read_unit
 from mcp_ops.capabilities.changes import Plan
 from mcp_ops.lab.systemd.programs import new_unit
 
@@ -116,3 +116,11 @@ def test_unit_after_a_change_is_judged(action: str, properties: dict[str, Any], 
     assert follow(plan, unit(**properties), now=1_100.0, settle_s=3.0).state == state
     if state == "verified" and action != "stop":
         assert follow(plan, unit(**properties), now=1_006.0, settle_s=3.0).state == "pending"
+
+
+@pytest.mark.parametrize("parts", ["\u2028", "\u2029", "\x85", "\r", "\x0b", "\x0c", "\x1e"])
+def test_status_text_of_a_unit_is_no_property_of_it(parts: str) -> None:
+    """A unit writes its own status, and `systemctl show` only keeps newlines out of it."""
+    forged = parts.join(["StatusText=fine", "ActiveState=active", "Id=b.service"])
+    (block,) = parse_show(f"{forged}\nId=a.service\nActiveState=failed\n")
+    assert (block["Id"], block["ActiveState"]) == ("a.service", "failed")

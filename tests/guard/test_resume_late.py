@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 
 from mcp_ops.capabilities.base import Effect
+from mcp_ops.errors import Conflict
 from mcp_ops.settings import GuardSettings
 from mcp_ops.tool import Write, tool
 from tests.guard.bench import OPEN_LIMITS, WHY, bench
@@ -27,13 +28,26 @@ async def change_shelf(shelf: Shelf, write: Write) -> ItemPut:
     return ItemPut(outcome="verified")
 
 
-async def lost_before_it_began(tmp_path: Path, after_s: float) -> tuple[list[str], str]:
+@tool(effect=Effect.WRITE, resumable=True)
+async def pin_shelf(shelf: Shelf, write: Write) -> ItemPut:
+    """Pin what it is about, and be refused."""
+    if write.dry_run:
+        return ItemPut(outcome="planned")
+    await write.steps.pin("plan")
+    await shelf.look("again")
+    await write.steps.at("sent")
+    raise Conflict("Somebody else was faster.")
+
+
+async def lost_before_it_began(
+    tmp_path: Path, after_s: float, name: str = "change_shelf"
+) -> tuple[list[str], str]:
     """What was put on the shelf, and how the call that comes then is answered."""
     world = World()
-    tools = {"change_shelf": change_shelf}
+    tools = {"change_shelf": change_shelf, "pin_shelf": pin_shelf}
     async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}, extra_tools=tools) as first:
         hold = world.hold()
-        handle = await first.ok("change_shelf", target="shelf", reason=WHY)
+        handle = await first.ok(name, target="shelf", reason=WHY)
         assert handle["outcome"] == "in_progress"
         with anyio.fail_after(5):
             await hold.arrived.wait()
@@ -47,6 +61,7 @@ async def lost_before_it_began(tmp_path: Path, after_s: float) -> tuple[list[str
                 "state"
             ] == "running":
                 await anyio.sleep(0.01)
+        assert await second.stores.ledger.facts() == {}
     return list(world.effects), str(state["outcome"])
 
 
@@ -58,3 +73,12 @@ async def test_a_write_that_had_not_begun_goes_on_while_it_is_fresh(tmp_path: Pa
 async def test_a_write_that_had_not_begun_is_not_begun_late(tmp_path: Path) -> None:
     effects, outcome = await lost_before_it_began(tmp_path, after_s=7 * 86_400)
     assert (effects, outcome) == ([], "failed")
+
+
+async def test_what_it_pinned_is_forgotten_with_it(tmp_path: Path) -> None:
+    """Else each write that is refused would leave its plan in the store for good."""
+    late = await lost_before_it_began(tmp_path / "late", after_s=7 * 86_400, name="pin_shelf")
+    assert late == ([], "failed")
+    async with bench(tmp_path / "now", extra_tools={"pin_shelf": pin_shelf}) as b:
+        assert (await b.error("pin_shelf", target="shelf", reason=WHY))["code"] == "conflict"
+        assert await b.stores.ledger.facts() == {}

@@ -69,6 +69,8 @@ async def test_values_are_masked_and_told_apart_by_fingerprints(tmp_path: Path) 
         {"name": "REGION", "value": "eu-central-1"},
         {"name": "TWIN", "value": "eu-central-1"},
         {"name": "DB_PASSWORD", "value": "tr0mbone-and-flute"},
+        {"name": "SMTP_PASS", "value": "tr0mbone"},
+        {"name": "ADMIN_PIN", "value": "48151"},
         {"name": "EMPTY", "value": ""},
         {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
     ]
@@ -79,7 +81,8 @@ async def test_values_are_masked_and_told_apart_by_fingerprints(tmp_path: Path) 
         assert list(items) == sorted(items)
         assert items["REGION"].shown == "eu…"
         assert items["REGION"].fingerprint == items["TWIN"].fingerprint
-        assert items["DB_PASSWORD"].shown == "[redacted]"
+        for key in ("DB_PASSWORD", "SMTP_PASS", "ADMIN_PIN"):
+            assert items[key].shown == "[redacted]"
         assert items["EMPTY"].problem == "it is empty"
         assert (items["POD"].source, items["POD"].shown) == ("reference", "fieldRef: metadata.name")
         dumped = page.model_dump_json()
@@ -219,6 +222,8 @@ async def test_reference_takes_the_place_of_a_value_and_back(tmp_path: Path) -> 
 
 REFUSED = (
     ("DB_PASSWORD", "x1y2z3", "", "looks like a secret"),
+    ("SMTP_PASS", "x1y2z3", "", "looks like a secret"),
+    ("ADMIN_PIN", "48151", "", "looks like a secret"),
     ("DB_URL", "postgres://u:tr0mbone@db/x", "", "looks like a secret"),
     ("REGION", "", "vault/a/b", "value_ref must be"),
     ("REGION", "", "secret/../x", "value_ref must be"),

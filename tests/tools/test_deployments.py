@@ -30,6 +30,8 @@ from mcp_ops.tools.deployments import (
     list_deployments,
     restart_deployment,
 )
+from mcp_ops.tools.rollouts import swap_slots
+from tests.cancelling import once_sent
 from tests.kubernetes_lab import Lab, answering, broken, changed, lab, lost, silent, write
 
 WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
@@ -113,7 +115,7 @@ async def test_people_are_shown_the_generation_that_would_be_replaced(tmp_path: 
         await deployments.restart_deployment.function(place.platform, frame, "worker")
     assert [items for _, items in seen] == [None] * 3
     states = [state for state, _ in seen]
-    assert [set(state) for state in states] == [{"generation", "desired"}] * 3
+    assert [set(state) for state in states] == [{"action", "generation", "desired"}] * 3
     assert states[2]["generation"] == states[0]["generation"] + 1
 
 
@@ -212,7 +214,7 @@ async def test_platform_that_refuses_to_say_ends_the_wait_unconfirmed(tmp_path: 
 
 async def test_cancelled_wait_says_that_the_restart_goes_on(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
-        done = await restart(place, cancelled=lambda: True)
+        done = await restart(place, cancelled=once_sent())
         assert done.outcome == "unconfirmed"
         assert done.problem == "The wait was cancelled; the change goes on at the platform."
 
@@ -359,3 +361,24 @@ def test_only_the_restart_is_a_write() -> None:
     assert effect_of(DeploymentPlatform, "rehearse") is Effect.READ
     assert effect_of(Changeable, "find") is Effect.READ
     assert restart_deployment.result is Change
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("deployment/api", "api"),
+        ("api/slots/production", "api"),
+        ("api/slots/staging", "api/slots/staging"),
+    ],
+)
+def test_one_object_has_one_name_whichever_way_it_is_written(written: str, name: str) -> None:
+    """Budgets, replay and protection compare it."""
+    arguments = restart_deployment.arguments.model_validate({"name": written, "reason": "wedged"})
+    assert restart_deployment.object_of(arguments) == name
+
+
+def test_swap_of_a_slot_is_the_same_call_however_the_slot_is_written() -> None:
+    """A second swap would be a swap back."""
+    asked = {"name": "api", "reason": "release"}
+    read = swap_slots.arguments.model_validate
+    assert read({**asked, "slot": "Staging"}) == read({**asked, "slot": "staging"})

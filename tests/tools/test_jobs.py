@@ -218,6 +218,15 @@ async def test_stop_ends_what_runs_with_its_pods(tmp_path: Path, name: str) -> N
             assert (await call(run_job, place, name, "", 0, call_id="run")).outcome == "unconfirmed"
 
 
+async def test_rehearsed_stop_stays_one_where_a_proxy_takes_bodies_off(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        planned = await call(stop_job, place, "run/backfill", 45, dry_run=True)
+        assert planned.outcome == "planned"
+        asked = zip(place.between.seen, place.between.queries, strict=True)
+        assert [query for (method, _), query in asked if method == "DELETE"] == ["dryRun=All"]
+        assert ended(place) == []
+
+
 async def test_stop_takes_only_the_run_that_was_looked_at(tmp_path: Path) -> None:
     def another(answer: Any) -> None:
         answer["metadata"]["uid"] = "another"
@@ -251,4 +260,19 @@ async def test_lost_answer_of_a_stop_is_resolved_by_a_look(tmp_path: Path) -> No
         assert raised.value.executed == "unknown"
         place.between.inject("DELETE", "/jobs/backfill", lost)
         assert (await call(stop_job, place, "run/backfill", 45)).outcome == "verified"
+        assert ended(place) == ["backfill"]
+
+
+async def test_stop_that_ends_one_run_and_not_the_other_leaves_a_doubt(tmp_path: Path) -> None:
+    """A refusal of the second is none of the whole: the work of the first is lost."""
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_job_stop("run/backfill")
+        other = await place.platform.plan_job_stop("reindex")
+        both = {"runs": [*plan.values["runs"], *other.values["runs"]]}
+        plan = plan.model_copy(update={"values": {**plan.values, **both}})
+        busy = answering(429, b"slow down")
+        place.between.inject("DELETE", "/jobs/reindex", busy)
+        with pytest.raises(UpstreamRateLimited) as raised:
+            await place.platform.begin(plan, reason="they hang", call_id="c")
+        assert raised.value.executed == "unknown"
         assert ended(place) == ["backfill"]

@@ -304,6 +304,28 @@ async def test_stop_remembers_the_number_and_start_brings_it_back(tmp_path: Path
         assert "scale_deployment" in raised.value.hint
 
 
+async def test_yes_is_bound_to_the_number_and_the_version_that_were_shown(tmp_path: Path) -> None:
+    """Both are kept where a change of them is no new generation of the workload."""
+    async with lab(tmp_path) as place:
+        await release(place, WORKER, "lab/shop-worker:1.5.0")
+        await until_versions(place, "worker", 2)
+        sets = (await place.raw(f"{APPS}/replicasets"))["items"]
+        (old,) = [each for each in sets if "1.4.0" in str(each["spec"]["template"])]
+        shown = await place.platform.plan_rollback("worker", "1")
+        container = {"name": "worker", "image": "lab/somebody-elses:1"}
+        await place.patch(
+            f"{APPS}/replicasets/{old['metadata']['name']}",
+            {"spec": {"template": {"spec": {"containers": [container]}}}},
+        )
+        assert (await place.platform.plan_rollback("worker", "1")).state != shown.state
+        with pytest.raises(Conflict, match="another one than was looked at"):
+            await place.platform.begin(shown, reason="now", call_id="c")
+        await call(stop_deployment, place, "worker", 45)
+        shown = await place.platform.plan_start("worker")
+        await place.patch(WORKER, {"metadata": {"annotations": {REMEMBERED: "40"}}})
+        assert (await place.platform.plan_start("worker")).state != shown.state
+
+
 async def test_stop_of_an_autoscaled_workload_says_that_it_stays_stopped(tmp_path: Path) -> None:
     def from_zero(answer: Any) -> None:
         answer["items"][0]["spec"]["minReplicas"] = 0

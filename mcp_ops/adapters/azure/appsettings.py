@@ -26,7 +26,7 @@ from mcp_ops.adapters.azure.look import (
 from mcp_ops.adapters.azure.names import AppName, parse_name
 from mcp_ops.adapters.azure.restart import serving
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
-from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
+from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named_as_secret
 from mcp_ops.errors import BadAnswer, Conflict, InvalidInput
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.wire.http import Answer
@@ -196,7 +196,7 @@ def _check_value(azure: Azure, key: str, value: str, value_ref: str) -> None:
     if value.lower().startswith("@microsoft."):
         raise InvalidInput("A reference goes into value_ref, not into value.")
     shown: Any = {key: value}
-    if azure.redactor.value(shown) != shown:
+    if named_as_secret(key) or azure.redactor.value(shown) != shown:
         raise InvalidInput(
             "value looks like a secret, by its form or by the setting's name; it was not sent.",
             hint="Put it into a Key Vault and pass value_ref.",

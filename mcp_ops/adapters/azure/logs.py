@@ -28,6 +28,7 @@ FILES: Final = 10
 FILE_BYTES: Final = 512 * 1024
 _LINE_CHARS: Final = 4_000
 _SAFE: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,150}", re.ASCII)
+_MACHINE: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,39}")
 _DATED: Final = re.compile(r"\d{4}_\d\d_\d\d_([A-Za-z0-9]{2,40})_")
 _STAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?Z?)\s*:?\s?(.*)")
 _PLATFORM: Final = "_docker.log"
@@ -71,11 +72,16 @@ def _docker(raw: Any) -> LogFile | None:
     dated = _DATED.match(name)
     return LogFile(
         path=f"LogFiles/{name}",
-        machine=text(raw, "machineName")[:40] or (dated[1] if dated else ""),
+        machine=_machine(text(raw, "machineName")) or (dated[1] if dated else ""),
         size=number(raw, "size"),
         changed=seconds(text(raw, "lastUpdated")) or 0.0,
         platform=name.endswith(_PLATFORM) and not name.endswith(_APP),
     )
+
+
+def _machine(name: str) -> str:
+    """A worker's name, which stands in sentences of ours; empty for what can be none."""
+    return name if _MACHINE.fullmatch(name) else ""
 
 
 def _traced(raw: Any) -> LogFile | None:

@@ -38,7 +38,7 @@ from mcp_ops.adapters.kubernetes.site import Handler, Site
 from mcp_ops.adapters.kubernetes.workloads import parse_name
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Plan
-from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
+from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named_as_secret
 from mcp_ops.errors import Conflict, InvalidInput
 from mcp_ops.redact import MASK, quoted
 
@@ -170,7 +170,7 @@ def _no_secret(site: Site, key: str, value: str) -> None:
 
 def _hidden(site: Site, key: str, value: str) -> bool:
     """Whether it is a secret by its name or its look."""
-    return bool(site.redactor.value({key: value}) != {key: value})
+    return named_as_secret(key) or bool(site.redactor.value({key: value}) != {key: value})
 
 
 async def _held(keepers: Keepers, reference: Reference) -> list[str]:

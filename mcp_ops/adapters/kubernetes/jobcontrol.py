@@ -14,7 +14,7 @@ from mcp_ops.adapters.kubernetes.site import Handler, Place, Site
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.clock import rfc3339
-from mcp_ops.errors import Conflict, InvalidInput, NotFound
+from mcp_ops.errors import Conflict, InvalidInput, NotFound, OpsError
 
 SUSPEND: Final = "suspend"
 UNSUSPEND: Final = "unsuspend"
@@ -147,14 +147,14 @@ class _Stopping:
 
     async def begin(self, site: Site, plan: Plan, *, reason: str, call_id: str) -> Begun:
         """Delete them; one that is gone or has come to its end meanwhile is left as it is."""
-        for name, uid, _ in plan.values["runs"]:
-            if not await _goes_on(site, name, uid):
-                continue
-            try:
-                await run_place(name).delete(site.api, uid, dry=False)
-            except (NotFound, Conflict):
-                if await _goes_on(site, name, uid):
-                    raise
+        deleted = 0
+        try:
+            for name, uid, _ in plan.values["runs"]:
+                deleted += await _end(site, name, uid)
+        except OpsError as error:
+            if deleted:  # whatever it says of this run, others have ended
+                error.executed = "unknown"
+            raise
         return _begun(site, plan)
 
     async def find(self, site: Site, plan: Plan, call_id: str) -> Begun | None:
@@ -188,6 +188,19 @@ class _Stopping:
 def _begun(site: Site, plan: Plan) -> Begun:
     at = rfc3339(site.clock.now())
     return Begun(name=plan.name, at=at, evidence={"changed_at": at})
+
+
+async def _end(site: Site, name: str, uid: str) -> bool:
+    """Delete that run, and whether it was there to be deleted."""
+    if not await _goes_on(site, name, uid):
+        return False
+    try:
+        await run_place(name).delete(site.api, uid, dry=False)
+    except (NotFound, Conflict):
+        if await _goes_on(site, name, uid):
+            raise
+        return False
+    return True
 
 
 async def _goes_on(site: Site, name: str, uid: str) -> bool:

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_ops.adapters.kubernetes.changing import REVISION, Patch, Seen, look, plan_of
+from mcp_ops.adapters.kubernetes.changing import (
+    REVISION,
+    Patch,
+    Seen,
+    look,
+    plan_of,
+    template_mark,
+)
 from mcp_ops.adapters.kubernetes.differing import difference, template_of
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.fields import (
@@ -132,6 +139,8 @@ async def plan_rollback(site: Site, name: str, to_revision: str) -> Plan:
     undo = undo_of(seen, current)
     lines = [f"Run version {wanted.number} of {seen.name} again{_instead(current)}."]
     lines += difference(template_of(seen.workload), wanted.template, site.redactor.text)
+    # Numbers are an annotation, and a version's template can be changed where it is kept.
+    mark = template_mark(_as_workload(wanted))
     evidence = {"to_revision": str(wanted.number), "to_image": image_of(_as_workload(wanted))[:200]}
     if current is not None:
         evidence["from_revision"] = str(current.number)
@@ -139,8 +148,8 @@ async def plan_rollback(site: Site, name: str, to_revision: str) -> Plan:
         ROLLBACK,
         seen,
         lines=lines,
-        state={"to_revision": str(wanted.number)},
-        values={"version": wanted.uid, "to_revision": str(wanted.number)},
+        state={"to_revision": str(wanted.number), "template": mark},
+        values={"version": wanted.uid, "to_revision": str(wanted.number), "template": mark},
         evidence=evidence,
         undo=undo,
         nothing=f"version {wanted.number} is the current one" if same else "",
@@ -240,6 +249,11 @@ async def _body(site: Site, plan: Plan, workload: Obj, _at: str) -> Obj:
         raise Conflict(
             f"Version {plan.values['to_revision']} is not kept any more; nothing was done.",
             hint="list_revisions shows those that there are.",
+        )
+    if template_mark(_as_workload(found)) != plan.values.get("template"):
+        raise Conflict(
+            f"Version {plan.values['to_revision']} is another one than was looked at.",
+            hint="Look again, then decide again.",
         )
     body: Obj = {"spec": {"template": {**found.template, "$patch": "replace"}}}
     if kind is DEPLOYMENT:

@@ -89,6 +89,8 @@ async def plan_start(site: Site, name: str) -> Plan:
         START,
         seen,
         lines=[f"Run {replicas} instances of {seen.name}, as before it was stopped."],
+        # Remembered in an annotation, which changes no generation.
+        state={"replicas": replicas},
         values={"replicas": replicas},
         undo=Undo(tool="stop_deployment", arguments={"name": seen.name}),
         nothing=nothing,

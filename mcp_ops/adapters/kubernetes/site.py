@@ -68,7 +68,10 @@ class Place:
         name belongs to another one now."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         ask = Ask(verb="delete", resource=self.resource, dry=dry)
-        await api.act("DELETE", self._path(api), ask, options("DeleteOptions", body, dry=dry))
+        # In the query, too: what takes the body off a deletion must not make a rehearsal of it one.
+        query: dict[str, str | int] = {"dryRun": "All"} if dry else {}
+        sent = options("DeleteOptions", body, dry=dry)
+        await api.act("DELETE", self._path(api), ask, sent, **query)
 
     def _path(self, api: Api) -> str:
         return api.path(self.group, self.plural, self.name)

@@ -20,6 +20,8 @@ from mcp_ops.capabilities.deployments import Deployment, Problem
 from mcp_ops.errors import InvalidInput
 
 NO_PROGRESS: Final = "ProgressDeadlineExceeded"
+# A name that none can have is the caller's mistake: it must not count as one of the server.
+_PLAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9._]*[a-z0-9])?")
 _CURSOR: Final = re.compile(r"([dsa])\.([A-Za-z0-9_=+/.-]{0,500})")
 
 
@@ -52,12 +54,10 @@ KINDS: Final = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET)
 
 def parse_name(name: str) -> tuple[Kind, str]:
     """Kind and plain name of `api`, `deployment/api`, `statefulset/db` or `daemonset/agent`."""
-    prefix, slash, plain = name.partition("/")
-    if not slash:
-        return DEPLOYMENT, name
-    for kind in KINDS:
-        if kind.name.lower() == prefix:
-            return kind, plain
+    prefix, slash, plain = name.rpartition("/")
+    kinds = {"": DEPLOYMENT, **{kind.name.lower(): kind for kind in KINDS}}
+    if prefix in kinds and bool(prefix) == bool(slash) and _PLAIN.fullmatch(plain):
+        return kinds[prefix], plain
     raise InvalidInput("name must be a name alone, or statefulset/NAME or daemonset/NAME.")
 
 

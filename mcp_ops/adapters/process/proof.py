@@ -54,7 +54,9 @@ def end_left_over(token: str, own: int = 0) -> int:
 
 
 def die_with(keeper: int) -> None:
-    """In the child: end when the keeper ends, however it ends (Linux only)."""
+    """In the child: hear SIGHUP, which the keeper does not, and end when the keeper ends, however
+    it ends (Linux only)."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     except (OSError, AttributeError):

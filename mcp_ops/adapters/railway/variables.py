@@ -13,7 +13,7 @@ from mcp_ops.adapters.railway.operations import Mutation, Query
 from mcp_ops.adapters.railway.state import Deployment, Service, mapping, nodes, text
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
-from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
+from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named_as_secret
 from mcp_ops.errors import Conflict, Forbidden, InvalidInput
 from mcp_ops.redact import MASK, Redactor, tame
 
@@ -28,35 +28,6 @@ _REFERENCE: Final = re.compile(
 )
 _HARMLESS: Final = re.compile(r"-?\d{1,6}|true|false|on|off|yes|no", re.IGNORECASE)
 _OURS: Final = "RAILWAY_"
-_SECRET_ANYWHERE: Final = frozenset(
-    {
-        "SECRET",
-        "SECRETS",
-        "PASSWORD",
-        "PASSWD",
-        "PASSPHRASE",
-        "CREDENTIAL",
-        "CREDENTIALS",
-        "PRIVATE",
-    }
-)
-_SECRET_LAST: Final = frozenset(
-    {
-        "KEY",
-        "KEYS",
-        "TOKEN",
-        "PASS",
-        "PWD",
-        "PIN",
-        "OTP",
-        "CODE",
-        "AUTH",
-        "SALT",
-        "DSN",
-        "CERT",
-        "PEM",
-    }
-)
 
 
 async def read_variables(driver: Driver, scope: Scope, service: Service) -> dict[str, str | None]:
@@ -127,7 +98,7 @@ def _item(
     mark = redactor.fingerprint(value)
     match = _REFERENCE.fullmatch(value)
     if match is None:
-        if _named_secret(key) and len(value) >= _RANDOM:
+        if named_as_secret(key) and len(value) >= _RANDOM:
             # So that no log line of the service shows it either.
             redactor.add(value)
         shown = value if harmless(key, value) else MASK if value else ""
@@ -151,14 +122,7 @@ def _item(
 
 def harmless(key: str, value: str) -> bool:
     """Whether a value may be shown: a switch or a small number that no secret is named after."""
-    return bool(_HARMLESS.fullmatch(value)) and not _named_secret(key)
-
-
-def _named_secret(key: str) -> bool:
-    """Whether a variable's name says that it holds a secret. Stricter than what is masked in prose:
-    this is about what may pass in the open."""
-    words = key.upper().split("_")
-    return words[-1] in _SECRET_LAST or not _SECRET_ANYWHERE.isdisjoint(words)
+    return bool(_HARMLESS.fullmatch(value)) and not named_as_secret(key)
 
 
 def _broken(match: re.Match[str], variables: Mapping[str, str | None], services: set[str]) -> str:
@@ -251,7 +215,7 @@ def _plain(key: str, value: str, redactor: Redactor) -> str:
     if "${{" in value:
         raise InvalidInput("A reference is passed as value_ref.")
     assigned = f"{key}={value}"
-    if _named_secret(key) or redactor.text(assigned) != assigned:
+    if named_as_secret(key) or redactor.text(assigned) != assigned:
         raise InvalidInput(
             "The value is, or is named like, a secret: none is passed through here.",
             hint="A person sets it as a shared variable; value_ref=${{shared.NAME}} refers to it.",

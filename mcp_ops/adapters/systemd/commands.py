@@ -138,11 +138,12 @@ def environment_of(user: bool) -> dict[str, str]:
 def check_program(path: Path) -> None:
     """Refuse a program that somebody else could have put there; raises `ConfigurationError`.
 
-    It and its folder belong to root or the server's user, and nobody else may write to them.
+    It and its folder belong to root or the server's user, and nobody else may write to them; nor
+    to the folder of a link to it.
     """
     try:
         real = path.resolve(strict=True)
-        for each in (real, real.parent):
+        for each in (real, real.parent, path.parent):
             facts = each.stat()
             if facts.st_uid not in (0, os.getuid()) or facts.st_mode & (
                 stat.S_IWGRP | stat.S_IWOTH

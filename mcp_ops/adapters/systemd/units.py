@@ -178,7 +178,9 @@ def parse_show(text: str) -> list[dict[str, str]]:
     blocks: list[dict[str, str]] = []
     for part in text.split("\n\n"):
         block: dict[str, str] = {}
-        for line in part.splitlines():
+        # Not `splitlines`: a unit's own status text may hold other characters that part lines for
+        # Python, and what follows them would be read as properties.
+        for line in part.split("\n"):
             key, equals, value = line.partition("=")
             if equals:
                 block.setdefault(key, value)
