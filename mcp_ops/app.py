@@ -121,12 +121,13 @@ async def open_app(
     clock: Clock | None = None,
     redactor: Redactor | None = None,
     alone: bool = False,
+    resumes: bool = True,
     tools: Mapping[str, Tool] = ALL_TOOLS,
 ) -> AsyncIterator[App]:
     """Everything, opened; leaving waits for running writes, then closes in reverse.
 
     `alone` opens stores of this machine where the shared ones are away: for break-glass. `tools`
-    are those that may be published.
+    are those that may be published. `resumes`: go on with writes that other processes left.
 
     Raises `ConfigurationError` for options that a kind does not take, `StoreUnavailable`.
     """
@@ -235,7 +236,8 @@ async def open_app(
             keys=keys.scopes,
         )
         tasks.start_soon(operations.keep_leases)
-        tasks.start_soon(resumer.follow)
+        if resumes:
+            tasks.start_soon(resumer.follow)
         tasks.start_soon(keys.follow)
         tasks.start_soon(usage.follow)
         tasks.start_soon(usage.poll, inside.read_usage)

@@ -111,10 +111,11 @@ def open_app(
 ) -> AbstractAsyncContextManager[RunningApp]:
     """The server's parts, opened; the module is imported only by commands that need it.
 
-    `alone` opens stores of this machine where the shared ones are away: for break-glass.
+    `alone` opens stores of this machine where the shared ones are away: for break-glass. What
+    other processes left is a server's to go on with: a command ends too soon.
     """
     opened: AbstractAsyncContextManager[RunningApp] = import_module("mcp_ops.app").open_app(
-        settings, environ=environ, alone=alone
+        settings, environ=environ, alone=alone, resumes=False
     )
     return opened
 

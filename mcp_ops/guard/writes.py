@@ -222,14 +222,19 @@ class Writes:
             outcome=outcome,
             evidence=data.get("evidence", {}),
         )
-        await self._ended(entry, self._done(call, running, outcome, data), running)
+        # What found nothing to do is looked at again the next time: it may be otherwise then.
+        idle = outcome == "verified" and not frame.had_effect and running.fence == 1
+        keep = not idle or bool(call.idempotency_key) or call.tool.own
+        await self._ended(entry, self._done(call, running, outcome, data), running, keep=keep)
         return data
 
-    async def _ended(self, entry: Entry, operation: Operation, running: Running) -> None:
+    async def _ended(
+        self, entry: Entry, operation: Operation, running: Running, *, keep: bool = True
+    ) -> None:
         """Make the end durable. If the store takes it not, the write has still been sent."""
         try:
             with stage("end", operation.target):
-                await self._ledger.end(entry, operation, keep=True)
+                await self._ledger.end(entry, operation, keep=keep)
             await self._unpin(operation, running)
         except StoreUnavailable as error:
             # One of our own: the store may tell all calls of a batch the same one.
