@@ -39,7 +39,8 @@ def start(
         typer.Option("--shared", help="Keep the server's state as replicas share it: PostgreSQL."),
     ] = False,
     platforms: Annotated[
-        bool, typer.Option("--platforms", help="Add an App Service: agents then name the target.")
+        bool,
+        typer.Option("--platforms", help="Add App Service and Railway: agents name the target."),
     ] = False,
 ) -> None:
     """Start the lab and run until interrupted."""

@@ -19,6 +19,8 @@ from mcp_ops.lab.kubernetes.api import kubeconfig
 from mcp_ops.lab.kubernetes.seed import SHOP
 from mcp_ops.lab.oauth.server import SCOPE, Authority
 from mcp_ops.lab.place import Place, write_private
+from mcp_ops.lab.railway.api import PATH as RAILWAY_PATH
+from mcp_ops.lab.railway.world import ENVIRONMENT, PROJECT
 from mcp_ops.lab.salesforce import ORG_ID
 from mcp_ops.lab.sync import jobs_toml
 from mcp_ops.redact import Redactor
@@ -37,7 +39,8 @@ TARGETS: Final[Mapping[str, str]] = {
     "sync": "syncs",
 }
 # Those that a lab has with `platforms` alone: a second platform makes agents name the target.
-PLATFORMS: Final[Mapping[str, str]] = {"azure": "web"}
+PLATFORMS: Final[Mapping[str, str]] = {"azure": "web", "railway": "store"}
+_APART: Final = frozenset({"redis", "postgres", *PLATFORMS})
 _TOKEN_TARGETS: Final = ("crm", "sso")
 # Tokens with less left are renewed at the start.
 _LEFT_S: Final = 900.0
@@ -131,6 +134,17 @@ tiers = ["P1v3", "P2v3"]
 required_settings = ["DATABASE_URL", "PAYMENTS_URL"]
 """
 
+_RAILWAY = """
+# An environment of a project at Railway.
+[targets.store]
+kind = "railway"
+environment = "dev"
+token = "file:secrets/railway-token"
+project_id = "{project}"
+environment_id = "{environment}"
+url = "{url}{path}"
+"""
+
 _SHARED = """
 # What replicas share: hot state in the Valkey, the ledger in a PostgreSQL.
 [store]
@@ -146,15 +160,15 @@ def write_configuration(
     """Write the configuration and what it refers to; its path.
 
     `urls` are those of the components, `token` is the one that the Kubernetes API accepts. With a
-    `postgres` among them the server keeps its own state there and in the Valkey; an `azure` is a
-    target of its own, whose token is a secret of the place.
+    `postgres` among them the server keeps its own state there and in the Valkey; each of
+    `PLATFORMS` is a target of its own, whose token is a secret of the place.
     """
     directory, client = place.directory, authority.client
     write_private(directory / "secrets" / "client-secret", client.client_secret)
     write_private(directory / "secrets" / "redis-url", urls["redis"])
     write_private(directory / "kubeconfig", kubeconfig(urls["kubernetes"], token, SHOP))
     text = _TEXT.format(
-        **{name: url for name, url in urls.items() if name not in ("redis", "postgres", "azure")},
+        **{name: url for name, url in urls.items() if name not in _APART},
         client_id=client.client_id,
         redirect_uri=redirect_uri,
         scopes="[" + ", ".join(f'"{scope}"' for scope in SCOPE.split()) + "]",
@@ -166,6 +180,10 @@ def write_configuration(
     text += jobs_toml()
     if urls.get("azure"):
         text += _AZURE.format(url=urls["azure"], subscription=SUBSCRIPTION, group=GROUP)
+    if urls.get("railway"):
+        text += _RAILWAY.format(
+            url=urls["railway"], path=RAILWAY_PATH, project=PROJECT, environment=ENVIRONMENT
+        )
     if urls.get("postgres"):
         write_private(directory / "secrets" / "postgres-url", urls["postgres"])
         place.secret("store-key")

@@ -35,6 +35,7 @@ from mcp_ops.lab.greeting import fault_lines, greeting, status_lines
 from mcp_ops.lab.kubernetes.api import kubernetes
 from mcp_ops.lab.oauth.server import oauth_server
 from mcp_ops.lab.place import Place, hold, write_private
+from mcp_ops.lab.railway.api import railway
 from mcp_ops.lab.redis import Valkey, valkey
 from mcp_ops.lab.salesforce import salesforce
 from mcp_ops.lab.served import SLOW_S, Served, serving
@@ -143,6 +144,8 @@ async def running_lab(
         if platforms:
             key = place.secret("azure-token")
             stand_ins.append(azure(directory=directory / "azure", token=key, settle_s=settle_s))
+            key = place.secret("railway-token")
+            stand_ins.append(railway(directory=directory / "railway", token=key, settle_s=settle_s))
         served: list[Served] = [
             await stack.enter_async_context(serving(each, taken[each.name], slow_s=slow_s))
             for each in stand_ins

@@ -291,6 +291,20 @@ async def test_a_lab_with_platforms_has_an_app_service_that_breaks_and_is_cured(
         assert effects == ["fault.injected", "client.redeploy", "platform.deployed"]
 
 
+async def test_a_lab_with_platforms_has_a_project_at_railway(tmp_path: Path) -> None:
+    async with running_lab(tmp_path, settle_s=0.02, platforms=True) as lab:
+        settings = load_settings(lab.config, {}, {})
+        async with open_app(settings, environ={}) as app:
+            it = Bench(lab=lab, app=app)
+            assert (await it.component("store"))["status"] == "healthy"
+            backend = {"target": "store", "name": "ecommerce-backend"}
+            await lab.break_fault("bad-release", "railway")
+            await it.wait_for(lambda d: d["problem"] == "crash_loop", "get_deployment", **backend)
+            cured = await it.call("rollback_deployment", **backend, reason="it crashes", wait_s=0)
+            assert cured["outcome"] in ("verified", "unconfirmed")
+            assert not [each for each in lab.effects("railway") if "elete" in each["effect"]]
+
+
 async def test_a_second_lab_in_the_directory_is_refused(tmp_path: Path) -> None:
     async with running_lab(tmp_path):
         with pytest.raises(ConfigurationError, match=f"process {os.getpid()}") as refused:
