@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.changes import Change
@@ -16,9 +17,17 @@ from mcp_ops.errors import InvalidInput
 from mcp_ops.params import Cursor, Limit, WaitSeconds
 from mcp_ops.tool import Write, tool
 
-Key = Annotated[
-    str, Field(description="Name.", min_length=1, max_length=200, pattern=r"^[A-Za-z_][\w.:-]*$")
-]
+_KEY = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
+
+
+def _key(name: str) -> str:
+    """The rule is checked here and not in the schema, where a model would pay for it."""
+    if not _KEY.fullmatch(name):
+        raise ValueError("must be letters, digits and _ . : -, and begin with no digit")
+    return name
+
+
+Key = Annotated[str, Field(description="Name.", max_length=200), AfterValidator(_key)]
 Value = Annotated[str, Field(description="No secret.", max_length=2_000)]
 Reference = Annotated[str, Field(description="Where the value is.", max_length=500)]
 Overwrite = Annotated[bool, Field(description="It is there.")]
@@ -44,11 +53,8 @@ async def set_config(
     overwrite: Overwrite = False,
     wait_s: WaitSeconds = 45,
 ) -> Change:
-    """Set one setting of a workload: a plain value, or for a secret a reference to where the
-    platform keeps it. The instances are replaced.
-
-    A setting that is there needs overwrite, which counts as destroying.
-    """
+    """Set one setting of a workload, a secret by value_ref to where it is kept. Its instances
+    are replaced. One that is there needs overwrite, which destroys."""
     if bool(value) == bool(value_ref):
         raise InvalidInput("Pass one of value and value_ref.", hint="A secret: value_ref.")
     planning = partial(
