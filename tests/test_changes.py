@@ -83,8 +83,15 @@ async def test_what_is_late_is_found_but_never_begun(
 
 
 async def test_plan_is_pinned_before_the_target_is_asked(tmp_path: Path) -> None:
+    pinned: list[Plan] = []
+
     class Full(OneRun):
+        async def pin(self, text: str) -> str:
+            pinned.append(Plan.model_validate_json(text))
+            return text
+
         async def at(self, where: str) -> None:
+            assert pinned, "a step is said before its plan is kept"
             raise Interrupted
 
     async with lab(tmp_path) as place:
@@ -97,6 +104,7 @@ async def test_plan_is_pinned_before_the_target_is_asked(tmp_path: Path) -> None
                 wait_s=45,
                 after=after("worker"),
             )
+        assert [plan.name for plan in pinned] == ["worker"]
         assert place.patches() == []
 
 

@@ -45,5 +45,6 @@ async def test_every_tool_does_its_work(
     # a person approves. What destroys is approved everywhere.
     asks = era >= "2025-06-18"
     confirmed = [] if transport == "stdio" or asks else CONFIRMED
-    assert sorted(sweep.approved) == sorted([*confirmed, *DESTROYS])
+    approved = [tool for tool in sweep.approved if tool != "stop_job"]  # the sweep judges that
+    assert sorted(approved) == sorted([*confirmed, *DESTROYS])
     assert len(person.asked) == (len(CONFIRMED) if asks else 0)

@@ -21,7 +21,6 @@ from mcp_ops.adapters.azure.look import (
     Azure,
     get_site,
     if_allowed,
-    together,
 )
 from mcp_ops.adapters.azure.names import AppName, parse_name
 from mcp_ops.adapters.azure.restart import serving
@@ -30,6 +29,7 @@ from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named
 from mcp_ops.errors import BadAnswer, Conflict, InvalidInput
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.wire.http import Answer
+from mcp_ops.wire.together import together
 
 SET: Final = "set_setting"
 _LIST: Final = Ask(action="Microsoft.Web/sites/config/list/Action")

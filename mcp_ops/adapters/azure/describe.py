@@ -21,7 +21,6 @@ from mcp_ops.adapters.azure.look import (
     list_instances,
     list_sites,
     plan_id,
-    together,
 )
 from mcp_ops.adapters.azure.names import AppName
 from mcp_ops.adapters.azure.revisions import deployments_of, event_of
@@ -29,6 +28,7 @@ from mcp_ops.capabilities import deployments as shown
 from mcp_ops.capabilities.deployments import Condition, Deployment, DeploymentDetail, DeploymentPage
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import BadAnswer, Conflict, InvalidInput, NotFound
+from mcp_ops.wire.together import together
 
 _PAGE: Final = 50
 _EVENTS: Final = 10

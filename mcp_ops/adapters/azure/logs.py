@@ -15,13 +15,14 @@ from typing import Any, Final
 
 from mcp_ops.adapters.azure.arm import Ask
 from mcp_ops.adapters.azure.fields import number, seconds, text
-from mcp_ops.adapters.azure.look import Azure, Site, get_site, together
+from mcp_ops.adapters.azure.look import Azure, Site, get_site
 from mcp_ops.adapters.azure.names import AppName
 from mcp_ops.adapters.azure.scm import listing
 from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel
 from mcp_ops.errors import BadAnswer, NotFound
 from mcp_ops.redact import tame
 from mcp_ops.wire.log_lines import LOWEST, Line, Wanted, level_of, page
+from mcp_ops.wire.together import together
 
 READ: Final = Ask(action="Microsoft.Web/sites/publish/Action")
 FILES: Final = 10

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, TypeVar
-
-import anyio
+from typing import Final, TypeVar
 
 from mcp_ops.adapters.azure.arm import Arm, Ask
 from mcp_ops.adapters.azure.fields import Obj, flag, mapping, number, seconds, text
@@ -25,7 +22,6 @@ READ_INSTANCES: Final = Ask(action="Microsoft.Web/sites/instances/read")
 READ_CONFIG: Final = Ask(action="Microsoft.Web/sites/config/read")
 MOST_SITES: Final = 2_000
 MOST_INSTANCES: Final = 100
-_AT_ONCE: Final = 8
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9]{1,128}")
 # Plans on which Azure chooses the workers of each app.
 _ELASTIC: Final = frozenset({"dynamic", "flexconsumption", "elasticpremium"})
@@ -243,32 +239,6 @@ async def if_allowed(ask: Callable[[], Awaitable[T]]) -> T | None:
         return await ask()
     except (Forbidden, NotFound):
         return None
-
-
-async def together(asks: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """The answers of several questions, eight at a time; the first error ends them all."""
-    found: list[Any] = [None] * len(asks)
-    places = anyio.CapacityLimiter(_AT_ONCE)
-
-    async def one(at: int, ask: Callable[[], Awaitable[Any]]) -> None:
-        async with places:
-            found[at] = await ask()
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for at, ask in enumerate(asks):
-                tasks.start_soon(partial(one, at, ask))
-    except BaseExceptionGroup as group:
-        raise _first(group) from group
-    return found
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            return _first(each)
-        return each
-    return group
 
 
 def age_of(written: str, now: float) -> int | None:

@@ -15,10 +15,11 @@ from typing import Final
 from mcp_ops.adapters.azure.arm import Ask
 from mcp_ops.adapters.azure.fields import Obj, flag, moment, seconds, text
 from mcp_ops.adapters.azure.logs import dated, list_files, read_end
-from mcp_ops.adapters.azure.look import Azure, Instance, Site, if_allowed, together
+from mcp_ops.adapters.azure.look import Azure, Instance, Site, if_allowed
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import BadAnswer, Upstream
 from mcp_ops.redact import tame
+from mcp_ops.wire.together import together
 
 PROCESSES: Final = Ask(action="Microsoft.Web/sites/instances/processes/read")
 _INSTANCES: Final = 10

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mcp_ops.adapters.azure.acting import Action, not_busy, planned, version_of
 from mcp_ops.adapters.azure.arm import Ask
 from mcp_ops.adapters.azure.fields import Obj, mapping, moment, objects, text
-from mcp_ops.adapters.azure.look import Azure, Site, get_site, if_allowed, together
+from mcp_ops.adapters.azure.look import Azure, Site, get_site, if_allowed
 from mcp_ops.adapters.azure.names import PRODUCTION, AppName, parse_name, slot_name
 from mcp_ops.adapters.azure.restart import serving
 from mcp_ops.capabilities.base import Undo
@@ -16,6 +16,7 @@ from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.errors import Conflict, InvalidInput
 from mcp_ops.redact import tame
 from mcp_ops.wire.http import Answer
+from mcp_ops.wire.together import together
 
 SWAP: Final = "swap"
 _DIFFS: Final = Ask(action="Microsoft.Web/sites/slotsdiffs/Action")

@@ -14,11 +14,12 @@ from mcp_ops.adapters.kubernetes.api import Api
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.fields import Obj, condition, name_of, number, objects, text
 from mcp_ops.adapters.kubernetes.loglines import Sieve, Wanted
-from mcp_ops.adapters.kubernetes.look import PODS, Family, together
+from mcp_ops.adapters.kubernetes.look import PODS, Family
 from mcp_ops.capabilities.deployments import DeploymentLogs, LogLine
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import Failed, NotFound, Rejected, Upstream, UpstreamRateLimited
 from mcp_ops.redact import tame
+from mcp_ops.wire.together import together
 
 STREAMS: Final = 20
 STREAM_BYTES: Final = 1024 * 1024

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
-
-import anyio
 
 from mcp_ops.adapters.kubernetes.api import Api
 from mcp_ops.adapters.kubernetes.failures import Ask
@@ -19,6 +16,7 @@ from mcp_ops.adapters.kubernetes.fields import (
     uid_of,
 )
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, Kind
+from mcp_ops.wire.together import together
 
 PODS: Final = 500
 _GET: Final = "get"
@@ -71,25 +69,6 @@ async def get_family(api: Api, kind: Kind, name: str) -> Family:
     owners = {uid_of(one) for one in sets} if kind is DEPLOYMENT else {uid_of(workload)}
     owned = [pod for pod in pods if controller_of(pod) in owners]
     return Family(kind=kind, workload=workload, replica_sets=sets, pods=owned, cut=bool(more))
-
-
-async def together(actions: list[Callable[[], Awaitable[None]]], *, at_once: int = 4) -> None:
-    """Run all at the same time, at most `at_once`; the first error ends them and is raised."""
-    slots = anyio.CapacityLimiter(at_once)
-
-    async def run(action: Callable[[], Awaitable[None]]) -> None:
-        async with slots:
-            await action()
-
-    try:
-        async with anyio.create_task_group() as group:
-            for action in actions:
-                group.start_soon(run, action)
-    except ExceptionGroup as failed:
-        first: BaseException = failed
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from first.__cause__
 
 
 def selector_of(workload: Obj) -> str:

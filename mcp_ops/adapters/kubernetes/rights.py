@@ -9,9 +9,9 @@ from typing import Final
 from mcp_ops.adapter import Advice
 from mcp_ops.adapters.kubernetes.api import Api
 from mcp_ops.adapters.kubernetes.fields import flag, objects
-from mcp_ops.adapters.kubernetes.look import together
 from mcp_ops.adapters.kubernetes.permissions import Granted, Need, needs_of, part_of
 from mcp_ops.errors import Answered
+from mcp_ops.wire.together import together
 
 _RULES: Final = "SelfSubjectRulesReview"
 _ACCESS: Final = "SelfSubjectAccessReview"

@@ -27,11 +27,12 @@ from mcp_ops.adapters.kubernetes.fields import (
     text,
     uid_of,
 )
-from mcp_ops.adapters.kubernetes.look import Family, selector_of, together
+from mcp_ops.adapters.kubernetes.look import Family, selector_of
 from mcp_ops.adapters.kubernetes.pods import Pod, cores, mebibytes
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, counts_of
 from mcp_ops.capabilities.deployments import ContainerUse, Event, ProbeFailures
 from mcp_ops.errors import Forbidden, Upstream
+from mcp_ops.wire.together import together
 
 _EVENTS_READ: Final = 500
 _EVENTS_SHOWN: Final = 10

@@ -14,12 +14,13 @@ from typing import Final
 from mcp_ops.adapters.kubernetes.api import Api
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.fields import Obj, name_of, objects, text, uid_of
-from mcp_ops.adapters.kubernetes.look import selector_of, together
+from mcp_ops.adapters.kubernetes.look import selector_of
 from mcp_ops.adapters.kubernetes.pods import count_pod
 from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, Kind, counts_of
 from mcp_ops.capabilities.deployments import Problem
 from mcp_ops.clock import Clock
 from mcp_ops.errors import Conflict, Failed, Forbidden, Upstream
+from mcp_ops.wire.together import together
 
 WHOLE: Final = 500
 MOST_PODS: Final = 20_000
