@@ -61,10 +61,7 @@ class Sweep:
         if answer.code == "approval_required":
             question = answer.text["error"]["details"]["approval_id"]
             await self.place.approve(question)
-            if (
-                tool != "stop_job"
-            ):  # the first sweep of a lab stops what runs; then there is nothing
-                self.approved.append(tool)
+            self.approved.append(tool)
             status = await self.do("get_operation", operation_id=question)
             assert status["state"] == "approved"
             answer = await self.call(tool, arguments)
