@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.errors import InvalidInput
 from mcp_ops.reach import Reaches
-from mcp_ops.redact import Redactor
+from mcp_ops.redact import Redactor, named_as_secret
 from mcp_ops.tool import ArgumentModel, Tool
 
 Channel = Literal["stdio", "http", "cli"]
@@ -277,15 +277,23 @@ def digest_of(tool: str, target: str, arguments: dict[str, Any]) -> str:
 def shown_digest(call: Call, redactor: Redactor) -> str:
     """The digest as it may be exported. One of sensitive values is keyed: beside all the other
     arguments it would tell whoever tries likely values that they found the right one."""
-    return redactor.fingerprint(call.digest) if call.tool.sensitive else call.digest
+    return redactor.fingerprint(call.digest) if _hidden(call) else call.digest
 
 
 def shown_arguments(call: Call, redactor: Redactor) -> dict[str, Any]:
     """The arguments as people and the ledger may see them: sensitive ones by keyed fingerprint."""
+    hidden = _hidden(call)
     return {
-        name: FINGERPRINT + redactor.fingerprint(str(value))
-        if name in call.tool.sensitive
-        else value
+        name: FINGERPRINT + redactor.fingerprint(str(value), of=name) if name in hidden else value
         for name, value in call.arguments.model_dump().items()
         if value not in ("", []) or name in ("reason",)
+    }
+
+
+def _hidden(call: Call) -> set[str]:
+    """The arguments that nobody may see: those that are secrets, or are named as one by another."""
+    named = call.tool.named_by.items()
+    return {
+        *call.tool.sensitive,
+        *(name for name, by in named if named_as_secret(str(getattr(call.arguments, by)))),
     }

@@ -15,6 +15,15 @@ class Sensitive:
     """Marks an argument that is a secret: never stored, shown or logged, only fingerprinted."""
 
 
+class NamedBy:
+    """Marks an argument that has a name in another one, `argument`: named as a secret, it is never
+    stored, shown or logged, only fingerprinted. (Where none may pass it is refused, and what is
+    refused stands in the record, too.)"""
+
+    def __init__(self, argument: str) -> None:
+        self.argument = argument
+
+
 class Manner:
     """Marks an argument of a write that says how long to wait for the effect, not what to do: with
     another value it is the same write, and the same question to a person."""

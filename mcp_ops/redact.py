@@ -38,12 +38,13 @@ from mcp_ops.redact_names import (
     has_named,
     hints_at,
     masked_by_name,
+    named_as_secret,
     names_number,
     names_secret,
     spoken_for,
 )
 
-__all__ = ["MASK", "Redactor", "fingerprint", "quoted", "tame", "visible"]
+__all__ = ["MASK", "Redactor", "fingerprint", "named_as_secret", "quoted", "tame", "visible"]
 
 _MAX_DEPTH = 40
 _MAX_PARTS = 200_000
@@ -128,10 +129,14 @@ class Redactor:
         this process's own."""
         self._key = hmac.digest(key, b"mcp-ops/fingerprint", "sha256")
 
-    def fingerprint(self, value: str) -> str:
+    def fingerprint(self, value: str, *, of: str = "") -> str:
         """Sixteen hexadecimal digits that tell two values apart here and mean nothing elsewhere:
-        without the key nobody can try a list of likely values against them."""
-        return hmac.digest(self._key, value.encode("utf-8", "replace"), "sha256").hex()[:16]
+        without the key nobody can try a list of likely values against them.
+
+        `of` is the name of what has the value, and is part of it: whoever may set a setting of
+        another name can't try there which value this one has."""
+        named = f"{of}\0{value}" if of else value
+        return hmac.digest(self._key, named.encode("utf-8", "replace"), "sha256").hex()[:16]
 
     def add(self, *secrets: str) -> None:
         """Never let these values out again, however they are written and whatever surrounds them.

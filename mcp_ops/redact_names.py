@@ -199,6 +199,12 @@ _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _NAME_END = re.compile(r"(?:s|[_.-]?(?:value|b64|base64|base)|2|\d{1,3})?\Z", re.ASCII)
 _SEVERAL = re.compile(r"(?:secret|token|key)s\Z")  # names of them, or how many
 _NUMBERS_TOO = re.compile(r"(?:pass(?:wor[dt]|wd|phrase|code)|secret|pwd|api[_.-]?key|otp)\Z")
+_SECRET_ANYWHERE = frozenset({"SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "PASSCODE",
+                              "CREDENTIAL", "CREDENTIALS", "PRIVATE"})  # fmt: skip
+_SECRET_LAST = frozenset({"KEY", "KEYS", "TOKEN", "TOKENS", "PASS", "PWD", "PIN", "OTP", "AUTH",
+                          "SALT", "DSN", "CERT", "PEM"})  # fmt: skip
+_OPENING = frozenset({"AUTH", "ACCESS", "SECURITY", "VERIFICATION", "RECOVERY", "BACKUP"})
+_NO_WORD = re.compile(r"[^A-Z0-9]+")
 _FINGERPRINT = re.compile(r"fingerprint:[0-9a-f]{12,64}\Z|\[redacted\]")
 _UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}+\Z")
@@ -216,6 +222,17 @@ def names_secret(name: str) -> bool:
     return any(
         base.endswith(stem) and kind.names(base) for base in bases for stem, kind in _STEMS.items()
     )
+
+
+def named_as_secret(key: str) -> bool:
+    """Whether the name of a setting says that it may hold a secret. Stricter than what is masked in
+    prose: this is about what may pass in the open."""
+    words = [word for word in _NO_WORD.split(key.upper()) if word]
+    if words[-2:] == ["PUBLIC", "KEY"]:
+        return False
+    named = bool(words) and words[-1] in _SECRET_LAST
+    named = named or (words[-1:] == ["CODE"] and not _OPENING.isdisjoint(words))
+    return named or not _SECRET_ANYWHERE.isdisjoint(words) or names_secret(key)
 
 
 def names_number(name: str) -> bool:

@@ -19,12 +19,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mcp_ops.capabilities.base import Effect, Result, WriteResult
-from mcp_ops.params import Manner, ObjectName, Sensitive
+from mcp_ops.params import Manner, NamedBy, ObjectName, Sensitive
 from mcp_ops.ports import Port
 from mcp_ops.schema import ToolSchemas, input_schema, output_schema, shipped_schemas
 
 C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
+Mark = TypeVar("Mark")
 
 _BULK_TIMEOUT_S = 60.0
 _READ_TIMEOUT_S = 30.0
@@ -170,6 +171,7 @@ class Tool:
     result: type[Result]
     object_field: str
     sensitive: frozenset[str]
+    named_by: Mapping[str, str]
     manner: frozenset[str] = frozenset()
     destroys_when: Mapping[str, Any] = field(default_factory=dict)
 
@@ -293,6 +295,7 @@ def tool(
             result=result,
             object_field=_marked(parts.fields, ObjectName),
             sensitive=frozenset(_all_marked(parts.fields, Sensitive)),
+            named_by={name: by.argument for name, by in _marks(parts.fields, NamedBy)},
             manner=frozenset(_all_marked(parts.fields, Manner)),
             destroys_when=destroys_when or {},
         )
@@ -340,12 +343,17 @@ def _linked(hint: Any) -> type | None:
     return None
 
 
-def _all_marked(fields: Mapping[str, Any], marker: type) -> list[str]:
+def _marks(fields: Mapping[str, Any], marker: type[Mark]) -> list[tuple[str, Mark]]:
     return [
-        name
+        (name, extra)
         for name, (hint, _) in fields.items()
-        if any(isinstance(extra, marker) for extra in getattr(hint, "__metadata__", ()))
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, marker)
     ]
+
+
+def _all_marked(fields: Mapping[str, Any], marker: type) -> list[str]:
+    return [name for name, _ in _marks(fields, marker)]
 
 
 def _marked(fields: Mapping[str, Any], marker: type) -> str:

@@ -12,6 +12,7 @@ import pytest
 from mcp_ops.call import Call, digest_of, new_id, parse, shown_arguments, shown_digest
 from mcp_ops.errors import InvalidInput
 from mcp_ops.redact import Redactor
+from mcp_ops.tools.deployment_config import set_config
 from mcp_ops.tools.guard import reset_circuit, search_audit, set_guard_mode
 from tests.guard.bench import AGENT, WHY
 from tests.guard.shelf import list_items, put_item
@@ -128,6 +129,17 @@ def test_a_fingerprint_can_be_tried_only_with_the_key_of_the_installation() -> N
     assert shown_digest(call, redactor) != shown_digest(call, other)
     # The plain digest gives the value away to whoever tries all of four digits.
     assert call.digest not in shown_digest(call, redactor)
+
+
+def test_a_value_is_hidden_where_its_key_names_a_secret() -> None:
+    setting = {**X, "name": "worker", "value": "48151"}
+    named = parsed({**setting, "key": "web:DB_PIN"}, set_config)
+    shown = shown_arguments(named, Redactor())
+    assert (shown["key"], shown["value"][:12]) == ("web:DB_PIN", "fingerprint:")
+    assert shown_digest(named, Redactor()) != named.digest
+    plain = parsed({**setting, "key": "COUNTRY_CODE"}, set_config)
+    assert shown_arguments(plain, Redactor())["value"] == "48151"
+    assert shown_digest(plain, Redactor()) == plain.digest
 
 
 def test_the_digest_of_what_is_no_secret_is_shown_as_it_is() -> None:

@@ -56,6 +56,26 @@ def test_a_secret_is_masked_between_colours_and_invisible_characters(sample: Sam
         assert sample.secret not in tame(Redactor().text(text))
 
 
+@pytest.mark.parametrize(
+    ("key", "secret"),
+    [
+        ("DB_PASS", True),
+        ("admin.pin", True),
+        ("SECRET_THING", True),
+        ("STRIPE_KEY", True),
+        ("AUTH_CODE", True),
+        ("apiToken", True),
+        ("STRIPE_PUBLIC_KEY", False),
+        ("COUNTRY_CODE", False),
+        ("LOG_LEVEL", False),
+        ("KEY_COUNT", False),
+        ("__", False),
+    ],
+)
+def test_the_name_of_a_setting_says_whether_it_may_pass_in_the_open(key: str, secret: bool) -> None:
+    assert redact_names.named_as_secret(key) is secret
+
+
 def test_what_operators_read_stays_readable() -> None:
     redactor = Redactor()
     changed = [(line, shown) for line in LINES if (shown := redactor.text(line)) != line]

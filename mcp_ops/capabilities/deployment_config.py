@@ -2,49 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 from mcp_ops.capabilities.base import Model, Page, UntrustedLine
 from mcp_ops.capabilities.changes import Changeable, Plan
-
-_SECRET_ANYWHERE: Final = frozenset(
-    {
-        "SECRET",
-        "SECRETS",
-        "PASSWORD",
-        "PASSWD",
-        "PASSPHRASE",
-        "CREDENTIAL",
-        "CREDENTIALS",
-        "PRIVATE",
-    }
-)
-_SECRET_LAST: Final = frozenset(
-    {
-        "KEY",
-        "KEYS",
-        "TOKEN",
-        "PASS",
-        "PWD",
-        "PIN",
-        "OTP",
-        "CODE",
-        "AUTH",
-        "SALT",
-        "DSN",
-        "CERT",
-        "PEM",
-    }
-)
-_NO_WORD: Final = re.compile(r"[^A-Z0-9]+")
-
-
-def named_as_secret(key: str) -> bool:
-    """Whether the name of a setting says that it holds a secret. Stricter than what is masked in
-    prose: this is about what may pass in the open."""
-    words = _NO_WORD.split(key.upper())
-    return words[-1] in _SECRET_LAST or not _SECRET_ANYWHERE.isdisjoint(words)
 
 
 class ConfigItem(Model):

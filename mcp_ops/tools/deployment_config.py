@@ -14,7 +14,7 @@ from mcp_ops.capabilities.deployment_config import ConfigPage, ConfigurablePlatf
 from mcp_ops.capabilities.deployments import WorkloadName
 from mcp_ops.changes import WORK_S, after, carry_out
 from mcp_ops.errors import InvalidInput
-from mcp_ops.params import Cursor, Limit, WaitSeconds
+from mcp_ops.params import Cursor, Limit, NamedBy, WaitSeconds
 from mcp_ops.tool import Write, tool
 
 _KEY = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
@@ -28,7 +28,7 @@ def _key(name: str) -> str:
 
 
 Key = Annotated[str, Field(description="Name.", max_length=200), AfterValidator(_key)]
-Value = Annotated[str, Field(description="No secret.", max_length=2_000)]
+Value = Annotated[str, Field(description="No secret.", max_length=2_000), NamedBy("key")]
 Reference = Annotated[str, Field(description="Where the value is.", max_length=500)]
 Overwrite = Annotated[bool, Field(description="It is there.")]
 

@@ -25,9 +25,9 @@ from mcp_ops.adapters.azure.look import (
 from mcp_ops.adapters.azure.names import AppName, parse_name
 from mcp_ops.adapters.azure.restart import serving
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
-from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named_as_secret
+from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
 from mcp_ops.errors import BadAnswer, Conflict, InvalidInput
-from mcp_ops.redact import Redactor, tame
+from mcp_ops.redact import Redactor, named_as_secret, tame
 from mcp_ops.wire.http import Answer
 from mcp_ops.wire.together import together
 
@@ -124,7 +124,7 @@ def _item(
             name=tame(key, 200),
             source="value",
             shown=f"*** ({len(value)} characters)",
-            fingerprint=redactor.fingerprint(value),
+            fingerprint=redactor.fingerprint(value, of=key.lower()),
             required=is_required,
             problem="it is empty" if is_required and not value else "",
         )
@@ -166,18 +166,21 @@ async def plan_config(
     what = shown_reference(wanted) if value_ref else f"a plain value of {len(value)} characters"
     lines = [f"Set {written} of {name.shown} to {what}; all its instances restart."]
     if old is not None:
-        lines.append(f"It replaces {_shown(old, azure)}; nobody keeps that for an undo.")
+        lines.append(f"It replaces {_shown(written, old, azure)}; nobody keeps that for an undo.")
     return Plan(
         action=SET,
         name=name.shown,
         lines=lines,
-        state={"setting": written, "is": _shown(old, azure) if old is not None else "not there"},
+        state={
+            "setting": written,
+            "is": _shown(written, old, azure) if old is not None else "not there",
+        },
         lock=version_of(settings, azure.redactor),
         values=planned(azure, key=written, value=wanted, rest=_rest(settings, written, azure)),
         evidence={
             "setting": written,
-            "fingerprint": azure.redactor.fingerprint(wanted),
-            "before": _shown(old, azure) if old is not None else "not there",
+            "fingerprint": azure.redactor.fingerprint(wanted, of=written.lower()),
+            "before": _shown(written, old, azure) if old is not None else "not there",
         },
         nothing="it has this value" if old == wanted else "",
         repeatable=True,
@@ -210,10 +213,10 @@ def _known(settings: dict[str, str], key: str) -> str | None:
     return next((each for each in settings if each.lower() == key.lower()), None)
 
 
-def _shown(value: str, azure: Azure) -> str:
+def _shown(key: str, value: str, azure: Azure) -> str:
     if value.lower().startswith(_VAULT):
         return shown_reference(value)
-    return f"a value with the fingerprint {azure.redactor.fingerprint(value)}"
+    return f"a value with the fingerprint {azure.redactor.fingerprint(value, of=key.lower())}"
 
 
 def _rest(settings: dict[str, str], key: str, azure: Azure) -> str:

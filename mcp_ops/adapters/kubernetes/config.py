@@ -38,9 +38,9 @@ from mcp_ops.adapters.kubernetes.site import Handler, Site
 from mcp_ops.adapters.kubernetes.workloads import parse_name
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Plan
-from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named_as_secret
+from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
 from mcp_ops.errors import Conflict, InvalidInput
-from mcp_ops.redact import MASK, quoted
+from mcp_ops.redact import MASK, named_as_secret, quoted
 
 CONFIG: Final = "config"
 _MOST: Final = 1_000
@@ -200,9 +200,8 @@ def _fingerprint(site: Site, old: Setting | None) -> str:
     """What tells the state before from others and shows nothing of it."""
     if old is None:
         return ""
-    return site.redactor.fingerprint(
-        repr(sorted(old.entry.items())) if not old.value else old.value
-    )
+    shown = old.value or repr(sorted(old.entry.items()))
+    return site.redactor.fingerprint(shown, of=text(old.entry, "name"))
 
 
 def _evidence(
@@ -216,7 +215,7 @@ def _evidence(
     if reference is not None:
         found["reference"] = str(reference)
     else:
-        found["fingerprint"] = site.redactor.fingerprint(value)
+        found["fingerprint"] = site.redactor.fingerprint(value, of=key.rpartition(":")[2])
     return found
 
 
@@ -253,7 +252,7 @@ async def _item(site: Site, keepers: Keepers, one: Setting, required: set[str]) 
         name=one.called,
         source="value",
         shown=_masked(site, one),
-        fingerprint=site.redactor.fingerprint(one.value),
+        fingerprint=site.redactor.fingerprint(one.value, of=text(one.entry, "name")),
         required=needed,
         problem="" if one.value else "it is empty",
     )

@@ -121,7 +121,7 @@ class Keepers:
             values = {**mapping(found, "data"), **mapping(found, "binaryData")}
         return Kept(
             fingerprints={
-                str(key): self.site.redactor.fingerprint(str(value))
+                str(key): self.site.redactor.fingerprint(str(value), of=str(key))
                 for key, value in values.items()
             }
         )

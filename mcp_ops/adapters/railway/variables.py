@@ -13,9 +13,9 @@ from mcp_ops.adapters.railway.operations import Mutation, Query
 from mcp_ops.adapters.railway.state import Deployment, Service, mapping, nodes, text
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
-from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage, named_as_secret
+from mcp_ops.capabilities.deployment_config import ConfigItem, ConfigPage
 from mcp_ops.errors import Conflict, Forbidden, InvalidInput
-from mcp_ops.redact import MASK, Redactor, tame
+from mcp_ops.redact import MASK, Redactor, named_as_secret, tame
 
 SET: Final = "set_variable"
 _MOST: Final = 2_000
@@ -95,7 +95,7 @@ def _item(
     value = variables[key]
     if value is None:
         return ConfigItem(name=key, source="value", shown="[sealed]", required=needed)
-    mark = redactor.fingerprint(value)
+    mark = redactor.fingerprint(value, of=key)
     match = _REFERENCE.fullmatch(value)
     if match is None:
         if named_as_secret(key) and len(value) >= _RANDOM:
@@ -157,9 +157,11 @@ def plan_config(
         raise Conflict(
             f"The variable {key} is there.", hint="Pass overwrite=true, which counts as destroying."
         )
-    mark = redactor.fingerprint(before) if before is not None else ""
+    mark = redactor.fingerprint(before, of=key) if before is not None else ""
     shown = value_ref or (value if harmless(key, value) else MASK)
-    lines = [f"Set {key} of {name} to {shown} (fingerprint {redactor.fingerprint(wanted)})."]
+    lines = [
+        f"Set {key} of {name} to {shown} (fingerprint {redactor.fingerprint(wanted, of=key)})."
+    ]
     if there:
         old = f"fingerprint {mark}" if before is not None else "sealed: nobody can read it again"
         lines.append(f"It overwrites the value that is there ({old}).")
@@ -226,7 +228,7 @@ def _plain(key: str, value: str, redactor: Redactor) -> str:
 async def _changed(driver: Driver, plan: Plan, scope: Scope, service: Service) -> str:
     variables = await read_variables(driver, scope, service)
     before = variables.get(plan.values["key"])
-    mark = driver.redactor.fingerprint(before) if before is not None else ""
+    mark = driver.redactor.fingerprint(before, of=plan.values["key"]) if before is not None else ""
     if (plan.values["key"] in variables, mark) != (plan.values["there"], plan.values["before"]):
         return "The variable was changed since it was looked at"
     return ""
