@@ -84,6 +84,8 @@ async def carry_out(
         begun = await _again(platform, write, plan)
     else:
         plan = await planning()
+        if not plan.nothing:
+            write.reaches(plan.reaches)
         if write.dry_run:
             return await _planned(platform, write, plan)
         if plan.nothing:

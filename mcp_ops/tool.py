@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, get_args, get_origin
 
@@ -106,6 +106,10 @@ def _as_approved(_state: Mapping[str, Any]) -> bool:
     return True
 
 
+def _unguarded(_others: Sequence[str] | None) -> None:
+    """Nothing is protected."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """The frame of a write, for the tool: why, plan or act, and how to say how far it is.
@@ -118,6 +122,8 @@ class Write:
     ages (a change of it asks anew) and the items that a selection means. `pinned` are those of
     them that a person approved: the write touches no others. `approved` tells whether a state is
     the one that a person approved, or nobody had to: what was planned anew may be another one.
+    `reaches` is told which other objects a planned change would change, too (None: it can't be
+    seen), and raises `Refused` where one of them is protected.
     """
 
     reason: str
@@ -131,6 +137,7 @@ class Write:
     saw: Callable[[Mapping[str, Any], tuple[str, ...] | None], None] = _unseen
     pinned: tuple[str, ...] | None = None
     approved: Callable[[Mapping[str, Any]], bool] = _as_approved
+    reaches: Callable[[Sequence[str] | None], None] = _unguarded
 
 
 class ArgumentModel(BaseModel):

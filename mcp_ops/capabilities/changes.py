@@ -30,6 +30,8 @@ class Plan(Model):
     know of the target without anything that changes by itself: a difference in it asks them anew.
     `nothing` says why there is nothing to do (it is so already), else empty. A plan that is
     `repeatable` can be begun again after a lost answer: the target itself would take it only once.
+    `reaches` are the names of the other objects that it changes or takes down, too; None where
+    there may be some that can't be seen.
     """
 
     action: str
@@ -42,6 +44,7 @@ class Plan(Model):
     undo: Undo | None = None
     nothing: str = ""
     repeatable: bool = False
+    reaches: list[str] | None = []
 
 
 class Begun(Model):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitab
 Retry = Callable[[Callable[[], Awaitable[Result]]], Awaitable[Result]]
 MakePort = Callable[[type, Call], Any]
 MakeSteps = Callable[[Call, Running], Steps]
+Reaches = Callable[[Call, Sequence[str] | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +129,10 @@ class Actor:
         sub_call: SubCall,
         redactor: Redactor,
         steps: MakeSteps,
+        reaches: Reaches,
     ) -> None:
         self._steps = steps
+        self._reaches = reaches
         self._targets = targets
         self._hot = hot
         self._circuit = circuit
@@ -236,6 +240,7 @@ class Actor:
             pinned=consent.pinned,
             approved=lambda state: same(state, consent.seen),
             saw=(consent.sight or Sight()).tell,
+            reaches=partial(self._reaches, call),
         )
 
     async def _inject(self, call: Call, frame: Frame) -> Any:

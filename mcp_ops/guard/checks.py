@@ -6,7 +6,7 @@ anyone is asked to approve, and again when the call is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -22,7 +22,7 @@ from mcp_ops.ports import PRINCIPAL_SCOPE, Admission, CircuitPhase, Mode, ModeEn
 from mcp_ops.reach import reaches, reaches_all
 from mcp_ops.records import BudgetState
 from mcp_ops.redact import quoted
-from mcp_ops.settings import GuardSettings
+from mcp_ops.settings import GuardSettings, ProtectedObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,18 +165,48 @@ def protected(s: Situation) -> Refused | None:
     """The object is not on the list of protected ones."""
     if s.call.effect is Effect.READ or s.tightening or s.call.breaks_glass:
         return None
-    for item in s.settings.protected:
-        if (
-            s.call.effect.value in item.effects
-            and fnmatchcase(s.subject, item.target)
-            and fnmatchcase(s.call.object, item.object)
-        ):
+    for item in _protections(s.settings, s.call.effect, s.subject):
+        if fnmatchcase(s.call.object, item.object):
+            return _protected(s.call.object or s.subject, s.call.effect, item)
+    return None
+
+
+def protected_others(
+    settings: GuardSettings, call: Call, others: Sequence[str] | None
+) -> Refused | None:
+    """None of the other objects that a change reaches is on the list of protected ones.
+
+    Only the target knows them (what runs on the same machine, the other side of a swap): they are
+    checked once the change is planned. None for what can't be named counts as any.
+    """
+    if call.breaks_glass or (call.dry_run and not call.parent):
+        return None
+    for item in _protections(settings, call.wanted, call.target):
+        if others is None:
             return Refused(
                 RefusalCode.PROTECTED,
-                f"{s.call.object or s.subject} is protected from {s.call.effect}: {item.reason}.",
-                hint="Only the operator can change it: [[guard.protected]] in the configuration.",
+                f"{call.tool.name} reaches more than {call.object} there, which of it can't be "
+                f"seen, and {call.target} has protected objects.",
+                hint="The operator lets the credential read what shares the object, or does it.",
             )
+        for other in others:
+            if fnmatchcase(other, item.object):
+                return _protected(f"{other}, which it reaches, too,", call.wanted, item)
     return None
+
+
+def _protections(settings: GuardSettings, effect: Effect, target: str) -> Iterator[ProtectedObject]:
+    for item in settings.protected:
+        if effect.value in item.effects and fnmatchcase(target, item.target):
+            yield item
+
+
+def _protected(what: str, effect: Effect, item: ProtectedObject) -> Refused:
+    return Refused(
+        RefusalCode.PROTECTED,
+        f"{what} is protected from {effect}: {item.reason}.",
+        hint="Only the operator can change it: [[guard.protected]] in the configuration.",
+    )
 
 
 _MEANINGS: dict[Mode, str] = {

@@ -6,7 +6,7 @@ comes back when the call does not reach its target.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,13 @@ from mcp_ops.call import Call
 from mcp_ops.clock import Clock
 from mcp_ops.errors import RefusalCode, Refused, StoreUnavailable
 from mcp_ops.guard.bulkhead import Bulkheads
-from mcp_ops.guard.checks import Situation, configured_refusal, granted, present_refusal
+from mcp_ops.guard.checks import (
+    Situation,
+    configured_refusal,
+    granted,
+    present_refusal,
+    protected_others,
+)
 from mcp_ops.guard.plan import Plan, Planner
 from mcp_ops.guard.shown import shadow_line
 from mcp_ops.guard.targets import TargetInfo
@@ -150,9 +156,22 @@ class Gate:
         if plan.overlooked:
             return
         plan.overlooked.append(code)
+        self._count(plan.call, code, rule=plan.decision.rule)
+
+    def reaches(self, call: Call, others: Sequence[str] | None) -> None:
+        """What a planned change would reach besides its object; raises `Refused` where a part of
+        that is protected."""
+        refusal = protected_others(self._settings, call, others)
+        if refusal is None:
+            return
+        if self._settings.enforcement == "shadow":
+            self._count(call, refusal.reason, rule="")
+            return
+        raise refusal
+
+    def _count(self, call: Call, code: RefusalCode, *, rule: str) -> None:
         self.shadow_refusals += 1
-        line = shadow_line(plan.call, code, rule=plan.decision.rule, at=self._clock.now())
-        self._ledger.note(line)
+        self._ledger.note(shadow_line(call, code, rule=rule, at=self._clock.now()))
 
     def _refuse(
         self,

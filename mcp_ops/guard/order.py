@@ -132,6 +132,7 @@ class Guard:
             sub_call=self.sub_call,
             redactor=redactor,
             steps=operations.steps,
+            reaches=self._gate.reaches,
         )
         self._writes = Writes(
             operations=operations,

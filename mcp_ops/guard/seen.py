@@ -34,7 +34,7 @@ MAX_ITEMS = 1_000
 _PLAN_LINES = 50
 # What would end the call itself in the same way: the caller is told, and nobody is asked.
 _SAME_FOR_THE_CALL = (Answered, InvalidInput, ConfigurationError, StoreUnavailable)
-_TRY_AGAIN = (RefusalCode.RATE_LIMITED, RefusalCode.BULKHEAD_FULL)
+_REFUSED_ANYWAY = (RefusalCode.RATE_LIMITED, RefusalCode.BULKHEAD_FULL, RefusalCode.PROTECTED)
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ async def look(call: Call, rehearse: Rehearse, redactor: Redactor) -> Seen:
     except _SAME_FOR_THE_CALL:
         raise
     except Refused as refusal:
-        if refusal.reason in _TRY_AGAIN:
+        if refusal.reason in _REFUSED_ANYWAY:
             raise
         return _blind(refusal)
     except OpsError as error:

@@ -88,6 +88,12 @@ async def test_an_unknown_token_is_told_from_a_broad_one(tmp_path: Path) -> None
             await place.platform.ping()
 
 
+async def test_a_service_is_told_by_both_of_its_names(tmp_path: Path) -> None:
+    async with lab(tmp_path, **IDS) as place:
+        plan = await place.platform.plan_restart(BACKEND)
+        assert plan.reaches == [f"{BACKEND}.{plan.values['service'].lower()}"]
+
+
 async def test_a_token_that_became_another_one_changes_nothing_more(tmp_path: Path) -> None:
     """What the token is, is asked again right before every change."""
     moved = {

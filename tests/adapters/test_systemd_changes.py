@@ -164,6 +164,14 @@ async def test_unit_that_comes_back_after_its_stop_is_told(tmp_path: Path) -> No
         assert (await place.platform.follow(plan, begun)).state == "superseded"
 
 
+async def test_other_names_of_a_unit_are_told(tmp_path: Path) -> None:
+    async with stage(tmp_path) as place:
+        assert (await place.platform.plan_stop(REDIS)).reaches == []
+        place.box.set(REDIS, Names=f"{REDIS} Cache.service")
+        for plan in (place.platform.plan_stop, place.platform.plan_restart):
+            assert (await plan(REDIS)).reaches == ["cache.service"]
+
+
 async def test_dry_run_changes_nothing(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
         planned = await restart(place, dry_run=True)

@@ -62,6 +62,8 @@ class Shelf(Capability, Protocol):
 
     async def page(self, limit: int, cursor: str) -> ItemPage: ...
 
+    async def beside(self) -> list[str] | None: ...
+
     @writes
     async def put(self, name: str) -> dict[str, Any]: ...
 
@@ -87,6 +89,7 @@ class World:
     letters: int = 0
     opening: list[Plan] = field(default_factory=list)
     fence: int = 0
+    beside: list[str] | None = field(default_factory=list)
 
     async def next(self, what: str) -> None:
         self.asked.append(what)
@@ -159,6 +162,9 @@ class ShelfAdapter(Adapter):
             searched="the shelf",
         )
 
+    async def beside(self) -> list[str] | None:
+        return self.world.beside
+
     async def put(self, name: str) -> dict[str, Any]:
         await self.world.next(f"put {name}")
         await self.world.done(f"put {name}")
@@ -215,6 +221,15 @@ async def put_item(shelf: Shelf, name: Name, write: Write, code: Code = "") -> I
 async def put_one(shelf: Shelf, name: Name, write: Write) -> ItemPut:
     """Put an item; without a secret argument, so that a failed call is kept."""
     return ItemPut(outcome="verified", name=name, evidence=await shelf.put(name))
+
+
+@tool(effect=Effect.WRITE)
+async def push_item(shelf: Shelf, name: Name, write: Write) -> ItemPut:
+    """Put an item, which pushes those beside it."""
+    write.reaches(await shelf.beside())
+    if write.dry_run:
+        return ItemPut(outcome="planned")
+    return ItemPut(outcome="verified", evidence=await shelf.put(name))
 
 
 @tool(effect=Effect.WRITE, resumable=True)
@@ -299,6 +314,7 @@ SHELF_TOOLS: dict[str, Tool] = {
         list_items,
         put_item,
         put_one,
+        push_item,
         fill_shelf,
         mend_shelf,
         drop_item,

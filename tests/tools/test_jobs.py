@@ -218,6 +218,16 @@ async def test_stop_ends_what_runs_with_its_pods(tmp_path: Path, name: str) -> N
             assert (await call(run_job, place, name, "", 0, call_id="run")).outcome == "unconfirmed"
 
 
+async def test_stop_tells_which_runs_it_ends_and_whose_they_are(tmp_path: Path) -> None:
+    async with lab(tmp_path) as place:
+        runs = (await place.platform.plan_job_stop("reindex")).reaches or []
+        run = runs[0]
+        assert len(runs) == 1
+        assert run.startswith("run/reindex-")
+        assert (await place.platform.plan_job_stop(run)).reaches == ["reindex"]
+        assert (await place.platform.plan_job_stop("run/backfill")).reaches == []
+
+
 async def test_rehearsed_stop_stays_one_where_a_proxy_takes_bodies_off(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
         planned = await call(stop_job, place, "run/backfill", 45, dry_run=True)

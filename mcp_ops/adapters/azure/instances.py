@@ -75,6 +75,7 @@ async def plan_instance_restart(azure: Azure, name: AppName, instance: str) -> P
             serving,
         ],
         values=planned(azure, instance=chosen.name, machine=chosen.machine, farm=farm.name),
+        reaches=sharing,
         **common,
     )
 

@@ -212,6 +212,7 @@ async def _planned(
         undo=undo,
         nothing=nothing,
         repeatable=True,
+        reaches=None if sharing is None else others,
     )
 
 

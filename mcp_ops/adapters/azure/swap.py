@@ -58,6 +58,7 @@ async def plan_swap(azure: Azure, name: AppName, slot: str) -> Plan:
         values=planned(azure, slot=other.slot, versions=[version_of(site), version_of(staged)]),
         evidence={"last_swap_before": _last_swap(site)},
         undo=Undo(tool="swap_slots", arguments={"name": name.shown, "slot": other.slot}),
+        reaches=[other.shown],
     )
 
 

@@ -61,6 +61,12 @@ def controller_of(obj: Obj) -> str:
     return ""
 
 
+def schedules_of(obj: Obj) -> list[str]:
+    """The names of the CronJobs that made an object."""
+    owners = objects(obj, "metadata", "ownerReferences")
+    return [text(owner, "name") for owner in owners if owner.get("kind") == "CronJob"]
+
+
 def condition(obj: Obj, kind: str) -> Obj:
     """The condition of that type, or an empty one."""
     found = (one for one in objects(obj, "status", "conditions") if one.get("type") == kind)

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp_ops.adapters.kubernetes.changing import Patch, generation_of
-from mcp_ops.adapters.kubernetes.fields import Obj, flag, moment_of, text, uid_of
+from mcp_ops.adapters.kubernetes.fields import (
+    Obj,
+    flag,
+    moment_of,
+    schedules_of,
+    text,
+    uid_of,
+)
 from mcp_ops.adapters.kubernetes.jobruns import pods_by
 from mcp_ops.adapters.kubernetes.jobs import runs_of
 from mcp_ops.adapters.kubernetes.runs import PREFIX, Run, read_run, run_place, schedule_place
@@ -92,6 +99,7 @@ async def plan_job_stop(site: Site, name: str) -> Plan:
         evidence={"runs": {run.name: run.age_s(site.clock.now()) for run in going}},
         state={"runs": sorted(run.uid for run in going)},
         values={"runs": [[run.name, run.uid, run.selector] for run in going]},
+        reaches=sorted({*schedules_of(obj), *(f"{PREFIX}{run.name}" for run in going)} - {name}),
     )
 
 
@@ -120,6 +128,7 @@ def _plan(
         undo=undo,
         nothing=more["nothing"],
         repeatable=True,
+        reaches=more.get("reaches", []),
     )
 
 

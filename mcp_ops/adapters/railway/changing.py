@@ -187,11 +187,14 @@ def plan_of(
         **more.pop("values", {}),
     }
     state = {"deployment": values["latest"], "replicas": service.wanted, **more.pop("state", {})}
+    # By both of its names: a service gets the longer one when another has the shorter one, too.
+    short = name.removesuffix(f".{service.id.lower()}")
     return Plan(
         action=action,
         name=name,
         lines=lines,
         state=state,
+        reaches=sorted({short, f"{short}.{service.id.lower()}"} - {name}),
         lock=values["latest"],
         values=values,
         evidence=evidence,
