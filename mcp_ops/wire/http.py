@@ -277,11 +277,14 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
         body: Any = None,
+        listen_s: float = 0.0,
     ) -> Answer:
         """Send one request and read the answer, whatever its status.
 
-        Raises the `Failed` errors of `mcp_ops.errors`; `Unauthenticated` for a bearer token that
-        cannot stand in a header (nothing is sent then).
+        An answer that goes on without end is listened to for `listen_s` seconds, or up to the
+        limit in bytes; what came until then is its body. Raises the `Failed` errors of
+        `mcp_ops.errors`; `Unauthenticated` for a bearer token that cannot stand in a header
+        (nothing is sent then).
         """
         sent = {"accept": "application/json", "accept-encoding": "gzip", **(headers or {})}
         if bearer is not None:
@@ -301,27 +304,31 @@ class HttpClient:
                     return Answer(
                         status=response.status_code,
                         headers={name.lower(): value for name, value in response.headers.items()},
-                        body=await self._read(response),
+                        body=await self._read(response, listen_s),
                     )
             raise UpstreamTimeout(
                 f"{self.system} gave no complete answer within {self._limits.total_s:g} seconds."
             )
 
-    async def _read(self, response: httpx2.Response) -> bytes:
+    async def _read(self, response: httpx2.Response, listen_s: float) -> bytes:
         """The decoded body, never more than the limit in memory, also of a compressed bomb."""
         most = self._limits.max_bytes
         unpack = _decoder(response.headers.get("content-encoding", ""))
         body = bytearray()
         try:
-            async for chunk in response.aiter_raw():
-                body += unpack(chunk, most + 1 - len(body))
-                if len(body) > most:
-                    raise BadAnswer(
-                        f"The answer of {self.system} is larger than {most} bytes and was dropped."
-                    )
+            with anyio.move_on_after(listen_s or None):
+                async for chunk in response.aiter_raw():
+                    body += unpack(chunk, most + 1 - len(body))
+                    if len(body) > most:
+                        if listen_s:
+                            break
+                        raise BadAnswer(
+                            f"The answer of {self.system} is larger than {most} bytes and was "
+                            "dropped."
+                        )
         except zlib.error as exc:
             raise BadAnswer(f"The answer of {self.system} cannot be decompressed.") from exc
-        return bytes(body)
+        return bytes(body[:most])
 
     def error(self, answer: Answer, *, said: str = "", hint: str = "") -> Upstream:
         """The error that an answer without success stands for; secrets in `said` are masked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -21,7 +22,7 @@ from mcp_ops.errors import (
 )
 from mcp_ops.tools.deployments import get_deployment, restart_deployment
 from tests.azure_lab import lab, settings
-from tests.kubernetes_lab import answering, changed
+from tests.kubernetes_lab import answering, changed, lost
 
 
 def conditions(found: Any) -> dict[str, str]:
@@ -146,6 +147,43 @@ async def test_newest_lines_are_chosen_by_words_level_and_time(tmp_path: Path) -
         empty = await read("shop-web")
         assert empty.items == []
         assert "somebody has to switch on App Service logs" in empty.searched
+
+
+async def test_log_stream_is_heard_where_files_say_nothing(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "since_minutes": 60,
+        "tail": 100,
+        "grep": "",
+        "level": "",
+        "previous": False,
+    }
+    async with lab(tmp_path, log_stream_s=1.0) as place:
+        world = place.stand_in.world
+        app = world.apps["shop-web"]
+        app.files = False
+        app.log[:] = [(world.now(), "lw1", False, "level=error no database")]
+
+        async def write_later() -> None:
+            await anyio.sleep(0.3)
+            app.log.append((world.now(), "lw1", False, "level=info up"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write_later)
+            logs = await place.platform.logs("shop-web", **asked)
+        assert [line.text for line in logs.items] == [
+            "level=error no database",
+            "level=info up",
+        ]
+        assert {line.instance for line in logs.items} == {"stream"}
+        assert "1 s of the log stream" in logs.searched
+        assert "somebody has to switch on" not in logs.searched
+        place.between.inject("GET", "/logstream", lost)
+        none = await place.platform.logs("shop-web", **asked)
+        assert none.items == []
+        assert "the log stream could not be listened to" in none.searched
+        assert "somebody has to switch on App Service logs" in none.searched
+        await place.act("POST", "sites/shop-web/stop")
+        assert "log stream" not in (await place.platform.logs("shop-web", **asked)).searched
 
 
 async def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:

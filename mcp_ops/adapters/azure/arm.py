@@ -58,15 +58,16 @@ class Wire:
         *,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        listen_s: float = 0.0,
     ) -> Answer:
         """Send once, and once more with a new token where the first was not accepted: nothing was
         executed then. Raises the `Upstream` errors for an answer without success."""
         token = await self._tokens.bearer()
-        answer = await self._send(method, url, ask, token, body, headers)
+        answer = await self._send(method, url, ask, token, body, headers, listen_s)
         if answer.status == 401 and self._tokens.refused(token):
             renewed = await self._tokens.bearer()
             if renewed.get_secret_value() != token.get_secret_value():
-                answer = await self._send(method, url, ask, renewed, body, headers)
+                answer = await self._send(method, url, ask, renewed, body, headers, listen_s)
         if not answer.ok:
             raise self._error(answer, ask)
         return answer
@@ -79,9 +80,12 @@ class Wire:
         token: SecretStr,
         body: Any,
         headers: Mapping[str, str] | None,
+        listen_s: float,
     ) -> Answer:
         try:
-            return await self.http.send(method, url, bearer=token, headers=headers, body=body)
+            return await self.http.send(
+                method, url, bearer=token, headers=headers, body=body, listen_s=listen_s
+            )
         except Failed as error:
             raise settled(error, ask) from error.__cause__
 

@@ -19,7 +19,7 @@ from mcp_ops.adapters.azure.look import Azure, Site, get_site
 from mcp_ops.adapters.azure.names import AppName
 from mcp_ops.adapters.azure.scm import listing
 from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel
-from mcp_ops.errors import BadAnswer, NotFound
+from mcp_ops.errors import BadAnswer, NotFound, Upstream
 from mcp_ops.redact import tame
 from mcp_ops.wire.log_lines import LOWEST, Line, Wanted, level_of, page
 from mcp_ops.wire.together import together
@@ -32,6 +32,11 @@ _SAFE: Final = re.compile(r"[A-Za-z0-9][-\w.]{0,150}", re.ASCII)
 _MACHINE: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,39}")
 _DATED: Final = re.compile(r"\d{4}_\d\d_\d\d_([A-Za-z0-9]{2,40})_")
 _STAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?Z?)\s*:?\s?(.*)")
+# What the log stream says of itself: its greeting, that nothing comes, where it begins.
+_OF_KUDU: Final = re.compile(
+    r"\s*(?:Welcome, you are now connected|No new trace in the past"
+    r"|(?:Starting|Ending) (?:Log|Live) )"
+)
 _PLATFORM: Final = "_docker.log"
 _APP: Final = "_default_docker.log"
 
@@ -142,6 +147,7 @@ async def read_logs(
     ends = await together([partial(_end, azure, address, file) for file in chosen])
     read = list(zip(chosen, ends, strict=True))
     lines = [line for file, end in read for line in _lines(file, end[0] if end else "", since)]
+    streamed = "" if lines else await _listen(azure, site, address, lines)
     # The newest first; of one moment the later ones of a file.
     lines.sort(key=lambda line: line.at or 0.0)
     lines.reverse()
@@ -158,7 +164,8 @@ async def read_logs(
         f"could not be read: {', '.join(without)}" if without else "",
         f"only the end of: {', '.join(sorted(set(cut)))}" if cut else "",
         "the run before is in the same log: previous changes nothing" if previous else "",
-        _none(site) if not known else "",
+        streamed,
+        _none(site) if not known and not lines else "",
     ]
     return page(
         lines,
@@ -166,6 +173,25 @@ async def read_logs(
         searched="; ".join(each for each in notes if each),
         cut=bool(cut or without or older),
     )
+
+
+async def _listen(azure: Azure, site: Site, address: str, lines: list[Line]) -> str:
+    """Add what the log stream sends now; the answer says for how long it was listened to.
+
+    What an app writes to its output shows there before, and on Linux without, any file.
+    """
+    seconds = azure.settings.log_stream_s
+    if not seconds or not site.running:
+        return ""
+    try:
+        heard = await azure.scm.listen(address, READ, seconds=seconds)
+    except Upstream:  # what the files said is an answer all the same
+        return "the log stream could not be listened to"
+    # A line that was cut by the end is one that was not heard.
+    words = heard.decode("utf-8", "replace").rpartition("\n")[0]
+    stream = LogFile(path="stream", machine="", size=0, changed=0.0, platform=False)
+    lines += [line for line in _lines(stream, words, 0.0) if not _OF_KUDU.match(line.text)]
+    return f"{seconds:g} s of the log stream, since they say nothing of that time"
 
 
 def _lines(file: LogFile, words: str, since: float) -> Iterator[Line]:

@@ -57,6 +57,13 @@ class Scm:
         answer = await self._wire.send("GET", url, ask, headers=headers)
         return answer.body
 
+    async def listen(self, address: str, ask: Ask, *, seconds: float) -> bytes:
+        """What the app's log stream sends in that time."""
+        headers = {"accept": "*/*", "accept-encoding": "identity"}
+        url = f"{address}/api/logstream"
+        answer = await self._wire.send("GET", url, ask, headers=headers, listen_s=seconds)
+        return answer.body
+
     async def put(self, address: str, path: str, ask: Ask, *, call_id: str) -> Answer:
         """Change something, once."""
         headers: Mapping[str, str] = {"x-ms-client-request-id": request_id(call_id)}

@@ -81,6 +81,9 @@ class AzureAppServiceSettings(AdapterSettings):
     max_instances: int = Field(5, ge=1, le=100, description="Most that a plan is scaled to.")
     tiers: tuple[Tier, ...] = Field((), description="Sizes that a plan may be given.")
     required_settings: tuple[str, ...] = Field((), description="Settings an app can't miss.")
+    log_stream_s: float = Field(
+        5.0, ge=0, le=20, description="How long the log stream is heard where files say nothing."
+    )
     request_timeout_s: float = Field(25.0, gt=0, le=120)
 
     @model_validator(mode="after")

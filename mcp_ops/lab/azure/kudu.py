@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+import anyio
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from mcp_ops.clock import rfc3339
 from mcp_ops.lab.azure.world import App, World
@@ -38,6 +39,8 @@ class Kudu:
             return PlainTextResponse("Method Not Allowed", 405)
         if path == "logs/docker":
             return JSONResponse(self._docker(app, request))
+        if path == "logstream":
+            return StreamingResponse(self._stream(app), media_type="text/plain")
         if path.startswith("vfs/LogFiles/"):
             return self._file(app, path.removeprefix("vfs/LogFiles/"), request)
         return PlainTextResponse("Not Found", 404)
@@ -59,11 +62,25 @@ class Kudu:
         world.log.append("client.redeploy", site=app.key, id=wanted)
         return JSONResponse({"id": wanted, "status": 2}, 202)
 
+    async def _stream(self, app: App) -> AsyncIterator[bytes]:
+        """The greeting, the last lines, and what is written from now on, until the client goes."""
+        now = rfc3339(self._world.now())[:19]
+        yield f"{now}  Welcome, you are now connected to log-streaming service.\n".encode()
+        sent = max(len(app.log) - 10, 0)
+        while True:
+            self._world.advance()
+            for at, _, _, words in app.log[sent:]:
+                yield f"{rfc3339(at)} {words}\n".encode()
+            sent = len(app.log)
+            await anyio.sleep(0.05)
+
     # Files
 
     def _lines(self, app: App, name: str) -> bytes:
         machine, platform = _parts(name)
         now = self._world.now()
+        if not app.files:
+            return b""
         lines = [
             f"{rfc3339(at)} {words}\n"
             for at, where, ours, words in app.log
@@ -73,7 +90,7 @@ class Kudu:
 
     def _names(self, app: App) -> list[str]:
         day = rfc3339(self._world.now())[:10].replace("-", "_")
-        machines = sorted({where for _, where, _, _ in app.log})
+        machines = sorted({where for _, where, _, _ in app.log}) if app.files else []
         return [
             f"{day}_{each}{end}"
             for each in machines

@@ -87,6 +87,7 @@ class App:
     ready_at: float = 0.0
     operation: Operation | None = None
     log: list[tuple[float, str, bool, str]] = field(default_factory=list)
+    files: bool = True  # whether what is logged is kept in files, and not in the stream alone
 
     @property
     def broken(self) -> bool:
