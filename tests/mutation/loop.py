@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -33,10 +34,12 @@ from tests.mutation.mutate import Mutant, mutants_of
 
 ROOT = Path(__file__).parents[2]
 STATE = ROOT / ".mutants"
-# A fork that tests nothing any more: a mutant can loop for ever.
-PATIENCE_S = 45.0
-# How much test time one mutant gets at most. What outlives it counts as survived.
+# A fork that tests nothing any more: a mutant can loop for ever. Over the time for its tests.
+PATIENCE_S = 37.0
+# How much test time one mutant gets at most, and once more what outlived that: tests that wait for
+# deadlines come last. What outlives both counts as survived.
 TESTS_S = 8.0
+AGAIN_S = 60.0
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Loop:
         self.done = done
         self.results: list[Result] = []
         self.failed: list[str] = []
+        self.finders = Counter[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -122,37 +126,53 @@ class Loop:
         known = equivalents()
         result = Result(module, all=len(every), run=len(chosen))
         functions = _functions_of(path)
-        finders: Counter[str] = Counter()
-        control = self._job(path, None, items, reach, finders, functions)
-        for _, verdict, finder in _forked([(every[0], control)], 1):
+        self.finders.clear()
+        job = partial(self._job, path, items=items, reach=reach, functions=functions)
+        for _, verdict, finder in _forked([(every[0], job(None, AGAIN_S))], 1, AGAIN_S):
             if verdict != "survived":
                 raise RuntimeError(f"without any change of {module}, too: {verdict} {finder}")
-        waiting: list[tuple[Mutant, Callable[[Path], None]]] = []
-        for index in chosen:
-            if any(each.is_of(module, every[index]) for each in known):
-                result.equivalent += 1
-                continue
-            waiting.append((every[index], self._job(path, index, items, reach, finders, functions)))
-        for mutant, verdict, finder in _forked(waiting, self.asked.jobs):
-            finders[finder] += 1 if finder else 0
+        left = [n for n in chosen if not any(each.is_of(module, every[n]) for each in known)]
+        result.equivalent = len(chosen) - len(left)
+        for seconds in (TESTS_S, AGAIN_S):
+            left = self._survivors(left, every, partial(job, seconds=seconds), result, seconds)
+        for mutant in sorted((every[index] for index in left), key=lambda each: each.line):
+            result.survivors.append(mutant.shown)
+            print("    survived:", module, mutant.shown, flush=True)
+        return result
+
+    def _survivors(
+        self,
+        indexes: list[int],
+        every: list[Mutant],
+        job: Callable[[int], Callable[[Path], None]],
+        result: Result,
+        seconds: float,
+    ) -> list[int]:
+        """Run these mutants, count those that were noticed, and answer the others."""
+        number = {id(every[index]): index for index in indexes}
+        waiting = [(every[index], job(index)) for index in indexes]
+        left = []
+        for mutant, verdict, finder in _forked(waiting, self.asked.jobs, seconds):
+            if finder:
+                self.finders[finder] += 1
             if verdict == "survived":
-                result.survivors.append(mutant.shown)
-                print("    survived:", module, mutant.shown, flush=True)
+                left.append(number[id(mutant)])
             result.killed += verdict == "killed"
             result.timeout += verdict == "timeout"
-        result.survivors.sort(key=lambda line: int(line.split()[0]))
-        return result
+        return left
 
     def _job(
         self,
         path: Path,
         index: int | None,
+        seconds: float,
+        *,
         items: dict[str, pytest.Item],
         reach: _Reach,
-        finders: Counter[str],
         functions: list[FunctionType],
     ) -> Callable[[Path], None]:
-        """What the fork of one mutant does: it writes the test that failed, if one did.
+        """What the fork of one mutant does: it writes the test that failed, if one did. The tests
+        may take `seconds` together.
 
         Without an index nothing is changed: new code takes the old one's place all the same, and
         all tests that reach the module must pass.
@@ -165,12 +185,12 @@ class Loop:
             order = sorted(
                 tests,
                 key=lambda test: (
-                    -finders[test],
+                    -self.finders[test],
                     f"test_{path.stem}" not in test,
                     reach.seconds.get(test, 0),
                 ),
             )
-            order = list(_affordable(order, reach.seconds))
+            order = list(_affordable(order, reach.seconds, seconds))
             if mutant is not None:
                 mutant.apply()
             if index is not None:
@@ -311,11 +331,11 @@ def _swapped(functions: list[FunctionType], module: CodeType) -> bool:
     return True
 
 
-def _affordable(order: list[str], seconds: dict[str, float]) -> Iterator[str]:
+def _affordable(order: list[str], seconds: dict[str, float], most: float) -> Iterator[str]:
     total = 0.0
     for test in order:
         total += seconds.get(test, 0)
-        if total > TESTS_S:
+        if total > most:
             return
         yield test
 
@@ -337,9 +357,11 @@ def _quiet() -> None:
 
 
 def _forked(
-    waiting: list[tuple[Mutant, Callable[[Path], None]]], jobs: int
+    waiting: list[tuple[Mutant, Callable[[Path], None]]], jobs: int, seconds: float
 ) -> Iterator[tuple[Mutant, str, str]]:
-    """Each mutant's verdict and the test that noticed it, as they come."""
+    """Each mutant's verdict and the test that noticed it, as they come. One that takes much longer
+    than the `seconds` that its tests need has timed out."""
+    patience_s = PATIENCE_S + seconds
     running: dict[int, tuple[Mutant, Path, float]] = {}
     queue = list(reversed(waiting))
     while queue or running:
@@ -347,10 +369,10 @@ def _forked(
             mutant, job = queue.pop()
             answer = STATE / f"answer-{len(queue)}"
             answer.unlink(missing_ok=True)
-            running[_start(job, answer)] = (mutant, answer, time.monotonic())
+            running[_start(job, answer, patience_s)] = (mutant, answer, time.monotonic())
         time.sleep(0.005)
         for pid, (mutant, answer, began) in list(running.items()):
-            late = time.monotonic() - began > PATIENCE_S
+            late = time.monotonic() - began > patience_s
             if late:
                 os.killpg(pid, signal.SIGKILL)
             ended, _ = os.waitpid(pid, 0 if late else os.WNOHANG)
@@ -361,13 +383,13 @@ def _forked(
                 yield mutant, verdict, finder
 
 
-def _start(job: Callable[[Path], None], answer: Path) -> int:
+def _start(job: Callable[[Path], None], answer: Path, patience_s: float) -> int:
     pid = os.fork()
     if pid:
         return pid
     try:
         _quiet()
-        signal.alarm(int(PATIENCE_S) + 15)  # it ends even where the run was killed before it
+        signal.alarm(int(patience_s) + 15)  # it ends even where the run was killed before it
         job(answer)
     except BaseException as error:  # what stops the fork itself was noticed, too
         answer.write_text(f"fork: {error!r}"[:200], encoding="utf-8")
