@@ -56,7 +56,7 @@ async def test_a_no_after_the_yes_is_no_yes(tmp_path: Path) -> None:
             question.id, approved=True, by="x (client)", note="", at=b.clock.now()
         )
         for answer in ("decline", "cancel"):
-            late = modern(answered=(question.id, answer))  # type: ignore[arg-type]
+            late = modern(answered=(question.id, answer))
             refusal = await b.error("put_item", late, **X)
             assert refusal["message"] == "The question was answered before, or has expired."
         assert b.world.effects == []

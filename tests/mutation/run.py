@@ -30,6 +30,7 @@ MODULES = (
 # The tests that reach those modules inside their own process.
 TESTS = (
     "tests/guard",
+    "tests/auth",
     "tests/stores",
     "tests/security",
     "tests/tools",
