@@ -184,18 +184,22 @@ def _without_most_unknown(fields: dict[str, Any], tool: Tool) -> dict[str, Any]:
 
 
 def _choose_target(asked: Any, targets: tuple[str, ...]) -> str:
-    if asked == "" and len(targets) == 1:
-        return targets[0]
+    if asked == "":
+        if len(targets) == 1:
+            return targets[0]
+        raise _no_target(targets, "is required: several targets have this tool")
     if not isinstance(asked, str) or asked not in targets:
         raise _no_target(targets)
     return asked
 
 
-def _no_target(targets: tuple[str, ...]) -> InvalidInput:
+def _no_target(
+    targets: tuple[str, ...], rule: str = "must be one of the configured targets"
+) -> InvalidInput:
     return InvalidInput(
-        "target: must be one of the configured targets.",
+        f"target: {rule}.",
         hint=f"One of: {', '.join(targets[:20])}.",
-        details={"fields": [{"field": "target", "rule": "one of the listed targets"}]},
+        details={"fields": [{"field": "target", "rule": rule}]},
     )
 
 

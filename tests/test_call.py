@@ -64,7 +64,9 @@ def test_the_key_is_the_callers_own() -> None:
 
 def test_a_single_target_need_not_be_named() -> None:
     assert parsed({"name": "x", "reason": WHY}, targets=("shelf",)).target == "shelf"
-    assert problem({"name": "x", "reason": WHY}).details["fields"][0]["field"] == "target"
+    error = problem({"name": "x", "reason": WHY})
+    assert error.message == "target: is required: several targets have this tool."
+    assert error.hint == "One of: shelf, depot."
 
 
 @pytest.mark.parametrize("target", ["elsewhere", 5, None, ["shelf"], {"a": 1}, True])
