@@ -13,6 +13,7 @@ import typer
 
 from mcp_ops.auth.principal import principal_of
 from mcp_ops.call import Caller, Channel
+from mcp_ops.capabilities.base import Effect
 from mcp_ops.commands.arguments import read_arguments
 from mcp_ops.commands.call import find_tool
 from mcp_ops.commands.exits import Exit
@@ -28,6 +29,7 @@ from mcp_ops.commands.session import (
 from mcp_ops.errors import InvalidInput, OpsError
 from mcp_ops.guard.policy import PROFILES, Policy
 from mcp_ops.ports import OWN_TARGET
+from mcp_ops.redact import quoted
 from mcp_ops.settings import KeySettings, PolicyRule, Settings
 from mcp_ops.settings_file import load_settings, process_environment
 from mcp_ops.tool import Tool
@@ -110,6 +112,10 @@ def explain(
             ],
         )
         say(f"outcome: {found.outcome}")
+        for name, value in known.destroys_when.items():
+            if call.wanted is not Effect.DESTROY:
+                shown = quoted(value, 40)
+                say(f"with {name}={shown} it destroys: explain it with that, too")
         return Exit.OK
 
     with_app(config, body, as_json=as_json)

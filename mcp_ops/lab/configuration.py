@@ -95,6 +95,8 @@ environment = "dev"
 kubeconfig = {kubeconfig}
 context = "lab"
 namespace = "{namespace}"
+[targets.shop.required_config]
+worker = ["LOG_LEVEL", "REGION"]
 
 # The dead letters of the OCI coordinator, in a Valkey server.
 [targets.orders]
