@@ -1,12 +1,13 @@
 """Spans around what takes its time or leaves the process. OpenTelemetry's API only.
 
 A span is made only within one that is recorded: without an SDK, and in a trace that is not sampled,
-asking costs less than a microsecond. Attributes are names, codes and numbers: never arguments,
+asking costs little. Attributes are names, codes and numbers: never arguments,
 payloads, queries, paths or text from a system.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -18,13 +19,34 @@ from mcp_ops.errors import OpsError, Refused
 
 CODE = "mcp_ops.code"
 ERROR_TYPE = "error.type"
+_LOOK_S = 1.0
 _NOTHING = nullcontext(trace.INVALID_SPAN)
 _tracer = trace.get_tracer("mcp_ops")
 
 
+class _Tracing:
+    """Whether somebody set a provider of tracers: for good once it is seen, else looked for again
+    after a second. Each call asks some ten times, and a look goes through the environment."""
+
+    __slots__ = ("_look_at", "_there")
+
+    def __init__(self) -> None:
+        self._there = False
+        self._look_at = 0.0
+
+    def __call__(self) -> bool:
+        if not self._there and (now := time.monotonic()) >= self._look_at:
+            self._there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+            self._look_at = now + _LOOK_S
+        return self._there
+
+
+tracing = _Tracing()
+
+
 def recording() -> bool:
     """Whether the current call is being recorded."""
-    return trace.get_current_span().is_recording()
+    return tracing() and trace.get_current_span().is_recording()
 
 
 def span(

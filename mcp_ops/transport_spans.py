@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 from pydantic import ValidationError
 
-from mcp_ops.spans import ERROR_TYPE
+from mcp_ops.spans import ERROR_TYPE, tracing
 
 # What this server answers or is told; anything else that a client sends is `_OTHER`.
 _METHODS: Final = frozenset(
@@ -83,7 +83,7 @@ class ServerSpans:
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         """One message."""
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        if not tracing():
             return await call_next(ctx)
         return await self._observed(ctx, call_next)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mcp_ops.call import Call
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.guard.targets import TargetInfo
@@ -29,11 +31,16 @@ def rates_of(
 
 def principal_rate(principal: str, limits: LimitSettings, *, cost: int = 1) -> Rate:
     """A principal's calls a minute over all targets."""
+    return _principal_rate(principal, limits.principal_per_minute, cost)
+
+
+@lru_cache(maxsize=1_024)  # the same with every call
+def _principal_rate(principal: str, per_minute: float, cost: int) -> Rate:
     return Rate(
         key=f"principal|{principal}",
         name="calls of this principal",
-        per_minute=limits.principal_per_minute,
-        burst=max(1, int(limits.principal_per_minute)),
+        per_minute=per_minute,
+        burst=max(1, int(per_minute)),
         cost=cost,
     )
 
@@ -41,11 +48,14 @@ def principal_rate(principal: str, limits: LimitSettings, *, cost: int = 1) -> R
 def target_rate(info: TargetInfo, limits: LimitSettings, *, cost: int = 1) -> Rate | None:
     """A target's calls a minute over all principals; None where it has no limit."""
     per_minute = info.per_minute or (limits.metered_per_minute if info.metered else None)
-    if per_minute is None:
-        return None
+    return None if per_minute is None else _target_rate(info.name, per_minute, cost)
+
+
+@lru_cache(maxsize=1_024)
+def _target_rate(target: str, per_minute: float, cost: int) -> Rate:
     return Rate(
-        key=f"target|{info.name}",
-        name=f"calls to {info.name}",
+        key=f"target|{target}",
+        name=f"calls to {target}",
         per_minute=per_minute,
         burst=max(1, int(per_minute)),
         cost=cost,

@@ -36,8 +36,7 @@ def settle(
     data["observed_at"] = data.get("observed_at") or rfc3339(at)
     if not data["next_steps"]:
         del data["next_steps"]
-    data = clean(data, redactor)
-    size = _size(data)
+    data, size = cleaned(data, redactor)
     if size <= limit_bytes - _MARGIN:
         return data
     items = data.get("items")
@@ -48,15 +47,20 @@ def settle(
 
 def clean(data: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     """The data without secrets and without what JSON cannot carry."""
+    return cleaned(data, redactor)[0]
+
+
+def cleaned(data: dict[str, Any], redactor: Redactor) -> tuple[dict[str, Any], int]:
+    """The same, and its size as JSON in bytes."""
     try:
         text = orjson.dumps(data)
     except TypeError:
         data = _scrub(data)
         text = orjson.dumps(data)
-    if redactor.suspects(text):
-        cleaned: dict[str, Any] = redactor.value(data)
-        return cleaned
-    return data
+    if not redactor.suspects(text):
+        return data, len(text)
+    masked: dict[str, Any] = redactor.value(data)
+    return masked, _size(masked)
 
 
 def _size(data: dict[str, Any]) -> int:

@@ -14,7 +14,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
 
 from mcp_ops.call import Call
 from mcp_ops.errors import OpsError, Refused
-from mcp_ops.spans import CODE, ERROR_TYPE, ended_in
+from mcp_ops.spans import CODE, ERROR_TYPE, ended_in, tracing
 from mcp_ops.spans import span as inner_span
 
 _NOTHING = nullcontext(INVALID_SPAN)
@@ -48,7 +48,7 @@ _of_call: ContextVar[Span] = ContextVar("mcp_ops_call_span", default=INVALID_SPA
 
 def call_span(call: Call) -> AbstractContextManager[Span]:
     """A span around one call; its end says the verdict (see `ended`)."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if not tracing():
         return _NOTHING
     return _call_span(call)
 
