@@ -49,6 +49,14 @@ async def test_what_a_mode_refuses_is_asked_of_nobody(
         assert b.world.asked == []
 
 
+async def test_a_read_that_needs_a_yes_is_looked_at_before_the_question(tmp_path: Path) -> None:
+    rules = (PolicyRule(effect="read", require="confirm"),)
+    async with bench(tmp_path, rules=rules) as b:
+        await b.set_mode(Mode.LOCKDOWN)
+        assert await b.code("look_at_item", replace(AGENT, ask=never), name="x") == "locked_down"
+        assert await b.stores.approvals.recent(10) == []
+
+
 async def test_a_no_after_the_yes_is_no_yes(tmp_path: Path) -> None:
     async with bench(tmp_path, rules=CONFIRM) as b:
         question = await b.question("put_item", modern(), **X)

@@ -48,6 +48,16 @@ async def test_a_cached_tool_is_asked_once_by_many_at_the_same_moment(tmp_path: 
         assert b.world.asked == ["look x"]
 
 
+async def test_where_usage_costs_nothing_a_restrictive_mode_gives_no_old_answers(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as b:
+        await b.set_mode(Mode.RESTRICTIVE)
+        for _ in range(2):
+            assert "cached_age_s" not in await b.ok("look_at_item", name="x")
+        assert b.world.asked == ["look x", "look x"]
+
+
 async def test_a_refused_call_gets_no_cached_answer(tmp_path: Path) -> None:
     async with bench(tmp_path, settings=CACHED) as b:
         await b.ok("look_at_item", name="x")
