@@ -140,6 +140,17 @@ async def test_secrets_that_may_not_be_read_are_unknown_and_no_error(tmp_path: P
         assert planned.plan[1].startswith("Whether secret/shop-db/key is there is not known")
 
 
+async def test_no_more_secrets_are_looked_at_than_a_page_may_cost(tmp_path: Path) -> None:
+    env = [{"name": f"N{n:02}", "valueFrom": secret(f"gone{n:02}", "x")} for n in range(53)]
+    async with lab(tmp_path) as place:
+        await with_settings(place, env)
+        items = {item.name: item for item in (await listed(place, limit=100)).items}
+        looks = [path for method, path in place.between.seen if "/secrets/" in path]
+        assert len(looks) == 50
+        assert items["N49"].problem == "there is no secret of that name"
+        assert items["N52"].problem.startswith("not known: more than 50 are used")
+
+
 async def test_settings_of_other_containers_have_the_container_before_them(tmp_path: Path) -> None:
     async with lab(tmp_path) as place:
         env = [{"name": "LEVEL", "value": "loud"}]

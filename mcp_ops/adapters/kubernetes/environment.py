@@ -105,8 +105,8 @@ async def taken_over(
     kept = await keepers.look("secret" if secret else "configmap", name)
     before = f"{prefix}{text(source, 'prefix')}"
     if kept.fingerprints is None:
-        known = "not known: the credential may not read it"
-        problem = f"there is no {keeper} of that name" if kept.missing else known
+        none = f"there is no {keeper} of that name"
+        problem = none if kept.missing else f"not known: {kept.unknown}"
         if kept.missing and ref.get("optional") is True:
             problem = ""
         return [

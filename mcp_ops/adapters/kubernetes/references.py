@@ -18,6 +18,7 @@ from mcp_ops.adapters.kubernetes.site import Site
 from mcp_ops.errors import Forbidden, InvalidInput, NotFound
 
 Keeper = Literal["secret", "configmap"]
+_MOST: Final = 50  # each is a request
 _PLURALS: Final[dict[str, str]] = {"secret": "secrets", "configmap": "configmaps"}
 _SELECTORS: Final[dict[str, Keeper]] = {
     "secretKeyRef": "secret",
@@ -76,10 +77,12 @@ def reference_of(setting: Obj) -> Reference | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What is known of one Secret or ConfigMap. `fingerprints` by key; None: not known."""
+    """What is known of one Secret or ConfigMap. `fingerprints` by key; None: not known, and
+    `unknown` says why."""
 
     missing: bool = False
     fingerprints: dict[str, str] | None = None
+    unknown: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +95,8 @@ class Keepers:
     async def look(self, keeper: Keeper, name: str) -> Kept:
         """What is known of it."""
         if (keeper, name) not in self.seen:
+            if len(self.seen) >= _MOST:
+                return Kept(unknown=f"more than {_MOST} are used, and no more are looked at")
             self.seen[keeper, name] = await self._read(keeper, name)
         return self.seen[keeper, name]
 
@@ -101,7 +106,7 @@ class Keepers:
         if kept.missing:
             return f"there is no {reference.keeper} of that name"
         if kept.fingerprints is None:
-            return f"not known: the credential may not read {_PLURALS[reference.keeper]}"
+            return f"not known: {kept.unknown}"
         if reference.key not in kept.fingerprints:
             return f"the {reference.keeper} has no such key"
         return ""
@@ -114,7 +119,7 @@ class Keepers:
         except NotFound:
             return Kept(missing=True)
         except Forbidden:
-            return Kept()
+            return Kept(unknown=f"the credential may not read {plural}")
         if keeper == "secret":
             values = {key: _decoded(value) for key, value in mapping(found, "data").items()}
         else:
