@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from benchmarks.raw_client import rss_mb
 from mcp_ops.adapter import Wiring
-from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.clock import SystemClock
 from mcp_ops.redact import Redactor
 

@@ -16,7 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_ops.adapter import Wiring
-from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.capabilities.deployments import DeploymentDetail
 from mcp_ops.clock import Clock, SystemClock
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mcp_ops.adapter import Wiring
-from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.clock import Clock
 from mcp_ops.lab.kubernetes.api import kubeconfig
 from tests.kubernetes_lab import wiring

@@ -17,8 +17,9 @@ from kubernetes.aio.client.exceptions import OpenApiException
 from kubernetes.aio.config.config_exception import ConfigException
 
 from mcp_ops import errors
-from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
 from mcp_ops.adapters.kubernetes.failures import Ask, refusal, translated
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
 from tests.kubernetes_lab import TOKEN, answering, broken, lab, served, silent, wiring
 from tests.served import serve_raw

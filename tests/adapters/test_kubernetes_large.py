@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.capabilities.deployments import Deployment
 from mcp_ops.clock import ManualClock
 from mcp_ops.errors import BadAnswer

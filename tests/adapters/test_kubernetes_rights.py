@@ -11,10 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter, KubernetesSettings
+from mcp_ops.adapters.kubernetes.adapter import KubernetesAdapter
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.permissions import NEEDS, Granted, Need, part_of, rules
 from mcp_ops.adapters.kubernetes.scaling import REMEMBERED
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.adapters.kubernetes.workloads import parse_name
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.capabilities.changes import Plan

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from mcp_ops.adapters.kubernetes.certificates import Certificates
-from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT, Found, read_account, read_file
+from mcp_ops.adapters.kubernetes.kubeconfig import Found, read_account, read_file
 from mcp_ops.adapters.kubernetes.plugin import PluginProblem
+from mcp_ops.adapters.kubernetes.settings import SERVICE_ACCOUNT
 from mcp_ops.clock import Clock
 from mcp_ops.errors import ConfigurationError, Unauthenticated
 from mcp_ops.redact import Redactor

@@ -1,33 +1,22 @@
-"""The adapter of Kubernetes: one context and one namespace a target."""
+"""The adapter of Kubernetes: one context and one namespace a target.
+
+What it works with is loaded, in a worker thread, when a target is opened, and not when the server
+starts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-from pydantic import Field, field_validator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mcp_ops.adapter import Adapter, AdapterSettings, Advice, Wiring
-from mcp_ops.adapters.kubernetes.access import Access
-from mcp_ops.adapters.kubernetes.api import REQUEST_S, Api, no_redirects
-from mcp_ops.adapters.kubernetes.describe import detail
-from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.jobplatform import JobPlatform
-from mcp_ops.adapters.kubernetes.kubeconfig import SERVICE_ACCOUNT
-from mcp_ops.adapters.kubernetes.listing import list_workloads
-from mcp_ops.adapters.kubernetes.loglines import Wanted
-from mcp_ops.adapters.kubernetes.logs import read_logs
-from mcp_ops.adapters.kubernetes.look import get_family
-from mcp_ops.adapters.kubernetes.pods import read_pod
 from mcp_ops.adapters.kubernetes.quantities import positive
-from mcp_ops.adapters.kubernetes.restart import plan_restart
-from mcp_ops.adapters.kubernetes.rights import look_at_rights
 from mcp_ops.adapters.kubernetes.rollouts import RolloutPlatform
+from mcp_ops.adapters.kubernetes.settings import KubernetesSettings
 from mcp_ops.adapters.kubernetes.site import Bounds, Site
-from mcp_ops.adapters.kubernetes.symptoms import look_for_symptoms
-from mcp_ops.adapters.kubernetes.workloads import DEPLOYMENT, parse_name
 from mcp_ops.capabilities.changes import Plan
 from mcp_ops.capabilities.deployments import (
     DeploymentDetail,
@@ -38,56 +27,19 @@ from mcp_ops.capabilities.deployments import (
 )
 from mcp_ops.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from mcp_ops.adapters.kubernetes.api import Api
 
-class KubernetesSettings(AdapterSettings):
-    """How to reach one namespace."""
 
-    kubeconfig: str | None = Field(
-        None, description="Path of the kubeconfig, or several; default: ~/.kube/config."
+def _bounds(settings: KubernetesSettings) -> Bounds:
+    """How far changes may go."""
+    return Bounds(
+        replicas=settings.max_replicas,
+        memory=positive(settings.max_memory),
+        cpu=positive(settings.max_cpu),
+        required=settings.required_config,
+        too_long=settings.job_too_long_minutes,
     )
-    context: str = Field("", max_length=500, description="Context; default: the current one.")
-    namespace: str = Field(
-        "",
-        pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$",
-        description="Namespace; default: the context's, else `default`.",
-    )
-    in_cluster: bool = Field(False, description="Use the service account of the server's own pod.")
-    service_account: str = Field(
-        str(SERVICE_ACCOUNT),
-        description="Folder of its token, ca.crt and namespace, where they are mounted elsewhere.",
-    )
-    request_timeout_s: float = Field(
-        REQUEST_S, gt=0, le=60, description="Longest wait for one answer, seconds."
-    )
-    max_replicas: int = Field(
-        50, ge=1, le=1_000, description="Most instances that a workload may be scaled to."
-    )
-    max_memory: str = Field("8Gi", max_length=20, description="Most memory of one instance.")
-    max_cpu: str = Field("4", max_length=20, description="Most processor of one instance, cores.")
-    required_config: dict[str, tuple[str, ...]] = Field(
-        {}, description="Settings that must be there, by the name of the workload."
-    )
-    job_too_long_minutes: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
-        {},
-        description="Minutes after which a run is too long, by job, `*` for all others; default: "
-        "the schedule's period.",
-    )
-
-    @field_validator("max_memory", "max_cpu")
-    @classmethod
-    def _quantity(cls, written: str) -> str:
-        positive(written)
-        return written
-
-    def bounds(self) -> Bounds:
-        """How far changes may go."""
-        return Bounds(
-            replicas=self.max_replicas,
-            memory=positive(self.max_memory),
-            cpu=positive(self.max_cpu),
-            required=self.required_config,
-            too_long=self.job_too_long_minutes,
-        )
 
 
 class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatform):
@@ -99,6 +51,11 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
     modules: ClassVar[tuple[str, ...]] = (
         "kubernetes.aio.client.api_client",
         "kubernetes.aio.config.kube_config",
+        "mcp_ops.adapters.kubernetes.access",
+        "mcp_ops.adapters.kubernetes.handlers",
+        "mcp_ops.adapters.kubernetes.jobs",
+        "mcp_ops.adapters.kubernetes.reading",
+        "mcp_ops.adapters.kubernetes.rights",
     )
     Settings: ClassVar[type[AdapterSettings]] = KubernetesSettings
 
@@ -117,6 +74,9 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         Raises `ConfigurationError` when there is no usable kubeconfig.
         """
         from kubernetes.aio.client.api_client import ApiClient
+
+        from mcp_ops.adapters.kubernetes.access import Access
+        from mcp_ops.adapters.kubernetes.api import Api, no_redirects
 
         access = Access(
             kubeconfig=settings.kubeconfig or "",
@@ -148,31 +108,36 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
                 clock=wiring.clock,
                 request_s=settings.request_timeout_s,
             )
-            yield cls(api, wiring, settings.bounds())
+            yield cls(api, wiring, _bounds(settings))
         finally:
             await access.aclose()
             await client.close()
 
     async def ping(self) -> None:
         """List one deployment: shows the server, the credential and the permission."""
-        ask = Ask(verb="list", resource=DEPLOYMENT.resource)
-        await self._api.list_page(self._api.path("apps", DEPLOYMENT.plural), ask, limit=1)
+        from mcp_ops.adapters.kubernetes import reading
+
+        await reading.ping(self._api)
 
     async def examine(self, tools: Collection[str]) -> list[Advice]:
         """Which of the rights that these tools need the credential has not."""
+        from mcp_ops.adapters.kubernetes.rights import look_at_rights
+
         return await look_at_rights(self._api, tools)
 
     async def list_workloads(self, *, limit: int, cursor: str) -> DeploymentPage:
         """One page by kind and name, with restarts; see `listing` for what it costs."""
-        return await list_workloads(self._api, limit=limit, cursor=cursor, clock=self._clock)
+        from mcp_ops.adapters.kubernetes import reading
+
+        return await reading.list_workloads(
+            self._api, limit=limit, cursor=cursor, clock=self._clock
+        )
 
     async def describe(self, name: str) -> DeploymentDetail:
         """The workload, at most 500 of its pods, its newest ten events and what it uses."""
-        kind, plain = parse_name(name)
-        family = await get_family(self._api, kind, plain)
-        now = self._clock.now()
-        pods = [read_pod(pod, now=now) for pod in family.pods]
-        return detail(family, pods, await look_for_symptoms(self._api, family, pods), now=now)
+        from mcp_ops.adapters.kubernetes import reading
+
+        return await reading.describe(self._api, name, now=self._clock.now)
 
     async def logs(
         self,
@@ -185,13 +150,15 @@ class KubernetesAdapter(Adapter, RolloutPlatform, JobPlatform, DeploymentPlatfor
         previous: bool,
     ) -> DeploymentLogs:
         """The newest lines of at most 20 containers, 8 MiB each, 12,000 characters in all."""
-        kind, plain = parse_name(name)
-        family = await get_family(self._api, kind, plain)
-        wanted = Wanted(
+        from mcp_ops.adapters.kubernetes import reading
+
+        wanted = reading.Wanted(
             since_minutes=since_minutes, tail=tail, grep=grep, level=level, previous=previous
         )
-        return await read_logs(self._api, family, wanted)
+        return await reading.logs(self._api, name, wanted)
 
     async def plan_restart(self, name: str) -> Plan:
         """A restart of the generation that is seen now, as `kubectl rollout restart` does it."""
-        return await plan_restart(self._site, name)
+        from mcp_ops.adapters.kubernetes import restart
+
+        return await restart.plan_restart(self._site, name)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BODY_BYTES: Final = 16 * 1024 * 1024
 ERROR_BYTES: Final = 64 * 1024
-REQUEST_S: Final = 15.0
 CONNECT_S: Final = 5.0
 MERGE_PATCH: Final = "application/strategic-merge-patch+json"
 JSON: Final = "application/json"

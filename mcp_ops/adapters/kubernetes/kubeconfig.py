@@ -16,7 +16,6 @@ from mcp_ops.errors import ConfigurationError
 if TYPE_CHECKING:
     from kubernetes.aio.client.configuration import Configuration
 
-SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_BYTES: Final = 256 * 1024
 
 
