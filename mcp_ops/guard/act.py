@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,7 @@ SubCall = Callable[[str, Effect, Callable[[Any], Awaitable[Any]], type], Awaitab
 Retry = Callable[[Callable[[], Awaitable[Result]]], Awaitable[Result]]
 MakePort = Callable[[type, Call], Any]
 MakeSteps = Callable[[Call, Running], Steps]
+Tell = Callable[..., Awaitable[None]]
 Reaches = Callable[[Call, Sequence[str] | None], None]
 
 
@@ -116,6 +117,62 @@ class Link:
         return result
 
 
+class Attempt:
+    """A deadline around one attempt at a target, whose circuit learns the outcome.
+
+    A timeout counts only where the target gave no byte: a long log that is still arriving must not
+    open the circuit for writes. Each call enters one: a generator would cost twice as much.
+    """
+
+    __slots__ = ("_deadline_s", "_limit", "_probe", "_signs", "_stage", "_target", "_tell")
+
+    def __init__(self, tell: Tell, target: str, *, deadline_s: float, probe: bool) -> None:
+        self._tell = tell
+        self._target = target
+        self._deadline_s = deadline_s
+        self._probe = probe
+        self._stage = stage("run", target)
+        self._signs = listening()
+
+    async def __aenter__(self) -> None:
+        self._stage.__enter__()
+        self._signs.__enter__()
+        # What fail_after does, without its two generators.
+        self._limit = anyio.CancelScope(deadline=anyio.current_time() + self._deadline_s)
+        self._limit.__enter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Raises `DeadlineExceeded` where the deadline ended it."""
+        self._limit.__exit__(exc_type, exc_val, exc_tb)
+        self._signs.__exit__()
+        if self._limit.cancelled_caught:
+            exc_type, exc_val, exc_tb = None, None, None
+        self._stage.__exit__(exc_type, exc_val, exc_tb)
+        late = self._limit.cancelled_caught or isinstance(exc_val, TimeoutError)
+        health, error = Health.UNTOUCHED, ""
+        if late:
+            health, error = _unless(Health.FAILED, slow=self._signs.heard), "timeout"
+        elif exc_val is None:
+            health = Health.ANSWERED
+        elif isinstance(exc_val, OpsError) and exc_val.blamed in ("", self._target):
+            exc_val.blamed = self._target
+            slow = self._signs.heard and isinstance(exc_val, UpstreamTimeout)
+            health = _unless(exc_val.health, slow=slow)
+            error = f"{exc_val.code}: {exc_val.message}"
+        if self._target and self._target != OWN_TARGET:
+            await self._tell(self._target, health, error, probe=self._probe)
+        if late:
+            raise DeadlineExceeded(
+                f"{self._target or 'The server'} gave no answer within {self._deadline_s:g} s.",
+                hint="Look at the target's state before trying again.",
+            ) from None
+
+
 class Actor:
     """Runs tools on the targets."""
 
@@ -170,41 +227,9 @@ class Actor:
 
             return await (once() if retry is None else retry(once))
 
-    @asynccontextmanager
-    async def attempt(self, target: str, *, deadline_s: float, probe: bool) -> AsyncIterator[None]:
-        """A deadline around one attempt at a target, whose circuit learns the outcome.
-
-        A timeout counts only where the target gave no byte: a long log that is still arriving
-        must not open the circuit for writes.
-        """
-        health, error = Health.UNTOUCHED, ""
-        try:
-            ends = anyio.current_time() + deadline_s
-            # What fail_after does, without its two generators.
-            with (
-                stage("run", target),
-                listening() as signs,
-                anyio.CancelScope(deadline=ends) as limit,
-            ):
-                yield
-            _in_time(limit)
-            health = Health.ANSWERED
-        except TimeoutError:
-            health, error = _unless(Health.FAILED, slow=signs.heard), "timeout"
-            raise DeadlineExceeded(
-                f"{target or 'The server'} gave no answer within {deadline_s:g} s.",
-                hint="Look at the target's state before trying again.",
-            ) from None
-        except OpsError as failure:
-            if failure.blamed in ("", target):
-                failure.blamed = target
-                slow = signs.heard and isinstance(failure, UpstreamTimeout)
-                health = _unless(failure.health, slow=slow)
-                error = f"{failure.code}: {failure.message}"
-            raise
-        finally:
-            if target and target != OWN_TARGET:
-                await self._tell(target, health, error, probe=probe)
+    def attempt(self, target: str, *, deadline_s: float, probe: bool) -> Attempt:
+        """A deadline around one attempt at a target, whose circuit learns the outcome."""
+        return Attempt(self._tell, target, deadline_s=deadline_s, probe=probe)
 
     async def _tell(self, target: str, health: Health, error: str, *, probe: bool) -> None:
         """Tell the circuit. A store that fails now must not hide how the call itself ended."""
@@ -253,11 +278,6 @@ class Actor:
         info = self._targets.info(call.target)
         linked = info.links.get(parameter)
         return Link(linked, capability, self._sub_call) if linked else None
-
-
-def _in_time(limit: anyio.CancelScope) -> None:
-    if limit.cancelled_caught:
-        raise TimeoutError
 
 
 def _unless(health: Health, *, slow: bool) -> Health:
