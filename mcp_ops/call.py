@@ -143,12 +143,13 @@ def parse(
     that its `target` argument may name, otherwise those that have the capability.
     """
     fields = dict(raw)
-    target = "" if tool.own else _choose_target(fields.pop("target", ""), targets)
+    target = "" if tool.own else choose_target(fields.pop("target", ""), targets)
     try:
         arguments = tool.arguments.model_validate(_without_most_unknown(fields, tool))
     except ValidationError as error:
         raise invalid_arguments(error, tool) from None
     values = vars(arguments)
+    _no_secret(tool, values)
     about = str(values.get("target", "")) if tool.own else ""
     # "all" is a word only of tools that take it by default.
     every = ("all",) if tool.default_of("target") == "all" else ()
@@ -173,6 +174,18 @@ def parse(
     )
 
 
+def _no_secret(tool: Tool, values: dict[str, Any]) -> None:
+    """Refuse what is named as a secret where none may pass: before anything of it is kept."""
+    for name, by in tool.named_by.items():
+        if values[name] and named_as_secret(str(values[by])):
+            rule = f"must not be a secret, and {by} is named as one"
+            raise InvalidInput(
+                f"{name}: {rule}.",
+                hint="Keep it where the target keeps its secrets, and pass a reference to it.",
+                details={"fields": [{"field": name, "rule": rule}]},
+            )
+
+
 def _without_most_unknown(fields: dict[str, Any], tool: Tool) -> dict[str, Any]:
     """The arguments with at most ten unknown ones: each that is found wrong takes time, in which
     everybody waits, and no more than ten are named."""
@@ -183,10 +196,10 @@ def _without_most_unknown(fields: dict[str, Any], tool: Tool) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in more}
 
 
-def _choose_target(asked: Any, targets: tuple[str, ...]) -> str:
-    if asked == "":
-        if len(targets) == 1:
-            return targets[0]
+def choose_target(asked: Any, targets: tuple[str, ...]) -> str:
+    if asked == "" and len(targets) == 1:
+        return targets[0]
+    if asked == "" and targets:
         raise _no_target(targets, "is required: several targets have this tool")
     if not isinstance(asked, str) or asked not in targets:
         raise _no_target(targets)
@@ -281,23 +294,15 @@ def digest_of(tool: str, target: str, arguments: dict[str, Any]) -> str:
 def shown_digest(call: Call, redactor: Redactor) -> str:
     """The digest as it may be exported. One of sensitive values is keyed: beside all the other
     arguments it would tell whoever tries likely values that they found the right one."""
-    return redactor.fingerprint(call.digest) if _hidden(call) else call.digest
+    return redactor.fingerprint(call.digest) if call.tool.sensitive else call.digest
 
 
 def shown_arguments(call: Call, redactor: Redactor) -> dict[str, Any]:
     """The arguments as people and the ledger may see them: sensitive ones by keyed fingerprint."""
-    hidden = _hidden(call)
     return {
-        name: FINGERPRINT + redactor.fingerprint(str(value), of=name) if name in hidden else value
+        name: FINGERPRINT + redactor.fingerprint(str(value), of=name)
+        if name in call.tool.sensitive
+        else value
         for name, value in call.arguments.model_dump().items()
         if value not in ("", []) or name in ("reason",)
-    }
-
-
-def _hidden(call: Call) -> set[str]:
-    """The arguments that nobody may see: those that are secrets, or are named as one by another."""
-    named = call.tool.named_by.items()
-    return {
-        *call.tool.sensitive,
-        *(name for name, by in named if named_as_secret(str(getattr(call.arguments, by)))),
     }

@@ -179,6 +179,7 @@ async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
                 "The server was lost before it sent the change, too long ago to send it now.",
                 hint="Look, and call again if it is still wanted.",
             )
+        write.reaches(plan.reaches)
         await _sending(write)
         return await _begin(platform, write, plan)
     await write.steps.at(_SENT)
@@ -187,6 +188,7 @@ async def _again(platform: Changeable, write: Write, plan: Plan) -> Begun:
         return found
     if plan.repeatable and not late:
         _still_wanted(write)
+        write.reaches(plan.reaches)
         return await _begin(platform, write, plan)
     lost = ConnectionLost(
         "The server was lost while it sent the change, and the target does not show it.",

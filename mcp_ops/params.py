@@ -16,9 +16,8 @@ class Sensitive:
 
 
 class NamedBy:
-    """Marks an argument that has a name in another one, `argument`: named as a secret, it is never
-    stored, shown or logged, only fingerprinted. (Where none may pass it is refused, and what is
-    refused stands in the record, too.)"""
+    """Marks an argument that must not be a secret, with the one that names it, `argument`: named as
+    a secret, the call is invalid, and nothing of it is kept."""
 
     def __init__(self, argument: str) -> None:
         self.argument = argument

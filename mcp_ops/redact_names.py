@@ -203,7 +203,9 @@ _SECRET_ANYWHERE = frozenset({"SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPH
                               "CREDENTIAL", "CREDENTIALS", "PRIVATE"})  # fmt: skip
 _SECRET_LAST = frozenset({"KEY", "KEYS", "TOKEN", "TOKENS", "PASS", "PWD", "PIN", "OTP", "AUTH",
                           "SALT", "DSN", "CERT", "PEM"})  # fmt: skip
-_OPENING = frozenset({"AUTH", "ACCESS", "SECURITY", "VERIFICATION", "RECOVERY", "BACKUP"})
+# What a code is of, where it opens nothing.
+_HARMLESS = frozenset({"AREA", "COUNTRY", "CURRENCY", "ERROR", "EXIT", "HTTP", "LANG", "LANGUAGE",
+                       "POSTAL", "REGION", "STATE", "STATUS", "ZIP"})  # fmt: skip
 _NO_WORD = re.compile(r"[^A-Z0-9]+")
 _FINGERPRINT = re.compile(r"fingerprint:[0-9a-f]{12,64}\Z|\[redacted\]")
 _UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -228,11 +230,13 @@ def named_as_secret(key: str) -> bool:
     """Whether the name of a setting says that it may hold a secret. Stricter than what is masked in
     prose: this is about what may pass in the open."""
     words = [word for word in _NO_WORD.split(key.upper()) if word]
+    if not _SECRET_ANYWHERE.isdisjoint(words):
+        return True
     if words[-2:] == ["PUBLIC", "KEY"]:
         return False
-    named = bool(words) and words[-1] in _SECRET_LAST
-    named = named or (words[-1:] == ["CODE"] and not _OPENING.isdisjoint(words))
-    return named or not _SECRET_ANYWHERE.isdisjoint(words) or names_secret(key)
+    if words[-1:] == ["CODE"]:
+        return _HARMLESS.isdisjoint(words[-2:-1])
+    return (bool(words) and words[-1] in _SECRET_LAST) or names_secret(key)
 
 
 def names_number(name: str) -> bool:

@@ -133,15 +133,15 @@ def test_a_fingerprint_can_be_tried_only_with_the_key_of_the_installation() -> N
     assert call.digest not in shown_digest(call, redactor)
 
 
-def test_a_value_is_hidden_where_its_key_names_a_secret() -> None:
+def test_a_value_that_is_named_as_a_secret_is_refused_before_anything_is_kept() -> None:
     setting = {**X, "name": "worker", "value": "48151"}
-    named = parsed({**setting, "key": "web:DB_PIN"}, set_config)
-    shown = shown_arguments(named, Redactor())
-    assert (shown["key"], shown["value"][:12]) == ("web:DB_PIN", "fingerprint:")
-    assert shown_digest(named, Redactor()) != named.digest
+    error = problem({**setting, "key": "web:DB_PIN"}, set_config)
+    assert error.message == "value: must not be a secret, and key is named as one."
+    assert "48151" not in str(error.details)
     plain = parsed({**setting, "key": "COUNTRY_CODE"}, set_config)
     assert shown_arguments(plain, Redactor())["value"] == "48151"
-    assert shown_digest(plain, Redactor()) == plain.digest
+    refer = {**X, "name": "worker", "key": "DB_PIN", "value_ref": "secret/db/pin"}
+    assert parsed(refer, set_config).object == "worker"
 
 
 def test_the_digest_of_what_is_no_secret_is_shown_as_it_is() -> None:

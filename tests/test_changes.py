@@ -12,7 +12,7 @@ import pytest
 from mcp_ops.capabilities.base import Outcome
 from mcp_ops.capabilities.changes import Change, Plan
 from mcp_ops.changes import after, carry_out
-from mcp_ops.errors import Conflict, ConnectionLost
+from mcp_ops.errors import Conflict, ConnectionLost, RefusalCode, Refused
 from mcp_ops.tool import Interrupted, OneRun
 from tests.kubernetes_lab import Lab, lab, write
 from tests.second_run import goes_on
@@ -20,8 +20,8 @@ from tests.second_run import goes_on
 WORKER = "/apis/apps/v1/namespaces/shop/deployments/worker"
 
 
-async def go_on(place: Lab, plan: Plan, *, call_id: str, **kept: Any) -> Change:
-    frame = goes_on(write(call_id=call_id), plan, **kept)
+async def go_on(place: Lab, plan: Plan, *, call_id: str, frame: Any = None, **kept: Any) -> Change:
+    frame = replace(goes_on(write(call_id=call_id), plan, **kept), **(frame or {}))
 
     async def planning() -> Plan:
         raise AssertionError("it was planned already")
@@ -63,6 +63,20 @@ async def test_what_could_run_twice_is_not_begun_again(tmp_path: Path) -> None:
         with pytest.raises(ConnectionLost) as raised:
             await go_on(place, once, call_id="call-1")
         assert raised.value.executed == "unknown"
+        assert place.patches() == []
+
+
+@pytest.mark.parametrize("before", ["planned", "sent"])
+async def test_what_reaches_something_protected_is_not_begun_by_another_process(
+    tmp_path: Path, before: str
+) -> None:
+    def protected(others: Any) -> None:
+        raise Refused(RefusalCode.PROTECTED, f"{others} is protected.", hint="")
+
+    async with lab(tmp_path) as place:
+        plan = await place.platform.plan_restart("worker")
+        with pytest.raises(Refused):
+            await go_on(place, plan, call_id="call-1", before=before, frame={"reaches": protected})
         assert place.patches() == []
 
 

@@ -101,7 +101,14 @@ def explain(
             at=moment(at) if at else None,
         )
         if as_json:
-            show_json({"tool": known.name, "target": call.target, **asdict(found)})
+            show_json(
+                {
+                    "tool": known.name,
+                    "target": call.target,
+                    **asdict(found),
+                    "destroys_when": dict(known.destroys_when),
+                }
+            )
             return Exit.OK
         say(f"{known.name} on {call.target or call.about or 'this server'}, {caller.principal}")
         show_table(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from mcp_ops.errors import (
     DeadlineExceeded,
     Health,
     OpsError,
+    RefusalCode,
     StoreUnavailable,
     UpstreamTimeout,
 )
@@ -42,16 +43,18 @@ Retry = Callable[[Callable[[], Awaitable[Result]]], Awaitable[Result]]
 MakePort = Callable[[type, Call], Any]
 MakeSteps = Callable[[Call, Running], Steps]
 Tell = Callable[..., Awaitable[None]]
-Reaches = Callable[[Call, Sequence[str] | None], None]
+Reaches = Callable[[Call, list[RefusalCode], Sequence[str] | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A call on its way: what sub-calls and reruns inherit."""
+    """A call on its way: what sub-calls and reruns inherit. `overlooked` is what shadow mode let
+    pass of it."""
 
     call: Call
     frame: Frame
     consent: Consent
+    overlooked: list[RefusalCode] = field(default_factory=list)
 
 
 # The call that the current task works for: a sub-call belongs to it.
@@ -252,7 +255,8 @@ class Actor:
 
     def _write(self, call: Call, running: Running | None) -> Write:
         steps = self._steps(call, running) if running and call.tool.resumable else OneRun()
-        consent = current.get().consent
+        passage = current.get()
+        consent = passage.consent
         return Write(
             reason=call.reason,
             dry_run=call.dry_run,
@@ -265,7 +269,7 @@ class Actor:
             pinned=consent.pinned,
             approved=lambda state: same(state, consent.seen),
             saw=(consent.sight or Sight()).tell,
-            reaches=partial(self._reaches, call),
+            reaches=partial(self._reaches, call, passage.overlooked),
         )
 
     async def _inject(self, call: Call, frame: Frame) -> Any:

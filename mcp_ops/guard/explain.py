@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_ops.call import Call, Caller, digest_of, new_id, parse
+from mcp_ops.call import Call, Caller, choose_target, digest_of, new_id, parse
 from mcp_ops.capabilities.base import Effect
 from mcp_ops.clock import rfc3339
 from mcp_ops.errors import InvalidInput, RefusalCode, Refused
@@ -70,16 +70,10 @@ def supposed(tool: Tool, raw: dict[str, Any], caller: Caller, targets: Sequence[
     if "mode" in left_out:
         raise InvalidInput("mode: is required, since what it does depends on it.")
     given = dict(raw)
-    target = "" if tool.own else str(given.pop("target", ""))
-    if not tool.own and not target and len(targets) == 1:
-        target = targets[0]
+    target = "" if tool.own else choose_target(given.pop("target", ""), tuple(targets))
     about = str(given.get("target", "")) if tool.own else ""
-    wrong = (target not in targets) if not tool.own else (about not in ("", "all", *targets))
-    if wrong:
-        raise InvalidInput(
-            "target: must be one of the configured targets.",
-            hint=f"One of: {', '.join(targets[:20])}.",
-        )
+    if about not in ("", "all"):
+        choose_target(about, tuple(targets))
     if unknown := given.keys() - fields.keys():
         raise InvalidInput(
             f"{tool.name} has no argument {min(unknown)[:40]!r}.",

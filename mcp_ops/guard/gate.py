@@ -153,23 +153,26 @@ class Gate:
 
     def overlook(self, plan: Plan, code: RefusalCode) -> None:
         """In shadow mode: what would have been refused is counted once, and has its line."""
-        if plan.overlooked:
-            return
-        plan.overlooked.append(code)
-        self._count(plan.call, code, rule=plan.decision.rule)
+        self._overlook(plan.call, plan.overlooked, code, rule=plan.decision.rule)
 
-    def reaches(self, call: Call, others: Sequence[str] | None) -> None:
+    def reaches(
+        self, call: Call, overlooked: list[RefusalCode], others: Sequence[str] | None
+    ) -> None:
         """What a planned change would reach besides its object; raises `Refused` where a part of
         that is protected."""
         refusal = protected_others(self._settings, call, others)
         if refusal is None:
             return
-        if self._settings.enforcement == "shadow":
-            self._count(call, refusal.reason, rule="")
-            return
-        raise refusal
+        if self._settings.enforcement != "shadow":
+            raise refusal
+        self._overlook(call, overlooked, refusal.reason, rule="")
 
-    def _count(self, call: Call, code: RefusalCode, *, rule: str) -> None:
+    def _overlook(
+        self, call: Call, overlooked: list[RefusalCode], code: RefusalCode, *, rule: str
+    ) -> None:
+        if overlooked:
+            return
+        overlooked.append(code)
         self.shadow_refusals += 1
         self._ledger.note(shadow_line(call, code, rule=rule, at=self._clock.now()))
 

@@ -360,7 +360,8 @@ class Guard:
         self, plan: Plan, consent: Consent, frame: Frame, admission: Admission
     ) -> AbstractAsyncContextManager[None]:
         taken = self._gate.taken(plan, admission, reached=lambda: frame.upstream_calls > 0)
-        return Passing(Passage(call=plan.call, frame=frame, consent=consent), taken)
+        passage = Passage(call=plan.call, frame=frame, consent=consent, overlooked=plan.overlooked)
+        return Passing(passage, taken)
 
     def _cached(self, plan: Plan, admission: Admission) -> dict[str, Any] | None:
         if plan.info is None:

@@ -12,7 +12,7 @@ import math
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -63,6 +63,14 @@ class Limits:
     total_s: float = 25.0
     max_bytes: int = MAX_BYTES
     connections: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """How long an answer without end is listened to, and how much of its end is kept."""
+
+    seconds: float
+    most_bytes: int
 
 
 def check_url(url: str) -> str:
@@ -277,12 +285,12 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
         body: Any = None,
-        listen_s: float = 0.0,
+        listen: Listen | None = None,
     ) -> Answer:
         """Send one request and read the answer, whatever its status.
 
-        An answer that goes on without end is listened to for `listen_s` seconds, or up to the
-        limit in bytes; what came until then is its body. Raises the `Failed` errors of
+        An answer that goes on without end is listened to for a while (`listen`), if it is a
+        success; the newest of what came until then is its body. Raises the `Failed` errors of
         `mcp_ops.errors`; `Unauthenticated` for a bearer token that cannot stand in a header
         (nothing is sent then).
         """
@@ -294,41 +302,51 @@ class HttpClient:
             sent["content-type"] = "application/json"
             content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
         asking()
+        total_s = self._limits.total_s + (listen.seconds if listen is not None else 0)
+        if listen is not None:
+            sent["accept-encoding"] = "identity"
         with exchange(method, url) as noted:
-            with translated(self.system), anyio.move_on_after(self._limits.total_s):
+            with translated(self.system), anyio.move_on_after(total_s):
                 async with self._client.stream(
                     method, url, headers=sent, data=form, content=content
                 ) as response:
                     heard()
                     noted.status = response.status_code
+                    endless = listen if response.is_success else None
+                    reading = self._heard(response, endless) if endless else self._read(response)
                     return Answer(
                         status=response.status_code,
                         headers={name.lower(): value for name, value in response.headers.items()},
-                        body=await self._read(response, listen_s),
+                        body=await reading,
                     )
             raise UpstreamTimeout(
                 f"{self.system} gave no complete answer within {self._limits.total_s:g} seconds."
             )
 
-    async def _read(self, response: httpx2.Response, listen_s: float) -> bytes:
+    async def _read(self, response: httpx2.Response) -> bytes:
         """The decoded body, never more than the limit in memory, also of a compressed bomb."""
         most = self._limits.max_bytes
         unpack = _decoder(response.headers.get("content-encoding", ""))
         body = bytearray()
         try:
-            with anyio.move_on_after(listen_s or None):
-                async for chunk in response.aiter_raw():
-                    body += unpack(chunk, most + 1 - len(body))
-                    if len(body) > most:
-                        if listen_s:
-                            break
-                        raise BadAnswer(
-                            f"The answer of {self.system} is larger than {most} bytes and was "
-                            "dropped."
-                        )
+            async for chunk in response.aiter_raw():
+                body += unpack(chunk, most + 1 - len(body))
+                if len(body) > most:
+                    raise BadAnswer(
+                        f"The answer of {self.system} is larger than {most} bytes and was dropped."
+                    )
         except zlib.error as exc:
             raise BadAnswer(f"The answer of {self.system} cannot be decompressed.") from exc
-        return bytes(body[:most])
+        return bytes(body)
+
+    async def _heard(self, response: httpx2.Response, listen: Listen) -> bytes:
+        """The newest bytes that came; a connection that breaks is their end."""
+        body = bytearray()
+        with anyio.move_on_after(listen.seconds), suppress(httpx2.TransportError):
+            async for chunk in response.aiter_raw():
+                body += chunk
+                del body[: -listen.most_bytes]
+        return bytes(body)
 
     def error(self, answer: Answer, *, said: str = "", hint: str = "") -> Upstream:
         """The error that an answer without success stands for; secrets in `said` are masked."""

@@ -247,6 +247,10 @@ async def test_what_else_a_change_reaches_is_told(tmp_path: Path) -> None:
         assert (size.reaches or []) == sharing
         worker = await BY_NAME["worker"].plan(place)
         assert "shop-api" in (worker.reaches or [])
+        place.stand_in.world.farms["shop-plan"].extra = {"numberOfSites": 101}
+        assert (await platform.plan_scale("shop-api", 3)).reaches is None
+        assert (await BY_NAME["worker"].plan(place)).reaches is None
+        place.stand_in.world.farms["shop-plan"].extra = {}
         denied = answering(403, {"error": {"code": "AuthorizationFailed", "message": "no"}})
         place.between.inject("GET", "/serverfarms/shop-plan/sites", denied)
         assert (await platform.plan_scale("shop-api", 3)).reaches is None

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from mcp_ops.adapters.azure.fields import moment
+from mcp_ops.adapters.azure.logs import FILE_BYTES
 from mcp_ops.adapters.azure.settings import AzureAppServiceSettings
 from mcp_ops.errors import (
     BadAnswer,
@@ -149,6 +150,15 @@ async def test_newest_lines_are_chosen_by_words_level_and_time(tmp_path: Path) -
         assert "somebody has to switch on App Service logs" in empty.searched
 
 
+async def flood(_app: Any, scope: Any, receive: Any, send: Any) -> None:
+    """A stream that sends megabytes."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(8):
+        lines = b"2026-11-29T12:00:00Z x\n" * 10_000
+        await send({"type": "http.response.body", "body": lines, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def test_log_stream_is_heard_where_files_say_nothing(tmp_path: Path) -> None:
     asked: dict[str, Any] = {
         "since_minutes": 60,
@@ -175,8 +185,17 @@ async def test_log_stream_is_heard_where_files_say_nothing(tmp_path: Path) -> No
             "level=info up",
         ]
         assert {line.instance for line in logs.items} == {"stream"}
-        assert "1 s of the log stream" in logs.searched
+        assert "1 s of the log stream were heard" in logs.searched
         assert "somebody has to switch on" not in logs.searched
+        app.log[:] = [
+            (world.now() - 7_200, "lw1", False, "too old"),
+            (world.now(), "lw1", False, "Starting Live reload server"),
+        ]
+        logs = await place.platform.logs("shop-web", **asked)
+        assert [line.text for line in logs.items] == ["Starting Live reload server"]
+        place.between.inject("GET", "/logstream", flood)
+        logs = await place.platform.logs("shop-web", **{**asked, "since_minutes": 600})
+        assert logs.matched * len("2026-11-29T12:00:00Z x\n") <= FILE_BYTES
         place.between.inject("GET", "/logstream", lost)
         none = await place.platform.logs("shop-web", **asked)
         assert none.items == []

@@ -164,12 +164,32 @@ async def test_unit_that_comes_back_after_its_stop_is_told(tmp_path: Path) -> No
         assert (await place.platform.follow(plan, begun)).state == "superseded"
 
 
-async def test_other_names_of_a_unit_are_told(tmp_path: Path) -> None:
+async def test_what_systemd_changes_with_a_unit_is_told(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
-        assert (await place.platform.plan_stop(REDIS)).reaches == []
-        place.box.set(REDIS, Names=f"{REDIS} Cache.service")
-        for plan in (place.platform.plan_stop, place.platform.plan_restart):
-            assert (await plan(REDIS)).reaches == ["cache.service"]
+        platform = place.platform
+        assert (await platform.plan_stop(REDIS)).reaches == []
+        place.box.set(REDIS, Names=f"{REDIS} Cache.service", RequiredBy="api.service")
+        place.box.change(
+            lambda state: state["units"].update(
+                {
+                    "api.service": {"Names": "api.service", "ConsistsOf": "web.service"},
+                    "web.service": {"Names": "web.service", "RequiredBy": REDIS},
+                }
+            )
+        )
+        stopped = ["api.service", "cache.service", "web.service"]
+        for plan in (platform.plan_stop, platform.plan_restart):
+            assert (await plan(REDIS)).reaches == stopped
+        place.box.set(REDIS, Conflicts="shutdown.target other.service")
+        started = await platform.plan_start(REDIS)
+        assert started.reaches == ["cache.service", "other.service", "shutdown.target"]
+
+
+async def test_units_that_are_too_many_to_tell_are_unknown(tmp_path: Path) -> None:
+    async with stage(tmp_path) as place:
+        many = " ".join(f"u{number}.service" for number in range(300))
+        place.box.set(REDIS, BoundBy=many)
+        assert (await place.platform.plan_stop(REDIS)).reaches is None
 
 
 async def test_dry_run_changes_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcp_ops.settings import GuardSettings, PolicyRule, ProtectedObject
+from mcp_ops.settings import FreezeWindow, GuardSettings, PolicyRule, ProtectedObject
 from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, bench
 
 X: dict[str, Any] = {"name": "x", "reason": WHY}
@@ -89,3 +89,13 @@ async def test_shadow_mode_counts_it_and_lets_it_pass(tmp_path: Path) -> None:
             AGENT.principal,
         )
         assert (await b.ok("get_guard_status"))["shadow_refusals"] == 1
+
+
+async def test_shadow_mode_counts_a_call_once(tmp_path: Path) -> None:
+    frozen = FreezeWindow(start="2020-01-01T00:00:00Z", end="2040-01-01T00:00:00Z", reason="r")
+    trial = settings(GOLD, enforcement="shadow", freeze=(frozen,))
+    async with bench(tmp_path, settings=trial, rules=FREE) as b:
+        b.world.beside = ["golden"]
+        await b.ok("push_item", **X)
+        lines = [e.code for e in await b.entries() if e.evidence == {"shadow": True}]
+        assert lines == ["frozen"]

@@ -122,6 +122,11 @@ async def test_missing_settings_and_broken_references_are_told(tmp_path: Path) -
         assert items["LOG_LEVEL"].required
         assert (items["DB_URL"].problem, items["DB_URL"].shown) == ("", "secret/shop-db/url")
         assert items["DB_URL"].fingerprint
+        guessed = await put(
+            place, "url", "postgres://shop@db/shop", overwrite=True, name="api", dry_run=True
+        )
+        plain = place.redactor.fingerprint("postgres://shop:tr0mbone@db/shop", of="url")
+        assert items["DB_URL"].fingerprint not in (plain, guessed.evidence["fingerprint"])
         assert items["DB_USER"].problem == "the secret has no such key"
         assert items["OLD"].problem == "there is no secret of that name"
         assert items["SPARE"].problem == ""

@@ -225,6 +225,7 @@ async def test_stop_tells_which_runs_it_ends_and_whose_they_are(tmp_path: Path) 
         assert len(runs) == 1
         assert run.startswith("run/reindex-")
         assert (await place.platform.plan_job_stop(run)).reaches == ["reindex"]
+        assert (await place.platform.plan_unsuspend(run)).reaches == ["reindex"]
         assert (await place.platform.plan_job_stop("run/backfill")).reaches == []
 
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from mcp_ops.adapters.azure.credentials import Tokens
 from mcp_ops.adapters.azure.fields import Obj, mapping, objects, text
 from mcp_ops.errors import BadAnswer, Failed, Forbidden, NotFound, Unauthenticated, Upstream
-from mcp_ops.wire.http import Answer, HttpClient
+from mcp_ops.wire.http import Answer, HttpClient, Listen
 
 WEB: Final = "Microsoft.Web"
 _PAGES: Final = 20
@@ -58,16 +58,16 @@ class Wire:
         *,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        listen_s: float = 0.0,
+        listen: Listen | None = None,
     ) -> Answer:
         """Send once, and once more with a new token where the first was not accepted: nothing was
         executed then. Raises the `Upstream` errors for an answer without success."""
         token = await self._tokens.bearer()
-        answer = await self._send(method, url, ask, token, body, headers, listen_s)
+        answer = await self._send(method, url, ask, token, body, headers, listen)
         if answer.status == 401 and self._tokens.refused(token):
             renewed = await self._tokens.bearer()
             if renewed.get_secret_value() != token.get_secret_value():
-                answer = await self._send(method, url, ask, renewed, body, headers, listen_s)
+                answer = await self._send(method, url, ask, renewed, body, headers, listen)
         if not answer.ok:
             raise self._error(answer, ask)
         return answer
@@ -80,11 +80,11 @@ class Wire:
         token: SecretStr,
         body: Any,
         headers: Mapping[str, str] | None,
-        listen_s: float,
+        listen: Listen | None,
     ) -> Answer:
         try:
             return await self.http.send(
-                method, url, bearer=token, headers=headers, body=body, listen_s=listen_s
+                method, url, bearer=token, headers=headers, body=body, listen=listen
             )
         except Failed as error:
             raise settled(error, ask) from error.__cause__

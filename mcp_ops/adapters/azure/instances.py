@@ -66,7 +66,7 @@ async def plan_instance_restart(azure: Azure, name: AppName, instance: str) -> P
         )
     farm = await get_farm(azure, site)
     sharing = await if_allowed(partial(sites_of_farm, azure, farm))
-    apps = ", ".join((sharing or [])[:20]) or "names can't be read"
+    apps = ", ".join(sharing.names[:20]) if sharing is not None else "names can't be read"
     return Plan(
         action=WORKER,
         lines=[
@@ -75,7 +75,7 @@ async def plan_instance_restart(azure: Azure, name: AppName, instance: str) -> P
             serving,
         ],
         values=planned(azure, instance=chosen.name, machine=chosen.machine, farm=farm.name),
-        reaches=sharing,
+        reaches=sharing.reached(name.shown) if sharing is not None else None,
         **common,
     )
 

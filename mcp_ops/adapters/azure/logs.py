@@ -8,10 +8,12 @@ the app wrote (`…_default_docker.log`). On Windows the app's traces are below
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+
+import anyio
 
 from mcp_ops.adapters.azure.arm import Ask
 from mcp_ops.adapters.azure.fields import number, seconds, text
@@ -21,6 +23,7 @@ from mcp_ops.adapters.azure.scm import listing
 from mcp_ops.capabilities.deployments import DeploymentLogs, LogLevel
 from mcp_ops.errors import BadAnswer, NotFound, Upstream
 from mcp_ops.redact import tame
+from mcp_ops.wire.http import Listen
 from mcp_ops.wire.log_lines import LOWEST, Line, Wanted, level_of, page
 from mcp_ops.wire.together import together
 
@@ -34,9 +37,12 @@ _DATED: Final = re.compile(r"\d{4}_\d\d_\d\d_([A-Za-z0-9]{2,40})_")
 _STAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?Z?)\s*:?\s?(.*)")
 # What the log stream says of itself: its greeting, that nothing comes, where it begins.
 _OF_KUDU: Final = re.compile(
-    r"\s*(?:Welcome, you are now connected|No new trace in the past"
-    r"|(?:Starting|Ending) (?:Log|Live) )"
+    r"Welcome, you are now connected to log-streaming service.*"
+    r"|No new trace in the past \d+ min.*"
+    r"|Starting Log Tail -n \d+ of existing logs.*|Ending Log Tail of existing logs.*"
+    r"|Starting Live Log Stream.*"
 )
+_ROOM_S: Final = 3.0  # of the call's time for what comes after
 _PLATFORM: Final = "_docker.log"
 _APP: Final = "_default_docker.log"
 
@@ -146,8 +152,10 @@ async def read_logs(
     chosen = recent[:FILES]
     ends = await together([partial(_end, azure, address, file) for file in chosen])
     read = list(zip(chosen, ends, strict=True))
-    lines = [line for file, end in read for line in _lines(file, end[0] if end else "", since)]
-    streamed = "" if lines else await _listen(azure, site, address, lines)
+    lines = await _read_lines([(file, end[0]) for file, end in read if end], since)
+    streamed = ""
+    if not lines and None not in ends:
+        lines, streamed = await _listen(azure, site, address, since)
     # The newest first; of one moment the later ones of a file.
     lines.sort(key=lambda line: line.at or 0.0)
     lines.reverse()
@@ -175,23 +183,40 @@ async def read_logs(
     )
 
 
-async def _listen(azure: Azure, site: Site, address: str, lines: list[Line]) -> str:
-    """Add what the log stream sends now; the answer says for how long it was listened to.
+async def _listen(azure: Azure, site: Site, address: str, since: float) -> tuple[list[Line], str]:
+    """What the log stream sends now, and a note on it.
 
     What an app writes to its output shows there before, and on Linux without, any file.
     """
-    seconds = azure.settings.log_stream_s
-    if not seconds or not site.running:
-        return ""
+    left = anyio.current_effective_deadline() - anyio.current_time() - _ROOM_S
+    seconds = min(azure.settings.log_stream_s, left)
+    if seconds <= 0 or not site.running:
+        return [], ""
     try:
-        heard = await azure.scm.listen(address, READ, seconds=seconds)
+        heard = await azure.scm.listen(
+            address, READ, Listen(seconds=seconds, most_bytes=FILE_BYTES)
+        )
     except Upstream:  # what the files said is an answer all the same
-        return "the log stream could not be listened to"
-    # A line that was cut by the end is one that was not heard.
+        return [], "the log stream could not be listened to"
+    # A line that was cut by the end is one that was not heard, nor is one by the beginning.
     words = heard.decode("utf-8", "replace").rpartition("\n")[0]
+    words = words.partition("\n")[2] if len(heard) >= FILE_BYTES else words
     stream = LogFile(path="stream", machine="", size=0, changed=0.0, platform=False)
-    lines += [line for line in _lines(stream, words, 0.0) if not _OF_KUDU.match(line.text)]
-    return f"{seconds:g} s of the log stream, since they say nothing of that time"
+    lines = [
+        line
+        for line in await _read_lines([(stream, words)], 0.0)
+        if (line.at is None or line.at >= since) and not _OF_KUDU.fullmatch(line.text.strip())
+    ]
+    return lines, f"the files hold nothing of that time: {seconds:g} s of the log stream were heard"
+
+
+async def _read_lines(read: Sequence[tuple[LogFile, str]], since: float) -> list[Line]:
+    """The lines of files from a moment on. In a thread: a file may be half a million lines."""
+
+    def lines() -> list[Line]:
+        return [line for file, words in read for line in _lines(file, words, since)]
+
+    return await anyio.to_thread.run_sync(lines)
 
 
 def _lines(file: LogFile, words: str, since: float) -> Iterator[Line]:

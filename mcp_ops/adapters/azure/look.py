@@ -223,14 +223,32 @@ async def get_farm(azure: Azure, site: Site) -> Farm:
     return Farm(name=name, group=group, raw=raw)
 
 
-async def sites_of_farm(azure: Azure, farm: Farm) -> list[str]:
-    """The apps that share a plan, by name, at most a hundred; their names only."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """The apps that share a plan, by name: at most a hundred. `whole` when there are no others."""
+
+    names: list[str]
+    whole: bool
+
+    def others(self, name: str) -> list[str]:
+        """All but one."""
+        return [each for each in self.names if each != name]
+
+    def reached(self, name: str) -> list[str] | None:
+        """The others of a change of the plan; None where some have no name here."""
+        return self.others(name) if self.whole else None
+
+
+async def sites_of_farm(azure: Azure, farm: Farm) -> Sharing:
+    """The apps that share a plan; their names only."""
     path = azure.arm.web(f"serverfarms/{farm.name}/sites")
-    raw, _ = await azure.arm.pages(
-        path, Ask(action="Microsoft.Web/serverfarms/sites/read"), most=100
-    )
-    names = (listed_name(text(one, "name")) for one in raw)
-    return sorted({name.shown for name in names if name is not None})
+    ask = Ask(action="Microsoft.Web/serverfarms/sites/read")
+    raw, more = await azure.arm.pages(path, ask, most=100)
+    names = [listed_name(text(one, "name")) for one in raw]
+    known = sorted({name.shown for name in names if name is not None})
+    counted = number(farm.raw, "properties", "numberOfSites")
+    whole = not more and None not in names and counted <= len(known)
+    return Sharing(names=known, whole=whole)
 
 
 async def if_allowed(ask: Callable[[], Awaitable[T]]) -> T | None:

@@ -198,7 +198,7 @@ async def _planned(
     ready: dict[str, Any],
 ) -> Plan:
     sharing = await if_allowed(partial(sites_of_farm, azure, farm))
-    others = [each for each in sharing or [] if each != name.shown]
+    others = sharing.others(name.shown) if sharing is not None else []
     lines = [line, *_sharing(others, farm, known=sharing is not None)]
     return Plan(
         action=action,
@@ -212,7 +212,7 @@ async def _planned(
         undo=undo,
         nothing=nothing,
         repeatable=True,
-        reaches=None if sharing is None else others,
+        reaches=sharing.reached(name.shown) if sharing is not None else None,
     )
 
 

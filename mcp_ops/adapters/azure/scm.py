@@ -14,7 +14,7 @@ from mcp_ops.adapters.azure.fields import Obj, objects, text
 from mcp_ops.adapters.azure.names import AppName
 from mcp_ops.adapters.azure.settings import SITE
 from mcp_ops.errors import BadAnswer, NotFound
-from mcp_ops.wire.http import Answer
+from mcp_ops.wire.http import Answer, Listen
 
 _HOST: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
@@ -57,11 +57,11 @@ class Scm:
         answer = await self._wire.send("GET", url, ask, headers=headers)
         return answer.body
 
-    async def listen(self, address: str, ask: Ask, *, seconds: float) -> bytes:
-        """What the app's log stream sends in that time."""
-        headers = {"accept": "*/*", "accept-encoding": "identity"}
+    async def listen(self, address: str, ask: Ask, listen: Listen) -> bytes:
+        """The newest of what the app's log stream sends in that time."""
+        headers = {"accept": "*/*"}
         url = f"{address}/api/logstream"
-        answer = await self._wire.send("GET", url, ask, headers=headers, listen_s=seconds)
+        answer = await self._wire.send("GET", url, ask, headers=headers, listen=listen)
         return answer.body
 
     async def put(self, address: str, path: str, ask: Ask, *, call_id: str) -> Answer:

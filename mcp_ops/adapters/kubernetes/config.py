@@ -54,18 +54,21 @@ async def list_config(site: Site, name: str, *, limit: int, cursor: str) -> Conf
     workload = await get_workload(site.api, kind, plain)
     required = set(site.bounds.required.get(kind.called(plain), ()))
     keepers = Keepers(site=site)
-    items = {
-        one.called: await _item(site, keepers, one, required)
-        for one in settings_of(plain, workload)
-    }
+    settings = list(settings_of(plain, workload))
+    await keepers.look_at([one.reference for one in settings if one.reference is not None])
+    items = {one.called: await _item(site, keepers, one, required) for one in settings}
     whole = await _whole_keepers(keepers, plain, workload, required)
     for item in whole:
         items.setdefault(item.name, item)
     missing = sorted(required - items.keys())
+    # What may be in something that could not be looked at is not known to be missing.
+    unseen = any(item.name.endswith("*") and item.problem.startswith("not known") for item in whole)
+    problem = "not known: what is taken over as a whole may set it" if unseen else "it is not set"
     items |= {
-        one: ConfigItem(name=one, source="missing", required=True, problem="it is not set")
+        one: ConfigItem(name=one, source="missing", required=True, problem=problem)
         for one in missing
     }
+    missing = [] if unseen else missing
     left = [items[one] for one in sorted(items) if not cursor or one > cursor]
     more = len(left) > limit
     return ConfigPage(
@@ -89,14 +92,13 @@ async def plan_config(
     if reference is None:
         _no_secret(site, plain_key, value)
     keepers = Keepers(site=site)
+    held = await _held(keepers, reference) if reference is not None else []
     old = setting_of(parse_name(name)[1], seen.workload, container, plain_key)
     taken, notes = await _taken(keepers, seen, container, plain_key) if old is None else ("", [])
     nothing = _same(old, value, reference)
     if not nothing:
         _may(seen, there=old is not None or bool(taken), overwrite=overwrite)
-    lines = [_line(site, key, old, value, reference, taken), *notes]
-    if reference is not None:
-        lines += await _held(keepers, reference)
+    lines = [_line(site, key, old, value, reference, taken), *notes, *held]
     lines.append(f"Replace {seen.now.desired} instances of {seen.name} with others that have it.")
     return plan_of(
         CONFIG,

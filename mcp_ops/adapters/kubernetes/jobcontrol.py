@@ -69,6 +69,7 @@ async def plan_unsuspend(site: Site, name: str) -> Plan:
         undo=None if single else Undo(tool="suspend_job", arguments={"name": name}),
         nothing="" if held else "it is not held",
         evidence={},
+        reaches=schedules_of(obj),
     )
 
 

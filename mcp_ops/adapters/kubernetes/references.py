@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 from mcp_ops.adapters.kubernetes.failures import Ask
 from mcp_ops.adapters.kubernetes.fields import Obj, flag, mapping, text
 from mcp_ops.adapters.kubernetes.site import Site
 from mcp_ops.errors import Forbidden, InvalidInput, NotFound
+from mcp_ops.wire.together import together
 
 Keeper = Literal["secret", "configmap"]
 _MOST: Final = 50  # each is a request
@@ -100,6 +103,12 @@ class Keepers:
             self.seen[keeper, name] = await self._read(keeper, name)
         return self.seen[keeper, name]
 
+    async def look_at(self, references: Sequence[Reference]) -> None:
+        """Look at those of these references, several at a time."""
+        wanted = dict.fromkeys((each.keeper, each.name) for each in references)
+        asks = [partial(self._read, *each) for each in list(wanted)[:_MOST]]
+        self.seen.update(zip(wanted, await together(asks), strict=False))
+
     async def problem(self, reference: Reference) -> str:
         """Why it is broken, in a sentence's end; empty when it holds."""
         kept = await self.look(reference.keeper, reference.name)
@@ -126,7 +135,8 @@ class Keepers:
             values = {**mapping(found, "data"), **mapping(found, "binaryData")}
         return Kept(
             fingerprints={
-                str(key): self.site.redactor.fingerprint(str(value), of=str(key))
+                # Under a name that no setting can have, or a guess could be tried there.
+                str(key): self.site.redactor.fingerprint(str(value), of=f"{keeper}/{key}")
                 for key, value in values.items()
             }
         )

@@ -125,7 +125,7 @@ class RolloutPlatform(
         return await resources.plan_resources(self._site, name, memory=memory, cpu=cpu, tier=tier)
 
     async def list_config(self, name: str, *, limit: int, cursor: str) -> ConfigPage:
-        """The environment of the containers; one request, and one for each Secret and ConfigMap."""
+        """The environment of the containers; one request, and 50 for Secrets and ConfigMaps."""
         from mcp_ops.adapters.kubernetes import config
 
         return await config.list_config(self._site, name, limit=limit, cursor=cursor)

@@ -16,6 +16,7 @@ from mcp_ops.adapters.systemd import changing
 from mcp_ops.adapters.systemd.commands import Commands, check_program, environment_of
 from mcp_ops.adapters.systemd.journal import events_of, read_logs
 from mcp_ops.adapters.systemd.marks import Marks
+from mcp_ops.adapters.systemd.reaching import STARTS, STOPS, reached
 from mcp_ops.adapters.systemd.showing import detail, listed
 from mcp_ops.adapters.systemd.units import Unit, get_unit, get_units
 from mcp_ops.capabilities.base import writes
@@ -167,15 +168,18 @@ class SystemdAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
 
     async def plan_restart(self, name: str) -> Plan:
         """A restart of the run that is seen now."""
-        return changing.plan_restart(await self._look(name))
+        unit = await self._look(name)
+        return await self._reached(changing.plan_restart(unit), unit, STOPS)
 
     async def plan_stop(self, name: str) -> Plan:
         """Stop the unit; one that is enabled starts again with the machine."""
-        return changing.plan_stop(await self._look(name))
+        unit = await self._look(name)
+        return await self._reached(changing.plan_stop(unit), unit, STOPS)
 
     async def plan_start(self, name: str) -> Plan:
         """Start the unit, failures reset first."""
-        return changing.plan_start(await self._look(name))
+        unit = await self._look(name)
+        return await self._reached(changing.plan_start(unit), unit, STARTS)
 
     async def rehearse(self, plan: Plan) -> None:
         """systemd can't rehearse: only that the unit is there is looked at."""
@@ -215,6 +219,10 @@ class SystemdAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
                 "This target has no unit of this name.", hint="list_deployments shows which."
             )
         return self._units[name]
+
+    async def _reached(self, plan: Plan, unit: Unit, relations: tuple[str, ...]) -> Plan:
+        found = await reached(self._commands, unit, relations)
+        return plan.model_copy(update={"reaches": found})
 
     async def _look(self, name: str) -> Unit:
         return await get_unit(self._commands, self._listed(name), clock=self._clock)

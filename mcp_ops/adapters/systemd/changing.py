@@ -83,7 +83,6 @@ def _plan(action: str, unit: Unit, *, lines: list[str], **more: Any) -> Plan:
         values={"active": unit.active},
         evidence=evidence,
         repeatable=True,
-        reaches=[each for each in unit.names if each != unit.name.lower()],
         **more,
     )
 

@@ -77,7 +77,6 @@ class Unit:
     no_stop: bool
     conditions_met: bool
     forgotten: bool
-    names: tuple[str, ...] = ()
 
     @property
     def up(self) -> bool:
@@ -205,7 +204,6 @@ def read_unit(name: str, block: Mapping[str, str], *, offset: float) -> Unit:
     return Unit(
         name=name,
         id=text("Id"),
-        names=tuple(block.get("Names", "").lower().split()[:50]),
         description=text("Description"),
         load=text("LoadState", 40),
         active=text("ActiveState", 40),
