@@ -39,7 +39,7 @@ PATIENCE_S = 37.0
 # How much test time one mutant gets at most, and once more what outlived that: tests that wait for
 # deadlines come last. What outlives both counts as survived.
 TESTS_S = 8.0
-AGAIN_S = 60.0
+AGAIN_S = 30.0
 
 
 @dataclass
