@@ -15,9 +15,10 @@ from mcp_ops.capabilities.base import Effect
 from mcp_ops.guard.operations import LEASE_S
 from mcp_ops.guard.resume import Resumer
 from mcp_ops.ports import Mode
+from mcp_ops.reach import Reach
 from mcp_ops.settings import GuardSettings
 from mcp_ops.tool import Tool, Write, tool
-from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench
+from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench, shelf_target
 from tests.guard.shelf import ItemPut, Shelf, World, fill_shelf
 
 QUICK = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"write_wait_s": 0.05}))
@@ -228,6 +229,32 @@ async def test_a_resumed_write_has_no_scope_that_its_key_has_lost(
         first.clock.advance(LEASE_S + 1)
         async with bench(tmp_path, clock=first.clock, worlds={"shelf": world}) as second:
             assert await resumer(second, keys=keys, fill_shelf=fill_shelf).take() == 1
+            with anyio.fail_after(20):
+                while (found := await second.stores.ledger.get_operation(operation)) is not None:
+                    if found.state == state:
+                        break
+                    await anyio.lowlevel.checkpoint()
+            assert len(world.effects) == effects
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "effects"), [("prod", "done", 3), ("dev", "unknown", 1)]
+)
+async def test_a_resumed_write_reaches_no_further_than_who_asked_for_it(
+    tmp_path: Path, environment: str, state: str, effects: int
+) -> None:
+    world = World()
+    scopes = frozenset({"ops:read", "ops:write"})
+    near = Reach(scopes=scopes, targets=("shelf",), environments=("prod",))
+    caller = replace(AGENT, scopes=scopes, reach=(near,))
+    async with bench(tmp_path, settings=QUICK, worlds={"shelf": world}) as first:
+        operation = await begin(first, caller)
+        first.clock.advance(LEASE_S + 1)
+        infos = (shelf_target(environment=environment), shelf_target("depot"))
+        async with bench(
+            tmp_path, clock=first.clock, worlds={"shelf": world}, infos=infos
+        ) as second:
+            assert await second.resumer.take() == 1
             with anyio.fail_after(20):
                 while (found := await second.stores.ledger.get_operation(operation)) is not None:
                     if found.state == state:

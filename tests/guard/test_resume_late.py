@@ -62,6 +62,14 @@ async def lost_before_it_began(
             ] == "running":
                 await anyio.sleep(0.01)
         assert await second.stores.ledger.facts() == {}
+        line = (await second.entries(call_id=handle["audit_id"]))[-1]
+        if state["outcome"] == "failed":
+            assert (line.kind, line.verdict, line.target) == ("ended", "failed", "shelf")
+            assert "lost before it began" in str(line.evidence["lost"])
+            world.plans.clear()
+            again = await second.reply(name, target="shelf", reason=WHY)
+            assert "replayed" not in again.text  # its key is free: it can be asked for anew
+            world.effects.clear()
     return list(world.effects), str(state["outcome"])
 
 
