@@ -168,11 +168,17 @@ def wiring(directory: Path, redactor: Redactor | None = None, clock: Clock | Non
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an application on a loopback socket and answer its URL."""
+async def served(app: ASGIApp, *, date: bool = True) -> AsyncIterator[str]:
+    """Serve an application on a loopback socket and answer its URL; `date`: with the time."""
     bound = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-    config = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        log_level="critical",
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+        date_header=date,
+    )
     server = uvicorn.Server(config)
     try:
         async with anyio.create_task_group() as tasks:

@@ -58,9 +58,9 @@ async def _restarts(run: Run, *, writes: int) -> None:
 async def _lose(
     run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str, how: str
 ) -> None:
-    gate, wire = set_up.between["cluster"], set_up.proxies["cluster"]
-    history.fault(how)
     writing = writing_of(name)
+    gate, wire = set_up.between[writing.part], set_up.proxies[writing.part]
+    history.fault(how)
     request = writing.requests(name)
     if how == "bytes":
         gate.inject(*request, _cut_from_here(wire, run))
@@ -68,7 +68,7 @@ async def _lose(
         blind = how == "restart and look"
         gate.inject(*request, _lost_and_blind(gate, writing.looked_at(name)) if blind else lost)
     await agent.restart(name, wait_s=0)
-    gate.inject("GET", writing.looked_at(name))
+    gate.inject(*writing.looked_at(name))
     wire.cut_to_client_after = None
     history.mended(how)
     again = await agent.restart(name, wait_s=0)
@@ -77,11 +77,11 @@ async def _lose(
     history.recovered(how)
 
 
-def _lost_and_blind(gate: Between, part: str) -> Fault:
+def _lost_and_blind(gate: Between, look: tuple[str, str]) -> Fault:
     """Let the target act, lose its answer, and answer no look after it either."""
 
     async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        gate.inject("GET", part, *[broken] * 8)
+        gate.inject(*look, *[broken] * 8)
         await lost(app, scope, receive, send)
 
     return fault

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.faults.stage import Stage
 from tests.faults.writes import writing_of
-from tests.kubernetes_lab import Fault
+from tests.kubernetes_lab import Fault, broken
 
 
 @dataclass(kw_only=True)
@@ -38,6 +38,15 @@ class Gate:
 
         return fault
 
+    def lost(self) -> Fault:
+        """Hold the request; it never comes to the target."""
+
+        async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.stand()
+            await broken(app, scope, receive, send)
+
+        return fault
+
     def after(self) -> Fault:
         """Let the target act, and hold its answer."""
 
@@ -55,11 +64,13 @@ class Gate:
         return fault
 
 
-def hold_restart(stage: Stage, name: str, *, after: bool = False) -> Gate:
-    """The write of that name stands still before the target acts, or after it has."""
+def hold_restart(stage: Stage, name: str, *, after: bool = False, lost: bool = False) -> Gate:
+    """The write of that name stands still before the target acts, or after it has; `lost`: it
+    never does."""
     gate = Gate()
-    fault = gate.after() if after else gate.before()
-    between, request = stage.between["cluster"], writing_of(name).requests(name)
+    fault = gate.after() if after else gate.lost() if lost else gate.before()
+    writing = writing_of(name)
+    between, request = stage.between[writing.part], writing.requests(name)
     # All runs have one address: they take the gates before it in turn.
     between.inject(*request, *between.faults.get(request, []), fault)
     return gate
