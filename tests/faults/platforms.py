@@ -74,6 +74,7 @@ credential = "token"
 access_token = "env:{variable}"
 arm_url = "{url}"
 scm_url = "{url}/scm/{{site}}"
+log_stream_s = 0
 """
 
     return Platform(
