@@ -18,8 +18,8 @@ from tests.faults.row import Run
 from tests.faults.servers import Server
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import writing_of
+from tests.faults.writing import PLATFORMS
 
-PARTS = ("azure", "railway", "jobs")
 _SPAN_S = 1.2
 _SALVO = 2
 
@@ -29,8 +29,8 @@ async def at_boundaries(run: Run) -> None:
     the target has done it, before its answer."""
     place = run.place()
     history = run.history(place)
-    before, after = each(1, *PARTS), each(1, *PARTS, first=1)
-    async with stage(place, *PARTS) as set_up:
+    before, after = each(1, *PLATFORMS), each(1, *PLATFORMS, first=1)
+    async with stage(place, *PLATFORMS) as set_up:
         await set_up.workloads(*before, *after)
         async with run.served(set_up, history) as (server, agent):
             await _held(set_up, history, server, agent, before, done=False)
@@ -76,9 +76,9 @@ async def at_random(run: Run, kills: int) -> None:
     """Kills at random moments of salvos."""
     place = run.place()
     history = run.history(place)
-    names = each(_SALVO * kills, *PARTS)
-    many = _SALVO * len(kinds(*PARTS))
-    async with stage(place, *PARTS) as set_up:
+    names = each(_SALVO * kills, *PLATFORMS)
+    many = _SALVO * len(kinds(*PLATFORMS))
+    async with stage(place, *PLATFORMS) as set_up:
         await set_up.workloads(*names)
         for kill in range(kills):
             async with run.served(set_up, history, f"r{kill}") as (server, agent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -9,13 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_ops.lab.proxy import Proxy
 from tests.faults.agents import WHY
+from tests.faults.checker import DONE
 from tests.faults.f02_cancel import ALL
 from tests.faults.history import History
 from tests.faults.items import fill
 from tests.faults.later import LocalAgent, local
+from tests.faults.platform_writes import kinds
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import KINDS, names, writing_of
+from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import Between, Fault, broken, lost
 
 _LOST = ("restart", "restart and look", "bytes")
@@ -24,21 +28,39 @@ _LOST = ("restart", "restart and look", "bytes")
 async def fault_11(run: Run, size: Size) -> None:
     """It is unknown, then read back; never a blind second run."""
     for _ in run.rounds(short=1, most=10):
-        await _restarts(run, writes={"short": 15, "long": 60}[size])
+        await _writes(run, ("cluster",), names({"short": 15, "long": 60}[size]))
+        await _at_platforms(run, every=size == "long")
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
 
-async def _restarts(run: Run, *, writes: int) -> None:
+async def _at_platforms(run: Run, *, every: bool) -> None:
+    """Each of their writes loses its answer in one way, or in every one."""
+    ways = range(len(_LOST)) if every else (0,)
+    first = run.random.randrange(len(_LOST))
+    found = kinds(*PLATFORMS)
+    asked = [
+        (f"{kind}-{way:02}", _LOST[(number + way + first) % len(_LOST)])
+        for way in ways
+        for number, kind in enumerate(found)
+    ]
+    await _writes(run, PLATFORMS, [name for name, _ in asked], dict(asked))
+
+
+async def _writes(
+    run: Run, parts: tuple[str, ...], asked: list[str], hows: Mapping[str, str] | None = None
+) -> None:
+    """Writes that lose their answers, by turns in each way or as told."""
     place = run.place()
     history = run.history(place)
-    asked = names(writes)
-    async with stage(place, "cluster") as set_up:
+    writes = len(asked)
+    async with stage(place, *parts) as set_up:
+        set_up.late()
         await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent:
             for number, name in enumerate(asked):
-                await _lose(
-                    run, set_up, history, agent, name, _LOST[number // len(KINDS) % len(_LOST)]
-                )
+                turn = _LOST[number // len(KINDS) % len(_LOST)]
+                how = hows[name] if hows is not None else turn
+                await _lose(run, set_up, history, agent, name, how)
             await run.resolve(agent, history)
         unknown = [
             line
@@ -67,13 +89,17 @@ async def _lose(
     else:
         blind = how == "restart and look"
         gate.inject(*request, _lost_and_blind(gate, writing.looked_at(name)) if blind else lost)
-    await agent.restart(name, wait_s=0)
+    lost_it = await agent.restart(name, wait_s=0)
+    if how != "bytes":  # which may have cut only what came after the answer
+        found = how == "restart" and writing.marked
+        wanted = DONE if found else {writing.blind}
+        run.expect(lost_it.outcome in wanted, f"{name}, {how}: {lost_it.body}")
     gate.inject(*writing.looked_at(name))
     wire.cut_to_client_after = None
     history.mended(how)
     again = await agent.restart(name, wait_s=0)
     run.expect(bool(again.body.get("replayed")), f"{name} was run again after {how}")
-    await agent.call("get_deployment", name="web")
+    await agent.call(writing.look, **writing.look_arguments(name))
     history.recovered(how)
 
 

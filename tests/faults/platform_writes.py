@@ -184,7 +184,10 @@ _RAILWAY: Final[Mapping[str, Writing]] = {
     "railway-config": _railway(
         "set_config", "SetVariable", _configured, look="list_config", more=_SET
     ),
-    "railway-scale": _railway("scale_deployment", "Deploy", _two, more={"replicas": 2}),
+    # The second of two requests: the number is saved by then.
+    "railway-scale": _railway(
+        "scale_deployment", "Deploy", _two, more={"replicas": 2}, blind="unconfirmed"
+    ),
     "railway-stop": _railway("stop_deployment", "Stop", _stopped),
 }
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_ops.clock import rfc3339
-from mcp_ops.lab.azure.api import AzureStandIn, azure
+from mcp_ops.lab.azure.api import azure
 from mcp_ops.lab.azure.seed import GROUP, SUBSCRIPTION
 from mcp_ops.lab.azure.world import App, Farm, deployment_of
 from mcp_ops.lab.azure.world import World as AzureWorld
@@ -44,13 +44,14 @@ class Platform:
     """A stand-in, how an object of a write is made in it, and what its log says.
 
     `named` stands before the gate and gives a request the path by which it is told there, `sent`
-    stands behind it and takes that back.
+    stands behind it and takes that back. `world` is what is inside, to act as somebody else.
     """
 
     stand_in: StandIn
     make: Callable[[str], None]
     effects: Callable[[Mapping[str, Any]], list[Effect]]
     configured: Callable[[str], str]
+    world: AzureWorld | RailwayWorld | None = None
     named: Callable[[ASGIApp], ASGIApp] = _as_it_is
     sent: Callable[[ASGIApp], ASGIApp] = _as_it_is
 
@@ -79,21 +80,15 @@ log_stream_s = 0
 
     return Platform(
         stand_in=stand_in,
-        make=lambda name: _app(stand_in, name, secret),
+        world=stand_in.world,
+        make=lambda name: _app(stand_in.world, name, secret),
         effects=_of_azure,
         configured=configured,
     )
 
 
-def azure_world(stand_in: StandIn) -> AzureWorld:
-    """What is inside, to act as somebody else would."""
-    assert isinstance(stand_in, AzureStandIn)
-    return stand_in.world
-
-
-def _app(stand_in: AzureStandIn, name: str, secret: str) -> None:
+def _app(world: AzureWorld, name: str, secret: str) -> None:
     """An app on a plan of its own, with two deployments; one that is swapped has a slot."""
-    world = stand_in.world
     farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=True)
     farm.resize()
     world.farms[farm.name] = farm
@@ -138,6 +133,7 @@ recheck_s = {SETTLE_S}
 
     return Platform(
         stand_in=stand_in,
+        world=api.world,
         make=lambda name: _service(api.world, name, secret),
         effects=_of_railway,
         configured=configured,

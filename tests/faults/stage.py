@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 from starlette.types import ASGIApp
 
+from mcp_ops.lab.azure.world import World as AzureWorld
 from mcp_ops.lab.configuration import lab_environment
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
@@ -144,6 +145,13 @@ class Stage:
             headers={"content-type": "application/strategic-merge-patch+json"},
         )
         assert answer.status_code == 200, answer.text
+
+    def late(self) -> None:
+        """Azure's activity log is behind, as it is when somebody looks at once."""
+        if "azure" in self.platforms:
+            world = self.platforms["azure"].world
+            assert isinstance(world, AzureWorld)
+            world.activity_lag_s = 180.0
 
     def effects(self) -> list[Effect]:
         """What really happened at all stand-ins, as the checker reads it."""

@@ -13,6 +13,7 @@ TARGETS: Final[Mapping[str, str]] = {
     "railway": "store",
     "jobs": "syncs",
 }
+PLATFORMS: Final = ("azure", "railway", "jobs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class Writing:
     the request, and of the look for a lost one; `meanwhile` is the request by which the target is
     looked at once more before that, and how often the same one is sent before it. `more` may have
     the object's name in it, as `{name}`. `repeats`: another process begins it again, where the
-    target shows nothing of it. `marked`: a target that has done it shows that.
+    target shows nothing of it. `marked`: a target that has done it shows that. `blind` is the
+    outcome where the answer was lost, and nothing could be looked at.
     """
 
     tool: str
@@ -39,6 +41,7 @@ class Writing:
     meanwhile: tuple[str, str, int] = ("", "", 0)
     repeats: bool = True
     marked: bool = True
+    blind: str = "unknown"
 
     @property
     def target(self) -> str:
