@@ -67,6 +67,11 @@ def answering(status: int, body: Any, headers: dict[str, str] | None = None) -> 
     return fault
 
 
+async def passed(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Nothing is wrong with this one."""
+    await app(scope, receive, send)
+
+
 def changed(change: Callable[[Any], None]) -> Fault:
     """Let the server do it, and change the JSON that it answers."""
 

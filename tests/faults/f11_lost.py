@@ -57,10 +57,17 @@ async def _writes(
         set_up.late()
         await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent:
-            for number, name in enumerate(asked):
-                turn = _LOST[number // len(KINDS) % len(_LOST)]
-                how = hows[name] if hows is not None else turn
-                await _lose(run, set_up, history, agent, name, how)
+
+            async def at(part: str) -> None:
+                for number, name in enumerate(asked):
+                    turn = _LOST[number // len(KINDS) % len(_LOST)]
+                    how = hows[name] if hows is not None else turn
+                    if writing_of(name).part == part:
+                        await _lose(run, set_up, history, agent, name, how)
+
+            async with anyio.create_task_group() as tasks:
+                for part in parts:
+                    tasks.start_soon(at, part)
             await run.resolve(agent, history)
         unknown = [
             line
@@ -82,7 +89,8 @@ async def _lose(
 ) -> None:
     writing = writing_of(name)
     gate, wire = set_up.between[writing.part], set_up.proxies[writing.part]
-    history.fault(how)
+    fault = f"{how} at {writing.part}"
+    history.fault(fault)
     request = writing.requests(name)
     if how == "bytes":
         gate.inject(*request, _cut_from_here(wire, run))
@@ -96,11 +104,11 @@ async def _lose(
         run.expect(lost_it.outcome in wanted, f"{name}, {how}: {lost_it.body}")
     gate.inject(*writing.looked_at(name))
     wire.cut_to_client_after = None
-    history.mended(how)
+    history.mended(fault)
     again = await agent.restart(name, wait_s=0)
     run.expect(bool(again.body.get("replayed")), f"{name} was run again after {how}")
     await agent.call(writing.look, **writing.look_arguments(name))
-    history.recovered(how)
+    history.recovered(fault)
 
 
 def _lost_and_blind(gate: Between, look: tuple[str, str]) -> Fault:
