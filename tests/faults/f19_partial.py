@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
+
 from tests.faults.agents import WHY
 from tests.faults.checker import DONE
 from tests.faults.f02_cancel import ALL
 from tests.faults.items import fill
 from tests.faults.later import local
+from tests.faults.others import spoil
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
+from tests.faults.writes import writing_of
+from tests.faults.writing import PLATFORMS
 
 _LIMIT = 3  # failures in a row after which a redrive stops
+
+_PARTLY = ("azure-restart", "railway-config", "job-run")
 
 
 async def fault_19(run: Run, size: Size) -> None:
     """Restarts of ten workloads, a third of which can't start; a redrive whose endpoint fails."""
     for _ in run.rounds(short=1, most=20):
         await _restarts(run, many={"short": 6, "long": 10}[size])
+        await _at_platforms(run, many={"short": 3, "long": 9}[size])
         await _redrive(run, items={"short": 8, "long": 60}[size])
 
 
@@ -40,6 +48,48 @@ async def _restarts(run: Run, *, many: int) -> None:
                 run.expect(bool(again.body.get("replayed")), f"{name} was run again")
         await run.judge(
             history, place, effects=set_up.effects(), least_calls=2 * many, least_effects=many
+        )
+
+
+async def _at_platforms(run: Run, *, many: int) -> None:
+    """Restarts, changed variables and runs, of which each third can't start, fails to build, or
+    ends badly."""
+    place = run.place()
+    history = run.history(place)
+    names = [f"{kind}-{number:02}" for kind in _PARTLY for number in range(many)]
+    bad = {name for name in names if int(name[-2:]) % 3 == 2}
+    async with stage(place, *PLATFORMS) as set_up:
+        await set_up.workloads(*names)
+        for name in bad:
+            if writing_of(name).part != "jobs":
+                spoil(set_up, name)
+        async with local(set_up, history, name="s1") as agent:
+
+            async def one(name: str) -> None:
+                answer = await agent.restart(name, wait_s=30)
+                wanted = "failed" if name in bad else "verified"
+                run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
+
+            async def all_of(chosen: list[str]) -> None:
+                async with anyio.create_task_group() as tasks:
+                    for name in chosen:
+                        tasks.start_soon(one, name)
+
+            # Whether a run fails its endpoint decides when it begins.
+            runs = [name for name in names if name in bad and writing_of(name).part == "jobs"]
+            set_up.stand_ins["jobs"].inject("sync-fails")
+            await all_of(runs)
+            set_up.stand_ins["jobs"].mend("sync-fails")
+            await all_of([name for name in names if name not in runs])
+            for name in names:
+                again = await agent.restart(name, wait_s=30)
+                run.expect(bool(again.body.get("replayed")), f"{name} was run again")
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=2 * len(names),
+            least_effects=len(names),
         )
 
 

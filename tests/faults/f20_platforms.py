@@ -22,7 +22,7 @@ from tests.faults.writes import writing_of
 from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import passed
 
-_WAIT_S = 2
+_WAIT_S = 1
 _SLACK_S = 5.0
 # What is there after ours shows that another one came.
 _OVERTAKEN = (
