@@ -57,15 +57,9 @@ async def at_platforms(run: Run, *, every: bool) -> None:
         set_up.late()
         await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent:
-
-            async def at(part: str) -> None:
-                for name, status in asked.items():
-                    if writing_of(name).part == part:
-                        await _refused(run, set_up, agent, name, status)
-
             async with anyio.create_task_group() as tasks:
-                for part in PLATFORMS:
-                    tasks.start_soon(at, part)
+                for name, status in asked.items():
+                    tasks.start_soon(_refused, run, set_up, agent, name, status)
             await run.resolve(agent, history)
         await run.judge(
             history,

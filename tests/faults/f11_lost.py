@@ -28,7 +28,12 @@ _LOST = ("restart", "restart and look", "bytes")
 async def fault_11(run: Run, size: Size) -> None:
     """It is unknown, then read back; never a blind second run."""
     for _ in run.rounds(short=1, most=10):
-        await _writes(run, ("cluster",), names({"short": 15, "long": 60}[size]))
+        asked = names({"short": 15, "long": 60}[size])
+        await _writes(
+            run,
+            ("cluster",),
+            {name: _LOST[n // len(KINDS) % len(_LOST)] for n, name in enumerate(asked)},
+        )
         await _at_platforms(run, every=size == "long")
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
@@ -37,37 +42,35 @@ async def _at_platforms(run: Run, *, every: bool) -> None:
     """Each of their writes loses its answer in one way, or in every one."""
     ways = range(len(_LOST)) if every else (0,)
     first = run.random.randrange(len(_LOST))
-    found = kinds(*PLATFORMS)
-    asked = [
-        (f"{kind}-{way:02}", _LOST[(number + way + first) % len(_LOST)])
+    asked = {
+        f"{kind}-{way:02}": _LOST[(number + way + first) % len(_LOST)]
         for way in ways
-        for number, kind in enumerate(found)
-    ]
-    await _writes(run, PLATFORMS, [name for name, _ in asked], dict(asked))
+        for number, kind in enumerate(kinds(*PLATFORMS))
+    }
+    await _writes(run, PLATFORMS, asked)
 
 
-async def _writes(
-    run: Run, parts: tuple[str, ...], asked: list[str], hows: Mapping[str, str] | None = None
-) -> None:
-    """Writes that lose their answers, by turns in each way or as told."""
+async def _writes(run: Run, parts: tuple[str, ...], asked: Mapping[str, str]) -> None:
+    """Writes that lose their answers in the way that is told of each."""
     place = run.place()
     history = run.history(place)
-    writes = len(asked)
+    at_once = anyio.CapacityLimiter(8)
     async with stage(place, *parts) as set_up:
         set_up.late()
         await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent:
+            # What one gate tells apart, or one connection carries, is lost one after the other.
+            locks = {_gate(name, how): anyio.Lock() for name, how in asked.items()}
 
-            async def at(part: str) -> None:
-                for number, name in enumerate(asked):
-                    turn = _LOST[number // len(KINDS) % len(_LOST)]
-                    how = hows[name] if hows is not None else turn
-                    if writing_of(name).part == part:
-                        await _lose(run, set_up, history, agent, name, how)
+            async def lose(name: str, how: str) -> None:
+                async with at_once, locks[_gate(name, how)]:
+                    await _lose(run, set_up, history, agent, name, how)
 
-            async with anyio.create_task_group() as tasks:
-                for part in parts:
-                    tasks.start_soon(at, part)
+            for turn in _LOST:
+                async with anyio.create_task_group() as tasks:
+                    for name, how in asked.items():
+                        if how == turn:
+                            tasks.start_soon(lose, name, how)
             await run.resolve(agent, history)
         unknown = [
             line
@@ -79,9 +82,14 @@ async def _writes(
             history,
             place,
             effects=set_up.effects(),
-            least_calls=2 * writes,
-            least_effects=writes // 2,
+            least_calls=2 * len(asked),
+            least_effects=len(asked) // 2,
         )
+
+
+def _gate(name: str, how: str) -> tuple[str, str]:
+    writing = writing_of(name)
+    return ("bytes", writing.part) if how == "bytes" else writing.requests(name)
 
 
 async def _lose(
@@ -89,7 +97,7 @@ async def _lose(
 ) -> None:
     writing = writing_of(name)
     gate, wire = set_up.between[writing.part], set_up.proxies[writing.part]
-    fault = f"{how} at {writing.part}"
+    fault = f"{how} of {name}"
     history.fault(fault)
     request = writing.requests(name)
     if how == "bytes":

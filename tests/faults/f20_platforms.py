@@ -57,8 +57,16 @@ async def at_platforms(run: Run) -> None:
 
 
 async def _at(run: Run, set_up: Stage, history: History, agent: LocalAgent, part: str) -> None:
-    for name in each(1, part):
-        await _changed_before(run, set_up, history, agent, name)
+    # The look at Railway by which a gate tells the moment names no service.
+    at_once = anyio.CapacityLimiter(1 if part == "railway" else 10)
+
+    async def before(name: str) -> None:
+        async with at_once:
+            await _changed_before(run, set_up, history, agent, name)
+
+    async with anyio.create_task_group() as tasks:
+        for name in each(1, part):
+            tasks.start_soon(before, name)
     async with anyio.create_task_group() as tasks:
         for name in _OVERTAKEN:
             if writing_of(name).part == part:
