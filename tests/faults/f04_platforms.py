@@ -6,11 +6,13 @@ would take it once; else it says that it does not know, and a look has to tell.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import anyio
 
 from tests.faults.agents import HttpAgent
 from tests.faults.checker import DONE
-from tests.faults.gates import hold_restart
+from tests.faults.gates import Gate, hold
 from tests.faults.history import History
 from tests.faults.later import local
 from tests.faults.platform_writes import each, kinds
@@ -19,35 +21,45 @@ from tests.faults.servers import Server
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import writing_of
 from tests.faults.writing import PLATFORMS
+from tests.kubernetes_lab import Fault
 
 _SPAN_S = 1.2
 _SALVO = 2
+# What a platform has done shows there by then.
+_SHOWS_S = 0.3
 
 
 async def at_boundaries(run: Run) -> None:
     """One kill hits a write of each kind before its request comes to the target, another one after
-    the target has done it, before its answer."""
+    the target has done it, before its answer; and one while the request is on its way, where it
+    stays until another process has gone on."""
     place = run.place()
     history = run.history(place)
-    before, after = each(1, *PLATFORMS), each(1, *PLATFORMS, first=1)
+    lost, done, late = (each(1, *PLATFORMS, first=n) for n in range(3))
     async with stage(place, *PLATFORMS) as set_up:
-        await set_up.workloads(*before, *after)
+        await set_up.workloads(*lost, *done, *late)
         async with run.served(set_up, history) as (server, agent):
-            await _held(set_up, history, server, agent, before, done=False)
-        history.mended("kill -9")
+            await _held(set_up, history, server, agent, lost, Gate.lost)
         async with run.served(set_up, history, "s2") as (server, agent):
-            for number, name in enumerate(before):
-                await agent.restart(name, wait_s=0)
-                if not number:
-                    history.recovered("kill -9")
-            await _held(set_up, history, server, agent, after, done=True)
-        history.mended("kill -9")
-        ended = await _close_the_books(run, history, set_up, [*before, *after])
-    for name in before:  # nothing of it is there
+            await _sent_again(history, agent, lost)
+            on_the_way = await _held(set_up, history, server, agent, late, Gate.late)
+        async with run.served(set_up, history, "s3") as (server, agent):
+            await _sent_again(history, agent, late)
+            await _held(set_up, history, server, agent, done, Gate.after)
+        asked = [*lost, *done, *late]
+        ended = await _close_the_books(run, history, set_up, asked, on_the_way)
+    for name in (*lost, *late):  # nothing of it was there
         wanted = DONE if writing_of(name).repeats else {"unknown"}
-        run.expect(ended[name] in wanted, f"{name}, which was not sent, ended as {ended[name]}")
-    for name in after:
+        run.expect(ended[name] in wanted, f"{name}, which did not come, ended as {ended[name]}")
+    for name in done:
         run.expect(ended[name] in DONE, f"{name}, which was done, ended as {ended[name]}")
+
+
+async def _sent_again(history: History, agent: HttpAgent, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        await agent.restart(name, wait_s=0)
+        if not number:
+            history.recovered("kill -9")
 
 
 async def _held(
@@ -56,11 +68,10 @@ async def _held(
     server: Server,
     agent: HttpAgent,
     names: list[str],
-    *,
-    done: bool,
-) -> None:
+    how: Callable[[Gate], Fault],
+) -> list[Gate]:
     """The server is killed while a write of each name stands at its target."""
-    gates = [hold_restart(set_up, name, after=done, lost=not done) for name in names]
+    gates = [hold(set_up, name, how) for name in names]
     async with anyio.create_task_group() as tasks:
         for name in names:
             tasks.start_soon(agent.restart, name)
@@ -68,8 +79,11 @@ async def _held(
             await gate.reached()
         history.fault("kill -9")
         await server.kill()
-    for gate in gates:
-        gate.released.set()
+    history.mended("kill -9")
+    if how is not Gate.late:
+        for gate in gates:
+            gate.released.set()
+    return gates
 
 
 async def at_random(run: Run, kills: int) -> None:
@@ -107,9 +121,14 @@ async def _salvo(
 
 
 async def _close_the_books(
-    run: Run, history: History, set_up: Stage, names: list[str]
+    run: Run,
+    history: History,
+    set_up: Stage,
+    names: list[str],
+    on_the_way: Sequence[Gate] = (),
 ) -> dict[str, str]:
-    """When all leases are over, somebody asks how each ended, and looks where that is unknown."""
+    """When all leases are over, somebody asks how each ended. Then comes what was on its way, and
+    what is unknown is looked at."""
     ended: dict[str, str] = {}
     async with local(set_up, history) as agent:
 
@@ -120,6 +139,10 @@ async def _close_the_books(
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(one, name)
+        for gate in on_the_way:
+            gate.released.set()
+            await gate.passed.wait()
+        await anyio.sleep(_SHOWS_S)
         await run.resolve(agent, history)
     await run.judge(
         history,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -14,10 +15,12 @@ from tests.kubernetes_lab import Fault, broken
 
 @dataclass(kw_only=True)
 class Gate:
-    """One request that stands still: `arrived` once it is there, until `released`."""
+    """One request that stands still: `arrived` once it is there, until `released`. One that comes
+    late is through when it has `passed`."""
 
     arrived: anyio.Event = field(default_factory=anyio.Event)
     released: anyio.Event = field(default_factory=anyio.Event)
+    passed: anyio.Event = field(default_factory=anyio.Event)
 
     async def reached(self, *, within_s: float = 90.0) -> None:
         """Wait until a request stands at the gate."""
@@ -47,6 +50,26 @@ class Gate:
 
         return fault
 
+    def late(self) -> Fault:
+        """Hold the whole request, which comes to the target although whoever sent it is gone."""
+
+        async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            left = [await receive()]
+            while left[-1].get("more_body"):
+                left.append(await receive())
+
+            async def again() -> Message:
+                return left.pop(0) if left else await receive()
+
+            async def nobody(_message: Message) -> None:
+                return None
+
+            await self.stand()
+            await app(scope, again, nobody)
+            self.passed.set()
+
+        return fault
+
     def after(self) -> Fault:
         """Let the target act, and hold its answer."""
 
@@ -64,15 +87,18 @@ class Gate:
         return fault
 
 
-def hold_restart(stage: Stage, name: str, *, after: bool = False, lost: bool = False) -> Gate:
-    """The write of that name stands still before the target acts, or after it has; `lost`: it
-    never does."""
+def hold_restart(stage: Stage, name: str, *, after: bool = False) -> Gate:
+    """The write of that name stands still before the target acts, or after it has."""
+    return hold(stage, name, Gate.after if after else Gate.before)
+
+
+def hold(stage: Stage, name: str, how: Callable[[Gate], Fault]) -> Gate:
+    """The request of that write meets a gate."""
     gate = Gate()
-    fault = gate.after() if after else gate.lost() if lost else gate.before()
     writing = writing_of(name)
     between, request = stage.between[writing.part], writing.requests(name)
     # All runs have one address: they take the gates before it in turn.
-    between.inject(*request, *between.faults.get(request, []), fault)
+    between.inject(*request, *between.faults.get(request, []), how(gate))
     return gate
 
 

@@ -155,8 +155,9 @@ class Run:
             for line in history.lines
             if line["kind"] == "answer" and line["body"].get("outcome") == "unknown"
         }
-        for intent in sorted(unknown - {""}):
-            await agent.look(intent)
+        async with anyio.create_task_group() as tasks:
+            for intent in sorted(unknown - {""}):
+                tasks.start_soon(agent.look, intent)
 
     async def settle(self, place: Path, state: str = "state/state.db") -> None:
         """Wait until no operation runs."""
