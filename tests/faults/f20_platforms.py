@@ -57,16 +57,9 @@ async def at_platforms(run: Run) -> None:
 
 
 async def _at(run: Run, set_up: Stage, history: History, agent: LocalAgent, part: str) -> None:
-    # The look at Railway by which a gate tells the moment names no service.
-    at_once = anyio.CapacityLimiter(1 if part == "railway" else 10)
-
-    async def before(name: str) -> None:
-        async with at_once:
-            await _changed_before(run, set_up, history, agent, name)
-
     async with anyio.create_task_group() as tasks:
         for name in each(1, part):
-            tasks.start_soon(before, name)
+            tasks.start_soon(_changed_before, run, set_up, history, agent, name)
     async with anyio.create_task_group() as tasks:
         for name in _OVERTAKEN:
             if writing_of(name).part == part:
@@ -82,7 +75,6 @@ async def _changed_before(
 ) -> None:
     """Between look and request: nothing of ours is done, and the caller is told so."""
     writing = writing_of(name)
-    await agent.look(name)  # so that nothing but the write asks who the token is
     gate = Gate()
     request, before = writing.looks_again(name)
     set_up.between[writing.part].inject(*request, *[passed] * before, gate.before())

@@ -157,7 +157,7 @@ def _railway(tool: str, operation: str, found: Any, **more: Any) -> Writing:
         method="POST",
         asks=f"/{operation}/{{name}}",
         look_method="POST",
-        meanwhile=("POST", "/Whose", 0),
+        meanwhile=("POST", "/Service/{name}", 1),
         repeats=False,
         **{**given, **more},
     )
