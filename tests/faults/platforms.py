@@ -30,6 +30,8 @@ from tests.faults.platform_writes import JOB_MODE, RELEASES
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
 _TAKES_S: Final = 0.3
+# Longer than a deployment needs to replace another one: what runs until then is not steady.
+_STEADY_S: Final = 0.3
 # Jobs are configuration: these are there before a row says which it runs.
 MOST_JOBS: Final = 30
 _AS_SENT: Final = "faults.path"
@@ -127,7 +129,7 @@ kind = "railway"
 environment = "dev"
 token = "env:{variable}"
 url = "{url}{PATH}"
-steady_s = 0
+steady_s = {_STEADY_S}
 recheck_s = {SETTLE_S}
 """
 
