@@ -10,7 +10,7 @@ from tests.faults.agents import WHY
 from tests.faults.checker import DONE
 from tests.faults.f02_cancel import ALL
 from tests.faults.items import fill
-from tests.faults.later import local
+from tests.faults.later import LocalAgent, local
 from tests.faults.others import spoil
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
@@ -39,16 +39,26 @@ async def _restarts(run: Run, *, many: int) -> None:
         await set_up.workloads(*(name for name in names if name not in bad))
         await set_up.workloads(*bad, image="lab/faults:broken")
         async with local(set_up, history, name="s1") as agent:
-            for name in names:
-                answer = await agent.restart(name, wait_s=30)
-                wanted = "failed" if name in bad else "verified"
-                run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
+            await _exactly(run, agent, names, bad)
             for name in names:  # asked again, nothing is done again
                 again = await agent.restart(name, wait_s=30)
                 run.expect(bool(again.body.get("replayed")), f"{name} was run again")
         await run.judge(
             history, place, effects=set_up.effects(), least_calls=2 * many, least_effects=many
         )
+
+
+async def _exactly(run: Run, agent: LocalAgent, names: list[str], bad: set[str]) -> None:
+    """Those that can't start fail, and the others are seen to run."""
+
+    async def one(name: str) -> None:
+        answer = await agent.restart(name, wait_s=30)
+        wanted = "failed" if name in bad else "verified"
+        run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(one, name)
 
 
 async def _at_platforms(run: Run, *, many: int) -> None:
@@ -64,23 +74,12 @@ async def _at_platforms(run: Run, *, many: int) -> None:
             if writing_of(name).part != "jobs":
                 spoil(set_up, name)
         async with local(set_up, history, name="s1") as agent:
-
-            async def one(name: str) -> None:
-                answer = await agent.restart(name, wait_s=30)
-                wanted = "failed" if name in bad else "verified"
-                run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
-
-            async def all_of(chosen: list[str]) -> None:
-                async with anyio.create_task_group() as tasks:
-                    for name in chosen:
-                        tasks.start_soon(one, name)
-
             # Whether a run fails its endpoint decides when it begins.
             runs = [name for name in names if name in bad and writing_of(name).part == "jobs"]
             set_up.stand_ins["jobs"].inject("sync-fails")
-            await all_of(runs)
+            await _exactly(run, agent, runs, bad)
             set_up.stand_ins["jobs"].mend("sync-fails")
-            await all_of([name for name in names if name not in runs])
+            await _exactly(run, agent, [each for each in names if each not in runs], bad)
             for name in names:
                 again = await agent.restart(name, wait_s=30)
                 run.expect(bool(again.body.get("replayed")), f"{name} was run again")
