@@ -68,6 +68,11 @@ def answering(status: int, body: Any, headers: dict[str, str] | None = None) -> 
     return fault
 
 
+async def passed(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Nothing is wrong with this one."""
+    await app(scope, receive, send)
+
+
 def changed(change: Callable[[Any], None]) -> Fault:
     """Let the server do it, and change the JSON that it answers."""
 
@@ -169,11 +174,17 @@ def wiring(directory: Path, redactor: Redactor | None = None, clock: Clock | Non
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an application on a loopback socket and answer its URL."""
+async def served(app: ASGIApp, *, date: bool = True) -> AsyncIterator[str]:
+    """Serve an application on a loopback socket and answer its URL; `date`: with the time."""
     bound = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-    config = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        log_level="critical",
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+        date_header=date,
+    )
     server = uvicorn.Server(config)
     try:
         async with anyio.create_task_group() as tasks:

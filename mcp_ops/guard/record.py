@@ -89,7 +89,7 @@ class Frame:
         self.upstream_calls += 1
 
     def changed(self) -> None:
-        """Remember that a change at a target came back as done."""
+        """Remember that a change at a target was done, or may have been."""
         self.had_effect = True
 
     def began(self, *, policy: str, approval: str) -> Entry:

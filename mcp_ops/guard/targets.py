@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mcp_ops.capabilities.base import Effect, effect_of
-from mcp_ops.errors import Internal
+from mcp_ops.errors import Internal, OpsError
 from mcp_ops.spans import recording, traced
 
 
@@ -63,7 +63,8 @@ class Counting(Protocol):
         ...
 
     def changed(self) -> None:
-        """A change at a system came back as done: the call has had an effect."""
+        """A change at a system came back as done, or nobody knows: the call may have had an
+        effect."""
         ...
 
 
@@ -95,7 +96,12 @@ class View:
 
     def _changing(self, member: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def change(*args: Any, **named: Any) -> Any:
-            done = await member(*args, **named)
+            try:
+                done = await member(*args, **named)
+            except OpsError as error:
+                if error.executed != "no":
+                    self._record.changed()
+                raise
             self._record.changed()
             return done
 

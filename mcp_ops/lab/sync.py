@@ -10,7 +10,7 @@ import hmac
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,7 @@ SUPPORTED: Final = (
 )
 MODES: Final = ("dry-run", "incremental", "full")
 _STALE_S: Final = 2 * 86_400.0
+_JOBS_THERE: Final = {"sales": False, "knowledge": True}
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class _Job:
 
     name: str
     takes_s: float
+    keyed: bool = False
     started: float | None = None
     ended: float | None = None
     last_success: float | None = None
@@ -83,14 +85,20 @@ class _Backend:
     """The endpoints, over the faults in force."""
 
     def __init__(
-        self, *, key: str, log: EffectLog, clock: Callable[[], float], takes_s: float
+        self,
+        *,
+        key: str,
+        log: EffectLog,
+        clock: Callable[[], float],
+        takes_s: float,
+        jobs: Mapping[str, bool],
     ) -> None:
         self._key = key
         self._log = log
         self._clock = clock
         self._faults = Faults()
         self._ids = itertools.count(1)
-        self._jobs = {name: _Job(name, takes_s) for name in ("sales", "knowledge")}
+        self._jobs = {name: _Job(name, takes_s, keyed=keyed) for name, keyed in jobs.items()}
         for job in self._jobs.values():
             job.last_success = clock() - 3_600
 
@@ -153,7 +161,7 @@ class _Backend:
         mode = _mode(await request.body())
         if mode not in MODES:
             return JSONResponse({"detail": f"mode must be one of {', '.join(MODES)}"}, 422)
-        key = request.headers.get("idempotency-key", "") if job.name == "knowledge" else ""
+        key = request.headers.get("idempotency-key", "") if job.keyed else ""
         if key in job.keys:
             return _started(job, job.keys[key])
         if job.running:
@@ -227,10 +235,12 @@ def sync_backend(
     key: str,
     clock: Callable[[], float] = time.time,
     takes_s: float = 20.0,
+    jobs: Mapping[str, bool] = _JOBS_THERE,
 ) -> StandIn:
-    """Build the stand-in; `key` is what its admin endpoints ask for, a run takes `takes_s`."""
+    """Build the stand-in; `key` is what its admin endpoints ask for, a run takes `takes_s`.
+    `jobs` says of each whether it starts one run for one idempotency key."""
     log = EffectLog(directory / "sync.effects.jsonl", now=clock)
-    app = _Backend(key=key, log=log, clock=clock, takes_s=takes_s)
+    app = _Backend(key=key, log=log, clock=clock, takes_s=takes_s, jobs=jobs)
     return StandIn(
         name="sync",
         app=Wire(Starlette(routes=app.routes()), now=clock, refuse=app.refusal),

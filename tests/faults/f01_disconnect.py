@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -19,36 +20,44 @@ from tests.faults.checker import DONE
 from tests.faults.gates import Gate, hold_restart
 from tests.faults.history import History
 from tests.faults.later import local
+from tests.faults.platform_writes import each
 from tests.faults.row import Run, Size
 from tests.faults.servers import Server, server
 from tests.faults.stage import AGENT_KEY, Stage, stage
 from tests.faults.writes import KINDS, names, writing_of
+from tests.faults.writing import PLATFORMS
 
 
 async def fault_01(run: Run, size: Size) -> None:
     """The effect completes or never starts; the call that is sent again gets its outcome."""
-    await _over_the_network(run, "http", (MODERN, ERAS[1]), rounds=1)
-    await _over_pipes(run, rounds=1)
+    await _over_the_network(run, "http", (MODERN, ERAS[1]), _some(run, 2))
+    await _over_pipes(run, names(len(KINDS)))
+    await _over_pipes(run, each(1, *PLATFORMS))
     if size == "long":
         for _ in run.rounds(short=1, most=15):
-            await _over_the_network(run, "http", ERAS, rounds=3)
-            await _over_the_network(run, "sse", ERAS[1:], rounds=3)
-            await _over_pipes(run, rounds=5)
+            await _over_the_network(run, "http", ERAS, _some(run, 3 * len(ERAS)))
+            await _over_the_network(run, "http", ERAS, each(1, *PLATFORMS))
+            await _over_the_network(run, "sse", ERAS[1:], _some(run, 3 * len(ERAS[1:])))
+            await _over_pipes(run, names(5 * len(KINDS)))
+            await _over_pipes(run, each(1, *PLATFORMS))
+
+
+def _some(run: Run, count: int) -> list[str]:
+    return names(count, first=run.random.randrange(len(KINDS)))
 
 
 async def _over_the_network(
-    run: Run, transport: str, eras: tuple[str, ...], *, rounds: int
+    run: Run, transport: str, eras: tuple[str, ...], asked: list[str]
 ) -> None:
     place = run.place()
     history = run.history(place)
-    asked = names(len(eras) * rounds, first=run.random.randrange(len(KINDS)))
-    async with stage(place, "cluster") as set_up:
+    async with stage(place, *_parts(asked)) as set_up:
+        await set_up.workloads(*asked)
         async with (
             run.served(set_up, history, transport=transport) as (running, agent),
             proxy(urlsplit(running.url).port or 0) as between,
         ):
-            for name, era in zip(asked, eras * rounds, strict=True):
-                await set_up.workloads(name)
+            for name, era in zip(asked, itertools.cycle(eras), strict=False):
                 after = run.random.random() < 0.5
                 gate = hold_restart(set_up, name, after=after)
                 history.fault("client gone")
@@ -66,8 +75,8 @@ async def _over_the_network(
             history,
             place,
             effects=set_up.effects(),
-            least_calls=2 * len(eras) * rounds,
-            least_effects=len(eras) * rounds,
+            least_calls=2 * len(asked),
+            least_effects=len(asked),
         )
 
 
@@ -122,12 +131,15 @@ async def _streams(url: str, transport: str) -> AsyncIterator[AbstractAsyncConte
         yield streamable_http_client(f"{url}/mcp", http_client=http)
 
 
-async def _over_pipes(run: Run, *, rounds: int) -> None:
+def _parts(asked: list[str]) -> list[str]:
+    return sorted({writing_of(name).part for name in asked})
+
+
+async def _over_pipes(run: Run, asked: list[str]) -> None:
     """The host closes its end of the pipe while writes stand at the target."""
     place = run.place()
     history = run.history(place)
-    asked = names(len(KINDS) * rounds)
-    async with stage(place, "cluster") as set_up:
+    async with stage(place, *_parts(asked)) as set_up:
         await set_up.workloads(*asked)
         async with (
             server(set_up, history, "p1", transport="stdio") as piped,

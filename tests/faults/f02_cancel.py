@@ -1,4 +1,4 @@
-"""F2: a redrive is asked to stop at a random moment."""
+"""F2: a redrive is asked to stop at a random moment, a change before and after it is sent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from typing import Any
 import anyio
 
 from mcp_ops.clock import SystemClock
-from mcp_ops.records import AuditQuery
 from mcp_ops.stores.sqlite.embedded import open_stores
+from tests.faults import books
 from tests.faults.agents import WHY, Answer
+from tests.faults.gates import Gate
 from tests.faults.items import Queued, fill
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
+from tests.faults.writes import writing_of
+from tests.faults.writing import PLATFORMS
 
-_LAST = AuditQuery(limit=20, tool="retry_deadletters")
+# By which look each is planned, and what keeps it from its end.
+_CHANGES = {
+    "azure-swap": (("POST", "/sites/{name}/slotsdiffs"), "stuck-operation"),
+    "railway-config": (("POST", "/Service/{name}"), "never-ready"),
+    "job-run": (("GET", "/admin/sync-{name}/status"), "hung"),
+}
 ALL = "2000-01-01T00:00:00Z"
 
 
@@ -22,6 +30,7 @@ async def fault_02(run: Run, size: Size) -> None:
     """It stops between items, its counts are exact, and what is left can be driven on."""
     for _ in run.rounds(short=1, most=30):
         await _once(run, items={"short": 300, "long": 500}[size])
+        await _changes(run)
 
 
 async def _once(run: Run, *, items: int) -> None:
@@ -58,9 +67,60 @@ async def _once(run: Run, *, items: int) -> None:
         )
 
 
-async def _begun(set_up: Stage) -> None:
+async def _changes(run: Run) -> None:
+    """Of a change that was not sent yet, nothing is done; one that was goes on at its platform, and
+    nobody waits for it any more."""
+    place = run.place()
+    history = run.history(place)
+    early = [f"{name}-00" for name in _CHANGES]
+    waiting = [f"{name}-01" for name in _CHANGES]
+    async with stage(place, *PLATFORMS) as set_up:
+        await set_up.workloads(*early, *waiting)
+        for name, (_, fault) in _CHANGES.items():
+            set_up.stand_ins[writing_of(f"{name}-00").part].inject(fault)
+        async with run.served(set_up, history) as (_, agent):
+            answers: dict[str, Answer | None] = {}
+            gates = [_planning(set_up, f"{name}-00", _CHANGES[name][0]) for name in _CHANGES]
+
+            async def one(name: str) -> None:
+                answers[name] = await agent.restart(name, wait_s=45)
+
+            async with anyio.create_task_group() as tasks:
+                for name in (*early, *waiting):
+                    tasks.start_soon(one, name)
+                for gate in gates:
+                    await gate.reached()
+                await _begun(set_up, len(waiting))
+                await anyio.sleep(run.random.uniform(0, 1))
+                history.fault("cancelled")
+                await _cancel(set_up)
+                for gate in gates:
+                    gate.released.set()
+        for name, answer in answers.items():
+            said = "" if answer is None else answer.outcome or answer.code
+            run.expect(said == ("conflict" if name in early else "unconfirmed"), f"{name}: {said}")
+            run.expect("was cancelled" in str(answer), f"{name}: {answer}")
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=len(answers),
+            least_effects=len(waiting),
+        )
+
+
+def _planning(set_up: Stage, name: str, request: tuple[str, str]) -> Gate:
+    """The look stands still by which the change is planned."""
+    gate = Gate()
+    method, part = request
+    between = set_up.between[writing_of(name).part]
+    between.inject(method, part.format(name=name), gate.before())
+    return gate
+
+
+async def _begun(set_up: Stage, effects: int = 5) -> None:
     with anyio.fail_after(30):
-        while len(set_up.effects()) < 5:
+        while len(set_up.effects()) < effects:
             await anyio.sleep(0.02)
 
 
@@ -68,13 +128,9 @@ async def _cancel(set_up: Stage) -> None:
     """Ask every running operation to stop, as another process of the server does."""
     path = set_up.directory / "state" / "state.db"
     async with open_stores(path, SystemClock()) as stores:
-        running = [
-            operation
-            for entry in await stores.ledger.search(_LAST)
-            if (operation := await stores.ledger.get_operation(entry.call_id)) is not None
-        ]
-        for operation in running:
-            await stores.ledger.cancel(operation.id, by="operator:ann")
+        for operation, state in books.operations(path).items():
+            if state == "running":
+                await stores.ledger.cancel(operation, by="operator:ann")
 
 
 async def _counted(run: Run, set_up: Stage, queued: Queued, answer: Answer | None) -> None:

@@ -10,9 +10,11 @@ from tests.faults.agents import HttpAgent
 from tests.faults.checker import DONE
 from tests.faults.gates import hold_restart
 from tests.faults.later import LocalAgent, local
+from tests.faults.platform_writes import each
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
 from tests.faults.writes import names
+from tests.faults.writing import PLATFORMS
 
 _AT_ONCE = 8
 
@@ -20,14 +22,16 @@ _AT_ONCE = 8
 async def fault_03(run: Run, size: Size) -> None:
     """However often and through whichever process the call is sent again: one effect."""
     for _ in run.rounds(short=1, most=10):
-        await _once(run, writes={"short": 5, "long": 40}[size])
+        # Of each platform one at least, whichever it is.
+        some = [run.random.choice(each(1, part)) for part in PLATFORMS]
+        here = each(2, *PLATFORMS) if size == "long" else some
+        await _once(run, [*names({"short": 5, "long": 40}[size]), *here])
 
 
-async def _once(run: Run, *, writes: int) -> None:
+async def _once(run: Run, asked: list[str]) -> None:
     place = run.place()
     history = run.history(place)
-    asked = names(writes)
-    async with stage(place, "cluster") as set_up:
+    async with stage(place, "cluster", *PLATFORMS) as set_up:
         await set_up.workloads(*asked)
         async with (
             run.served(set_up, history) as (_, one),
@@ -48,8 +52,8 @@ async def _once(run: Run, *, writes: int) -> None:
             history,
             place,
             effects=set_up.effects(),
-            least_calls=writes * 2,
-            least_effects=writes,
+            least_calls=len(asked) * 2,
+            least_effects=len(asked),
         )
 
 

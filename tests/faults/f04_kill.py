@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 
 from tests.faults.agents import HttpAgent
+from tests.faults.f04_platforms import at_boundaries, at_random
 from tests.faults.gates import hold_look, hold_restart
 from tests.faults.history import History
 from tests.faults.later import local
@@ -23,9 +24,12 @@ _SEEN = frozenset({"verified", "unconfirmed"})
 async def fault_04(run: Run, size: Size) -> None:
     """After a restart every operation reaches a terminal state, and nothing ran twice."""
     await _at_boundaries(run)
+    await at_boundaries(run)
     if size == "long":
         for _ in run.rounds(short=1, most=40):
             await _at_random(run, _SALVOS)
+            await at_boundaries(run)
+            await at_random(run, _SALVOS)
 
 
 async def _at_boundaries(run: Run) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 
 import anyio
 
+from tests.faults.f10_platforms import at_platforms, odd_wait
 from tests.faults.history import History
 from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
@@ -19,19 +19,6 @@ _READ_S = 5
 _LONGEST_S = _READ_S + 2.0
 _RETRY_SHARE = 0.2
 _FREE_RETRIES = 10
-_ODD = (
-    "",
-    "0",
-    "-5",
-    "1",
-    "999999999999",
-    "1e400",
-    "NaN",
-    "soon",
-    "٣",
-    formatdate(time.time() + 3600, usegmt=True),
-    formatdate(0, usegmt=True),
-)
 
 
 async def fault_10(run: Run, size: Size) -> None:
@@ -54,6 +41,7 @@ async def fault_10(run: Run, size: Size) -> None:
                 least_calls=80,
                 least_effects=2 * len(KINDS),
             )
+        await at_platforms(run, every=size == "long")
 
 
 async def _storm(
@@ -61,7 +49,7 @@ async def _storm(
 ) -> None:
     """Reads against a target that throttles each of them, with all kinds of headers."""
     gate = set_up.between["cluster"]
-    headers = [run.random.choice(_ODD).encode().decode("latin-1") for _ in range(calls * 2)]
+    headers = [odd_wait(run) for _ in range(calls * 2)]
     faults = [answering(429, _status(429), {"retry-after": each}) for each in headers]
     gate.inject("GET", "/deployments/web", *faults)
     seen = len(gate.seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -9,13 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_ops.lab.proxy import Proxy
 from tests.faults.agents import WHY
+from tests.faults.checker import DONE
 from tests.faults.f02_cancel import ALL
 from tests.faults.history import History
 from tests.faults.items import fill
 from tests.faults.later import LocalAgent, local
+from tests.faults.platform_writes import kinds
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import KINDS, names, writing_of
+from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import Between, Fault, broken, lost
 
 _LOST = ("restart", "restart and look", "bytes")
@@ -24,21 +28,49 @@ _LOST = ("restart", "restart and look", "bytes")
 async def fault_11(run: Run, size: Size) -> None:
     """It is unknown, then read back; never a blind second run."""
     for _ in run.rounds(short=1, most=10):
-        await _restarts(run, writes={"short": 15, "long": 60}[size])
+        asked = names({"short": 15, "long": 60}[size])
+        await _writes(
+            run,
+            ("cluster",),
+            {name: _LOST[n // len(KINDS) % len(_LOST)] for n, name in enumerate(asked)},
+        )
+        await _at_platforms(run, every=size == "long")
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
 
-async def _restarts(run: Run, *, writes: int) -> None:
+async def _at_platforms(run: Run, *, every: bool) -> None:
+    """Each of their writes loses its answer in one way, or in every one."""
+    ways = range(len(_LOST)) if every else (0,)
+    first = run.random.randrange(len(_LOST))
+    asked = {
+        f"{kind}-{way:02}": _LOST[(number + way + first) % len(_LOST)]
+        for way in ways
+        for number, kind in enumerate(kinds(*PLATFORMS))
+    }
+    await _writes(run, PLATFORMS, asked)
+
+
+async def _writes(run: Run, parts: tuple[str, ...], asked: Mapping[str, str]) -> None:
+    """Writes that lose their answers in the way that is told of each."""
     place = run.place()
     history = run.history(place)
-    asked = names(writes)
-    async with stage(place, "cluster") as set_up:
+    at_once = anyio.CapacityLimiter(8)
+    async with stage(place, *parts) as set_up:
+        set_up.late()
         await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent:
-            for number, name in enumerate(asked):
-                await _lose(
-                    run, set_up, history, agent, name, _LOST[number // len(KINDS) % len(_LOST)]
-                )
+            # What one gate tells apart, or one connection carries, is lost one after the other.
+            locks = {_gate(name, how): anyio.Lock() for name, how in asked.items()}
+
+            async def lose(name: str, how: str) -> None:
+                async with at_once, locks[_gate(name, how)]:
+                    await _lose(run, set_up, history, agent, name, how)
+
+            for turn in _LOST:
+                async with anyio.create_task_group() as tasks:
+                    for name, how in asked.items():
+                        if how == turn:
+                            tasks.start_soon(lose, name, how)
             await run.resolve(agent, history)
         unknown = [
             line
@@ -50,38 +82,48 @@ async def _restarts(run: Run, *, writes: int) -> None:
             history,
             place,
             effects=set_up.effects(),
-            least_calls=2 * writes,
-            least_effects=writes // 2,
+            least_calls=2 * len(asked),
+            least_effects=len(asked) // 2,
         )
+
+
+def _gate(name: str, how: str) -> tuple[str, str]:
+    writing = writing_of(name)
+    return ("bytes", writing.part) if how == "bytes" else writing.requests(name)
 
 
 async def _lose(
     run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str, how: str
 ) -> None:
-    gate, wire = set_up.between["cluster"], set_up.proxies["cluster"]
-    history.fault(how)
     writing = writing_of(name)
+    gate, wire = set_up.between[writing.part], set_up.proxies[writing.part]
+    fault = f"{how} of {name}"
+    history.fault(fault)
     request = writing.requests(name)
     if how == "bytes":
         gate.inject(*request, _cut_from_here(wire, run))
     else:
         blind = how == "restart and look"
         gate.inject(*request, _lost_and_blind(gate, writing.looked_at(name)) if blind else lost)
-    await agent.restart(name, wait_s=0)
-    gate.inject("GET", writing.looked_at(name))
+    lost_it = await agent.restart(name, wait_s=0)
+    if how != "bytes":  # which may have cut only what came after the answer
+        found = how == "restart" and writing.marked
+        wanted = DONE if found else {writing.blind}
+        run.expect(lost_it.outcome in wanted, f"{name}, {how}: {lost_it.body}")
+    gate.inject(*writing.looked_at(name))
     wire.cut_to_client_after = None
-    history.mended(how)
+    history.mended(fault)
     again = await agent.restart(name, wait_s=0)
     run.expect(bool(again.body.get("replayed")), f"{name} was run again after {how}")
-    await agent.call("get_deployment", name="web")
-    history.recovered(how)
+    await agent.call(writing.look, **writing.look_arguments(name))
+    history.recovered(fault)
 
 
-def _lost_and_blind(gate: Between, part: str) -> Fault:
+def _lost_and_blind(gate: Between, look: tuple[str, str]) -> Fault:
     """Let the target act, lose its answer, and answer no look after it either."""
 
     async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        gate.inject("GET", part, *[broken] * 8)
+        gate.inject(*look, *[broken] * 8)
         await lost(app, scope, receive, send)
 
     return fault

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
+
 from tests.faults.agents import WHY
 from tests.faults.checker import DONE
 from tests.faults.f02_cancel import ALL
 from tests.faults.items import fill
-from tests.faults.later import local
+from tests.faults.later import LocalAgent, local
+from tests.faults.others import spoil
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
+from tests.faults.writes import writing_of
+from tests.faults.writing import PLATFORMS
 
 _LIMIT = 3  # failures in a row after which a redrive stops
+
+_PARTLY = ("azure-restart", "railway-config", "job-run")
 
 
 async def fault_19(run: Run, size: Size) -> None:
     """Restarts of ten workloads, a third of which can't start; a redrive whose endpoint fails."""
     for _ in run.rounds(short=1, most=20):
         await _restarts(run, many={"short": 6, "long": 10}[size])
+        await _at_platforms(run, many={"short": 3, "long": 9}[size])
         await _redrive(run, items={"short": 8, "long": 60}[size])
 
 
@@ -31,15 +39,56 @@ async def _restarts(run: Run, *, many: int) -> None:
         await set_up.workloads(*(name for name in names if name not in bad))
         await set_up.workloads(*bad, image="lab/faults:broken")
         async with local(set_up, history, name="s1") as agent:
-            for name in names:
-                answer = await agent.restart(name, wait_s=30)
-                wanted = "failed" if name in bad else "verified"
-                run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
+            await _exactly(run, agent, names, bad)
             for name in names:  # asked again, nothing is done again
                 again = await agent.restart(name, wait_s=30)
                 run.expect(bool(again.body.get("replayed")), f"{name} was run again")
         await run.judge(
             history, place, effects=set_up.effects(), least_calls=2 * many, least_effects=many
+        )
+
+
+async def _exactly(run: Run, agent: LocalAgent, names: list[str], bad: set[str]) -> None:
+    """Those that can't start fail, and the others are seen to run."""
+
+    async def one(name: str) -> None:
+        answer = await agent.restart(name, wait_s=30)
+        wanted = "failed" if name in bad else "verified"
+        run.expect(answer.outcome == wanted, f"{name}: {answer.body}")
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(one, name)
+
+
+async def _at_platforms(run: Run, *, many: int) -> None:
+    """Restarts, changed variables and runs, of which each third can't start, fails to build, or
+    ends badly."""
+    place = run.place()
+    history = run.history(place)
+    names = [f"{kind}-{number:02}" for kind in _PARTLY for number in range(many)]
+    bad = {name for name in names if int(name[-2:]) % 3 == 2}
+    async with stage(place, *PLATFORMS) as set_up:
+        await set_up.workloads(*names)
+        for name in bad:
+            if writing_of(name).part != "jobs":
+                spoil(set_up, name)
+        async with local(set_up, history, name="s1") as agent:
+            # Whether a run fails its endpoint decides when it begins.
+            runs = [name for name in names if name in bad and writing_of(name).part == "jobs"]
+            set_up.stand_ins["jobs"].inject("sync-fails")
+            await _exactly(run, agent, runs, bad)
+            set_up.stand_ins["jobs"].mend("sync-fails")
+            await _exactly(run, agent, [each for each in names if each not in runs], bad)
+            for name in names:
+                again = await agent.restart(name, wait_s=30)
+                run.expect(bool(again.body.get("replayed")), f"{name} was run again")
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=2 * len(names),
+            least_effects=len(names),
         )
 
 

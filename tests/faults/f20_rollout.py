@@ -6,6 +6,7 @@ import time
 
 import anyio
 
+from tests.faults.f20_platforms import at_platforms
 from tests.faults.gates import Gate
 from tests.faults.history import History
 from tests.faults.later import LocalAgent, local
@@ -21,6 +22,7 @@ async def fault_20(run: Run, size: Size) -> None:
     """The lock is optimistic, the wait is bounded, and the state is told as it is."""
     for _ in run.rounds(short=1, most=10):
         await _once(run)
+        await at_platforms(run)
 
 
 async def _once(run: Run) -> None:

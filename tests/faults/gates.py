@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -9,15 +10,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.faults.stage import Stage
 from tests.faults.writes import writing_of
-from tests.kubernetes_lab import Fault
+from tests.kubernetes_lab import Fault, broken
 
 
 @dataclass(kw_only=True)
 class Gate:
-    """One request that stands still: `arrived` once it is there, until `released`."""
+    """One request that stands still: `arrived` once it is there, until `released`. One that comes
+    late is through when it has `passed`."""
 
     arrived: anyio.Event = field(default_factory=anyio.Event)
     released: anyio.Event = field(default_factory=anyio.Event)
+    passed: anyio.Event = field(default_factory=anyio.Event)
 
     async def reached(self, *, within_s: float = 90.0) -> None:
         """Wait until a request stands at the gate."""
@@ -35,6 +38,35 @@ class Gate:
         async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
             await self.stand()
             await app(scope, receive, send)
+
+        return fault
+
+    def lost(self) -> Fault:
+        """Hold the request; it never comes to the target."""
+
+        async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.stand()
+            await broken(app, scope, receive, send)
+
+        return fault
+
+    def late(self) -> Fault:
+        """Hold the whole request, which comes to the target although whoever sent it is gone."""
+
+        async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            left = [await receive()]
+            while left[-1].get("more_body"):
+                left.append(await receive())
+
+            async def again() -> Message:
+                return left.pop(0) if left else await receive()
+
+            async def nobody(_message: Message) -> None:
+                return None
+
+            await self.stand()
+            await app(scope, again, nobody)
+            self.passed.set()
 
         return fault
 
@@ -57,11 +89,16 @@ class Gate:
 
 def hold_restart(stage: Stage, name: str, *, after: bool = False) -> Gate:
     """The write of that name stands still before the target acts, or after it has."""
+    return hold(stage, name, Gate.after if after else Gate.before)
+
+
+def hold(stage: Stage, name: str, how: Callable[[Gate], Fault]) -> Gate:
+    """The request of that write meets a gate."""
     gate = Gate()
-    fault = gate.after() if after else gate.before()
-    between, request = stage.between["cluster"], writing_of(name).requests(name)
+    writing = writing_of(name)
+    between, request = stage.between[writing.part], writing.requests(name)
     # All runs have one address: they take the gates before it in turn.
-    between.inject(*request, *between.faults.get(request, []), fault)
+    between.inject(*request, *between.faults.get(request, []), how(gate))
     return gate
 
 

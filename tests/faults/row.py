@@ -6,14 +6,16 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import anyio
 
+from mcp_ops.adapters.azure.arm import request_id
 from mcp_ops.clock import Clock
 from mcp_ops.lab.postgres import Postgres
+from mcp_ops.records import Entry
 from tests.faults import books
 from tests.faults.agents import HttpAgent, http_agent
 from tests.faults.checker import LETTERS, Effect, Evidence, Letter, Verdict, check
@@ -122,7 +124,7 @@ class Run:
                 history=history.lines,
                 entries=entries,
                 operations=operations,
-                effects=effects,
+                effects=_told(effects, entries),
                 chain_problem=chain,
                 items=items or {},
                 texts=[
@@ -153,8 +155,9 @@ class Run:
             for line in history.lines
             if line["kind"] == "answer" and line["body"].get("outcome") == "unknown"
         }
-        for intent in sorted(unknown - {""}):
-            await agent.look(intent)
+        async with anyio.create_task_group() as tasks:
+            for intent in sorted(unknown - {""}):
+                tasks.start_soon(agent.look, intent)
 
     async def settle(self, place: Path, state: str = "state/state.db") -> None:
         """Wait until no operation runs."""
@@ -170,6 +173,12 @@ class Run:
             http_agent(running, history) as agent,
         ):
             yield running, agent
+
+
+def _told(effects: list[Effect], entries: list[Entry]) -> list[Effect]:
+    """The effects with the ids of calls: Azure is told a request's id that is made of one."""
+    calls = {request_id(entry.call_id): entry.call_id for entry in entries}
+    return [replace(each, call=calls.get(each.call, each.call)) for each in effects]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

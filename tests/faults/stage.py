@@ -16,7 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+from starlette.types import ASGIApp
 
+from mcp_ops.lab.azure.world import World as AzureWorld
 from mcp_ops.lab.configuration import lab_environment
 from mcp_ops.lab.coordinator import coordinator
 from mcp_ops.lab.kubernetes.api import kubeconfig, kubernetes
@@ -25,7 +27,8 @@ from mcp_ops.lab.proxy import Proxy, proxy
 from mcp_ops.lab.redis import Valkey, valkey
 from mcp_ops.lab.standin import StandIn
 from tests.faults.checker import Effect
-from tests.faults.writes import OLD, make
+from tests.faults.platforms import Platform, azure_part, jobs_part, railway_part
+from tests.faults.writes import OLD, make, writing_of
 from tests.kubernetes_lab import Between, served
 from tests.served import loopback
 
@@ -33,6 +36,10 @@ ROOT = Path(__file__).parent.parent.parent
 # Secrets that no answer, log line, ledger entry or file of the state may hold.
 CLUSTER_TOKEN = "canary-cluster-3f9c1d7e5b"
 QUEUE_PASSWORD = "canary-queue-8a2e6c4f0d"
+AZURE_TOKEN = "canary-azure-6c1f9e4b7a"
+RAILWAY_TOKEN = "canary-railway-2e8d5a0c6f"
+JOBS_KEY = "canary-jobs-7f3b1d9e5c"
+SETTING = "canary-setting-0d6a8c4e2b"  # what an app or a service has as a secret of its own
 AGENT_KEY = "canary-agent-key-5d1b9f3a7c"
 OTHER_KEY = "canary-other-key-2c8e4a6b0f"
 APPROVER_KEY = "canary-approver-key-9e7c5a3d1b"
@@ -42,6 +49,7 @@ OLD_SEAL_KEY = "canary-seal-key-old-6e2a4c8f1b"
 NEW_SEAL_KEY = "canary-seal-key-new-9d3b7a5e0c"
 CANARIES = (
     *(OLD_SEAL_KEY, NEW_SEAL_KEY),
+    *(AZURE_TOKEN, RAILWAY_TOKEN, JOBS_KEY, SETTING),
     *(CLUSTER_TOKEN, QUEUE_PASSWORD, STORE_PASSWORD, STORE_KEY),
     *(AGENT_KEY, OTHER_KEY, APPROVER_KEY),
 )
@@ -98,6 +106,7 @@ class Stage:
     between: dict[str, Between] = field(default_factory=dict)
     proxies: dict[str, Proxy] = field(default_factory=dict)
     stand_ins: dict[str, StandIn] = field(default_factory=dict)
+    platforms: dict[str, Platform] = field(default_factory=dict)
     queue: Valkey | None = None
     postgres: Postgres | None = None
     variables: dict[str, str] = field(default_factory=dict)
@@ -117,11 +126,15 @@ class Stage:
         }
 
     async def workloads(self, *names: str, image: str = OLD) -> None:
-        """Make deployments of one instance, or schedules: each is the object of one intent. A tag
-        with `broken` in it can't start."""
-        assert self.cluster is not None
+        """Make deployments of one instance, schedules, apps, services: each is the object of one
+        intent. A tag with `broken` in it can't start."""
         for name in names:
-            await make(self.cluster, name, image)
+            part = writing_of(name).part
+            if part in self.platforms:
+                self.platforms[part].make(name)
+            else:
+                assert self.cluster is not None
+                await make(self.cluster, name, image)
 
     async def change(self, name: str, spec: dict[str, Any]) -> None:
         """Change a deployment as somebody else would."""
@@ -133,11 +146,19 @@ class Stage:
         )
         assert answer.status_code == 200, answer.text
 
+    def late(self) -> None:
+        """Azure's activity log is behind, as it is when somebody looks at once."""
+        if "azure" in self.platforms:
+            world = self.platforms["azure"].world
+            assert isinstance(world, AzureWorld)
+            world.activity_lag_s = 180.0
+
     def effects(self) -> list[Effect]:
         """What really happened at all stand-ins, as the checker reads it."""
         found: list[Effect] = []
         for name, stand_in in self.stand_ins.items():
-            found += [effect for line in stand_in.log.read() for effect in _READ[name](line)]
+            read = self.platforms[name].effects if name in self.platforms else _READ[name]
+            found += [effect for line in stand_in.log.read() for effect in read(line)]
         return found
 
 
@@ -277,11 +298,56 @@ async def _ledger(made: Stage, stack: AsyncExitStack) -> str:
     return ""
 
 
-async def _behind(made: Stage, stack: AsyncExitStack, name: str, stand_in: StandIn) -> str:
-    """Serve a stand-in behind a gate and a proxy; the proxy's URL."""
+async def _azure(made: Stage, stack: AsyncExitStack) -> str:
+    made.variables["FAULTS_AZURE_TOKEN"] = AZURE_TOKEN
+    part = azure_part(
+        made.directory / "azure", token=AZURE_TOKEN, variable="FAULTS_AZURE_TOKEN", secret=SETTING
+    )
+    return await _platform(made, stack, "azure", part)
+
+
+async def _railway(made: Stage, stack: AsyncExitStack) -> str:
+    made.variables["FAULTS_RAILWAY_TOKEN"] = RAILWAY_TOKEN
+    part = railway_part(
+        made.directory / "railway",
+        token=RAILWAY_TOKEN,
+        variable="FAULTS_RAILWAY_TOKEN",
+        secret=SETTING,
+    )
+    return await _platform(made, stack, "railway", part)
+
+
+async def _jobs(made: Stage, stack: AsyncExitStack) -> str:
+    made.variables["FAULTS_JOBS_KEY"] = JOBS_KEY
+    part = jobs_part(made.directory / "jobs", key=JOBS_KEY, variable="FAULTS_JOBS_KEY")
+    return await _platform(made, stack, "jobs", part)
+
+
+async def _platform(made: Stage, stack: AsyncExitStack, name: str, part: Platform) -> str:
+    """Serve a platform; the configuration of its target."""
+    made.platforms[name] = part
+    # It has a time of its own.
+    url = await _behind(
+        made, stack, name, part.stand_in, named=part.named, sent=part.sent, date=False
+    )
+    return part.configured(url)
+
+
+async def _behind(
+    made: Stage,
+    stack: AsyncExitStack,
+    name: str,
+    stand_in: StandIn,
+    *,
+    named: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    sent: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    date: bool = True,
+) -> str:
+    """Serve a stand-in behind a gate and a proxy; the proxy's URL. `named` stands before the gate,
+    `sent` behind it."""
     made.stand_ins[name] = stand_in
-    made.between[name] = Between(stand_in.app)
-    direct = await stack.enter_async_context(served(made.between[name]))
+    made.between[name] = Between(sent(stand_in.app))
+    direct = await stack.enter_async_context(served(named(made.between[name]), date=date))
     port = urlsplit(direct).port
     assert port is not None
     made.proxies[name] = await stack.enter_async_context(proxy(port))
@@ -294,6 +360,9 @@ async def _behind(made: Stage, stack: AsyncExitStack, name: str, stand_in: Stand
 
 _PARTS = {
     "cluster": _cluster,
+    "azure": _azure,
+    "railway": _railway,
+    "jobs": _jobs,
     "coordinator": _coordinator,
     "queue": _queue,
     "moves": _moves,

@@ -1,16 +1,18 @@
 """The writes that rows play, told by the name of their object: `scale-3` is scaled, `run-1` is run.
 
-A name without such a beginning is a workload that is restarted.
+A name without such a beginning is a workload of the cluster that is restarted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
 import httpx2
+
+from tests.faults import platform_writes
+from tests.faults.writing import Writing
 
 APPS: Final = "/apis/apps/v1/namespaces/shop"
 JOBS: Final = "/apis/batch/v1/namespaces/shop"
@@ -19,39 +21,6 @@ NEW: Final = "lab/faults:2"
 _STRATEGIC: Final = {"content-type": "application/strategic-merge-patch+json"}
 # What most rows play by turns; the first is a restart.
 KINDS: Final = ("w", "scale", "rollback", "config", "run")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Writing:
-    """A tool that writes, the request that has its effect, and how a look tells the effect.
-
-    `asks` and `looks` are parts of the paths of the request, and of the look for a lost one.
-    """
-
-    tool: str
-    more: Mapping[str, Any]
-    look: str
-    found: Callable[[dict[str, Any], str], bool]
-    method: str = "PATCH"
-    asks: str = "/deployments/{name}"
-    looks: str = "/deployments/{name}"
-    look_named: bool = True
-
-    def arguments(self, name: str) -> dict[str, Any]:
-        """What the tool is called with, but the reason."""
-        return {"name": name, **self.more}
-
-    def look_arguments(self, name: str) -> dict[str, Any]:
-        """What the tool that looks is called with."""
-        return {"name": name} if self.look_named else {}
-
-    def requests(self, name: str) -> tuple[str, str]:
-        """Method and part of the path of the request that has the effect."""
-        return self.method, self.asks.format(name=name)
-
-    def looked_at(self, name: str) -> str:
-        """A part of the path by which a lost answer is looked for."""
-        return self.looks.format(name=name)
 
 
 def _ran(body: dict[str, Any], name: str) -> bool:
@@ -91,14 +60,15 @@ _WRITES: Final[Mapping[str, Writing]] = {
         method="POST",
         asks="/namespaces/shop/jobs",
         looks="/jobs/{name}-ops-",
-        look_named=False,
+        looked=lambda _: {},
     ),
 }
 
 
 def writing_of(name: str) -> Writing:
     """The write whose object has that name."""
-    return _WRITES.get(name.partition("-")[0], _RESTART)
+    there = {**_WRITES, **platform_writes.WRITES}
+    return there.get(name.rpartition("-")[0], _RESTART)
 
 
 def names(count: int, *, first: int = 0) -> list[str]:

@@ -198,3 +198,25 @@ async def test_kudu_has_files_ranges_and_one_deployment_at_a_time(tmp_path: Path
         assert (await http.get("/scm/nobody/api/logs/docker")).status_code == 404
         assert (await http.get("/scm/shop-api/api/settings")).status_code == 404
         assert (await http.post("/scm/shop-api/api/command")).status_code == 405
+
+
+async def test_each_change_stands_in_the_log_with_the_id_of_its_request(tmp_path: Path) -> None:
+    place = stand_in(tmp_path, Clock(START))
+    async with serve(place) as http:
+        http.headers["authorization"] = f"Bearer {TOKEN}"
+        for number, (method, path) in enumerate(
+            (
+                ("POST", f"{SCOPE}/sites/shop-web/restart"),
+                ("PUT", "/scm/shop-api/api/deployments/rel-41"),
+            )
+        ):
+            headers = {"x-ms-client-request-id": f"request-{number}"}
+            answer = await http.request(method, path, params=VERSION, headers=headers, json={})
+            assert answer.status_code < 300, answer.text
+        await http.post(f"{SCOPE}/sites/shop-web/stop", params=VERSION)
+    lines = [line for line in place.log.read() if line["effect"].startswith("client.")]
+    assert [(line["effect"], line["request"]) for line in lines] == [
+        ("client.restart", "request-0"),
+        ("client.redeploy", "request-1"),
+        ("client.stop", ""),
+    ]

@@ -167,6 +167,9 @@ async def test_stop_and_restart_change_neither_deployment_nor_instances(place: P
         "Stopping Container",
         "Starting Container",
     ]
+    lines = [(line["effect"], line["service"]) for line in place.stand_in.log.read()]
+    name = "ecommerce-backend"
+    assert lines == [("deploymentStop", name), ("deploymentRestart", name)]
 
 
 async def test_a_deploy_without_a_commit_takes_the_newest_one(place: Place) -> None:

@@ -78,7 +78,8 @@ class Changes:
         return app
 
     def _happened(self, effect: str, call: Call, action: str, **fields: Any) -> None:
-        self._world.log.append(f"client.{effect}", **fields)
+        request = call.request.headers.get("x-ms-client-request-id", "")
+        self._world.log.append(f"client.{effect}", request=request, **fields)
         self._world.record(action, call.resource, call.request.headers)
 
     def restart(self, call: Call) -> Response:

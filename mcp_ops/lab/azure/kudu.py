@@ -34,7 +34,7 @@ class Kudu:
         if app is None:
             return PlainTextResponse("Not Found", 404)
         if path.startswith("deployments/") and request.method == "PUT":
-            return self._deploy(app, path.removeprefix("deployments/"))
+            return self._deploy(app, path.removeprefix("deployments/"), request)
         if request.method != "GET":
             return PlainTextResponse("Method Not Allowed", 405)
         if path == "logs/docker":
@@ -45,7 +45,7 @@ class Kudu:
             return self._file(app, path.removeprefix("vfs/LogFiles/"), request)
         return PlainTextResponse("Not Found", 404)
 
-    def _deploy(self, app: App, wanted: str) -> Response:
+    def _deploy(self, app: App, wanted: str, request: Request) -> Response:
         if "arm-forbidden" in self._world.faults:
             return PlainTextResponse("Forbidden", 403)
         if app.operation is not None:
@@ -59,7 +59,8 @@ class Kudu:
         world = self._world
         found.update(status=2, start_time=rfc3339(world.now()), end_time=None)
         app.operation = world.begin("Deploy", lambda: world.deploy(app, found))
-        world.log.append("client.redeploy", site=app.key, id=wanted)
+        asked = request.headers.get("x-ms-client-request-id", "")
+        world.log.append("client.redeploy", request=asked, site=app.key, id=wanted)
         return JSONResponse({"id": wanted, "status": 2}, 202)
 
     async def _stream(self, app: App) -> AsyncIterator[bytes]:

@@ -136,14 +136,14 @@ class Resolvers:
     def restart(self, caller: Caller, id: str) -> bool:  # noqa: A002
         one = self._one(caller, id)
         self._able(one, "restartable")
-        self._did("deploymentRestart", caller, deployment=id)
+        self._did("deploymentRestart", caller, service=one.service.name, deployment=id)
         self.world.restart(one)
         return True
 
     def stop(self, caller: Caller, id: str) -> bool:  # noqa: A002
         one = self._one(caller, id)
         self._able(one, "stoppable")
-        self._did("deploymentStop", caller, deployment=id)
+        self._did("deploymentStop", caller, service=one.service.name, deployment=id)
         self.world.stop(one)
         return True
 
@@ -153,12 +153,15 @@ class Resolvers:
             raise failure("Deployment cannot be rolled back", "BAD_USER_INPUT")
         one.service.variables = dict(one.variables)
         made = self.world.again(one, reason="rollback")
-        self._did("deploymentRollback", caller, deployment=id, made=made.id)
+        of = one.service.name
+        self._did("deploymentRollback", caller, service=of, deployment=id, made=made.id)
         return True
 
     def redeploy(self, caller: Caller, id: str, **_more: Any) -> Node:  # noqa: A002
-        made = self.world.again(self._one(caller, id), reason="redeploy")
-        self._did("deploymentRedeploy", caller, deployment=id, made=made.id)
+        one = self._one(caller, id)
+        made = self.world.again(one, reason="redeploy")
+        of = one.service.name
+        self._did("deploymentRedeploy", caller, service=of, deployment=id, made=made.id)
         return self._deployment(made)
 
     def update(

@@ -1,0 +1,90 @@
+"""F10 at App Service, Railway and HTTP job endpoints: writes that are told to wait, or meet 503."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+import anyio
+
+from tests.faults.checker import DONE
+from tests.faults.later import LocalAgent, local
+from tests.faults.platform_writes import kinds
+from tests.faults.row import Run
+from tests.faults.stage import Stage, stage
+from tests.faults.writes import writing_of
+from tests.faults.writing import PLATFORMS
+from tests.kubernetes_lab import answering
+
+_ODD = (
+    "",
+    "0",
+    "-5",
+    "1",
+    "999999999999",
+    "1e400",
+    "NaN",
+    "soon",
+    "٣",
+    formatdate(time.time() + 3600, usegmt=True),
+    formatdate(0, usegmt=True),
+)
+_LONGEST_WAIT_S = 3600
+# A 503 of these may be of something before them, which had passed the request on.
+_BEHIND = ("azure", "railway")
+# The second of its two requests is refused when the first has saved the number; what is told then
+# stands in tests/adapters/test_railway_faults.py.
+_TWO_STEPS = "railway-scale"
+
+
+def odd_wait(run: Run) -> str:
+    """A `Retry-After` of any kind."""
+    return run.random.choice(_ODD).encode().decode("latin-1")
+
+
+async def at_platforms(run: Run, *, every: bool) -> None:
+    """Each write meets one of the two, or each of them."""
+    place = run.place()
+    history = run.history(place)
+    first = run.random.randrange(2)
+    asked = {
+        f"{kind}-{turn:02}": (429, 503)[(number + turn + first) % 2]
+        for turn in range(2 if every else 1)
+        for number, kind in enumerate(kinds(*PLATFORMS))
+        if kind != _TWO_STEPS
+    }
+    async with stage(place, *PLATFORMS) as set_up:
+        set_up.late()
+        await set_up.workloads(*asked)
+        async with local(set_up, history, name="s1") as agent:
+            async with anyio.create_task_group() as tasks:
+                for name, status in asked.items():
+                    tasks.start_soon(_refused, run, set_up, agent, name, status)
+            await run.resolve(agent, history)
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=2 * len(asked),
+            least_effects=len(asked) // 2,
+        )
+
+
+async def _refused(run: Run, set_up: Stage, agent: LocalAgent, name: str, status: int) -> None:
+    """What was not taken is free to be sent again, and then runs once; what may have been is not
+    sent again."""
+    writing = writing_of(name)
+    said = {"error": {"code": "Wait", "message": "later"}, "errors": [{"message": "later"}]}
+    fault = answering(status, said, {"retry-after": odd_wait(run)})
+    set_up.between[writing.part].inject(*writing.requests(name), fault)
+    refused = await agent.restart(name, wait_s=0)
+    again = await agent.restart(name, wait_s=0)
+    told = f"{name}, {status}: {refused.body}"
+    if status == 503 and writing.part in _BEHIND:
+        run.expect(refused.outcome == "unknown", told)
+        run.expect(bool(again.body.get("replayed")), f"{name} was sent again after {status}")
+        return
+    run.expect(refused.body.get("executed") == "no", told)
+    wait = refused.body.get("retry_after_s")
+    run.expect(wait is None or 0 <= wait <= _LONGEST_WAIT_S, told)
+    run.expect(again.outcome in DONE, f"{name} after {status}: {again.body}")

@@ -1,0 +1,122 @@
+"""F20 at App Service, Railway and HTTP job endpoints: what others change around a write, and what
+never comes.
+
+They take no version with a change. Ours is looked at again right before it is sent, and what others
+do after it is told from ours.
+"""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+
+from tests.faults import others
+from tests.faults.gates import Gate, hold_restart
+from tests.faults.history import History
+from tests.faults.later import LocalAgent, local
+from tests.faults.platform_writes import each
+from tests.faults.row import Run
+from tests.faults.stage import Stage, stage
+from tests.faults.writes import writing_of
+from tests.faults.writing import PLATFORMS
+from tests.kubernetes_lab import passed
+
+_WAIT_S = 1
+_SLACK_S = 5.0
+# What is there after ours shows that another one came.
+_OVERTAKEN = (
+    *("azure-restart-01", "azure-scale-01", "azure-config-01"),
+    *(name for name in each(1, "railway", "jobs", first=1)),
+)
+# By what each platform never comes to an end of it.
+_NEVER = (
+    ("azure-swap-02", "stuck-operation"),
+    ("railway-config-02", "never-ready"),
+    ("job-run-02", "hung"),
+)
+
+
+async def at_platforms(run: Run) -> None:
+    """The lock is optimistic, the wait is bounded, and the state is told as it is."""
+    place = run.place()
+    history = run.history(place)
+    asked = [*each(1, *PLATFORMS), *_OVERTAKEN, *(name for name, _ in _NEVER)]
+    async with stage(place, *PLATFORMS) as set_up:
+        await set_up.workloads(*asked)
+        async with local(set_up, history, name="s1") as agent, anyio.create_task_group() as tasks:
+            for part in PLATFORMS:
+                tasks.start_soon(_at, run, set_up, history, agent, part)
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=len(asked),
+            least_effects=len(_OVERTAKEN),
+        )
+
+
+async def _at(run: Run, set_up: Stage, history: History, agent: LocalAgent, part: str) -> None:
+    async with anyio.create_task_group() as tasks:
+        for name in each(1, part):
+            tasks.start_soon(_changed_before, run, set_up, history, agent, name)
+    async with anyio.create_task_group() as tasks:
+        for name in _OVERTAKEN:
+            if writing_of(name).part == part:
+                tasks.start_soon(_overtaken, run, set_up, agent, name)
+    history.recovered(f"change at {part}")
+    for name, fault in _NEVER:
+        if writing_of(name).part == part:
+            await _never(run, set_up, agent, name, fault)
+
+
+async def _changed_before(
+    run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str
+) -> None:
+    """Between look and request: nothing of ours is done, and the caller is told so."""
+    writing = writing_of(name)
+    gate = Gate()
+    request, before = writing.looks_again(name)
+    set_up.between[writing.part].inject(*request, *[passed] * before, gate.before())
+    async with anyio.create_task_group() as tasks:
+
+        async def change() -> None:
+            await gate.reached()
+            history.fault(f"change at {writing.part}")
+            await others.change(set_up, name)
+            history.mended(f"change at {writing.part}")
+            gate.released.set()
+
+        tasks.start_soon(change)
+        answer = await agent.restart(name, wait_s=_WAIT_S)
+    run.expect(answer.error and answer.body.get("executed") == "no", f"{name}: {answer.body}")
+    run.expect(answer.code == "conflict", f"{name}: {answer.body}")
+
+
+async def _overtaken(run: Run, set_up: Stage, agent: LocalAgent, name: str) -> None:
+    """After it was done: what another one did is not taken for ours."""
+    gate = hold_restart(set_up, name, after=True)
+    async with anyio.create_task_group() as tasks:
+
+        async def change() -> None:
+            await gate.reached()
+            await others.overtake(set_up, name)
+            gate.released.set()
+
+        tasks.start_soon(change)
+        answer = await agent.restart(name, wait_s=30)
+    run.expect(answer.outcome == "unconfirmed", f"{name}: {answer.body}")
+    said = str(answer.body.get("problem"))
+    run.expect("after this" in said or "another value" in said, f"{name}: {answer.body}")
+
+
+async def _never(run: Run, set_up: Stage, agent: LocalAgent, name: str, fault: str) -> None:
+    """What does not come within the wait is unconfirmed, and the wait ends in time."""
+    stand_in = set_up.stand_ins[writing_of(name).part]
+    stand_in.inject(fault)
+    begun = time.monotonic()
+    answer = await agent.restart(name, wait_s=_WAIT_S)
+    took = time.monotonic() - begun
+    stand_in.mend(fault)
+    run.expect(answer.outcome == "unconfirmed", f"{name}: {answer.body}")
+    run.expect(took < _WAIT_S + _SLACK_S, f"{name}: a wait of {_WAIT_S} s took {took:.1f} s")

@@ -1,0 +1,84 @@
+"""What somebody else does at a platform: before a change of ours, after it, and to spoil it."""
+
+from __future__ import annotations
+
+import anyio
+import httpx2
+
+from mcp_ops.clock import rfc3339
+from mcp_ops.lab.azure.world import World as AzureWorld
+from mcp_ops.lab.azure.world import deployment_of
+from mcp_ops.lab.railway.world import World as RailwayWorld
+from tests.faults.stage import JOBS_KEY, Stage
+from tests.faults.writes import writing_of
+
+# A run takes less: ours has ended by then, and another one can begin.
+_A_RUN_S = 0.5
+_THEIRS = "c3" * 20
+
+
+async def change(stage: Stage, name: str) -> None:
+    """Change the object of a write so that it is not what was looked at."""
+    part = writing_of(name).part
+    world = stage.platforms[part].world
+    if isinstance(world, AzureWorld):
+        _change_app(world, name)
+    elif isinstance(world, RailwayWorld):
+        world.deploy(world.by_name(name), reason="deploy", commit=_THEIRS)
+    else:
+        await _run(stage, name)
+
+
+def _change_app(world: AzureWorld, name: str) -> None:
+    app = world.apps[name]
+    if name.startswith("azure-scale"):
+        app.farm.capacity = 3
+        app.farm.resize()
+    elif name.startswith("azure-config"):
+        app.settings["OTHER"] = "theirs"
+    elif name.startswith("azure-rollback"):
+        for one in app.deployments:
+            one["active"] = False
+        theirs = deployment_of("rel-3", rfc3339(world.now()), message="theirs", active=True)
+        app.deployments.insert(0, theirs)
+    else:
+        world.touch(app)
+
+
+async def overtake(stage: Stage, name: str) -> None:
+    """Change it again right after ours was done: what is there then is not ours."""
+    world = stage.platforms[writing_of(name).part].world
+    if isinstance(world, AzureWorld):
+        app = world.apps[name]
+        if name.startswith("azure-config"):
+            app.settings["REGION"] = "theirs"
+        elif name.startswith("azure-scale"):
+            app.farm.capacity = 3
+        else:
+            app.state = "Stopped"
+    elif isinstance(world, RailwayWorld):
+        world.deploy(world.by_name(name), reason="deploy", commit=_THEIRS)
+    else:
+        await anyio.sleep(_A_RUN_S)
+        await _run(stage, name)
+
+
+async def _run(stage: Stage, name: str) -> None:
+    """Start a run of a job as somebody else, who asks for all of it."""
+    url = f"http://127.0.0.1:{stage.proxies['jobs'].port}/admin/sync-{name}/"
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.post(
+            url.rstrip("/"), json={"mode": "full"}, headers={"x-admin-key": JOBS_KEY}
+        )
+    assert answer.status_code == 202, answer.text
+
+
+def spoil(stage: Stage, name: str) -> None:
+    """What is started of it from now on does not come up."""
+    world = stage.platforms[writing_of(name).part].world
+    if isinstance(world, AzureWorld):
+        next(one for one in world.apps[name].deployments if one["active"])["broken"] = True
+        return
+    assert isinstance(world, RailwayWorld), "runs fail while their endpoint has a fault"
+    runs = world.by_name(name).deployments[-1]
+    runs.settled, runs.settled_at, runs.outcome = "SUCCESS", runs.born, "build-fails"
