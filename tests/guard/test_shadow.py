@@ -75,3 +75,13 @@ async def test_without_shadow_mode_a_refusal_has_its_terminal_line_alone(tmp_pat
         assert await b.code("put_item", name="a", reason=WHY) == "frozen"
         assert await shadows(b) == []
         assert await b.ends(tool="put_item") == [("refused", "frozen")]
+
+
+async def test_what_a_person_would_have_to_allow_is_done_in_shadow_mode(tmp_path: Path) -> None:
+    trial = GuardSettings(enforcement="shadow", limits=OPEN_LIMITS)
+    async with bench(tmp_path, settings=trial) as b:
+        await b.set_mode(Mode.READ_ONLY, scope="*")
+        loosened = await b.ok("set_guard_mode", mode="normal", reason=WHY)
+        assert loosened["evidence"] == {"asked": "normal", "in_force": "normal"}
+        more = {"target": "shelf", "max_concurrent": 20, "reason": WHY}
+        assert (await b.ok("set_bulkhead_limit", **more))["max_concurrent"] == 20
