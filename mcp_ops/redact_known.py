@@ -13,7 +13,7 @@ import re
 import sys
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
@@ -153,9 +153,10 @@ class Known:
         return "".join([*pieces, text[at:]])
 
     def _in(self, data: bytes) -> bool:
-        return any(form.bytes_ in data for form in self._candidates(data))
+        found = self._candidates(data)
+        return bool(found) and any(form.bytes_ in data for form in found)
 
-    def _candidates(self, data: bytes) -> Iterable[Form]:
+    def _candidates(self, data: bytes) -> Collection[Form]:
         """The writings that may stand in the data: few, in texts without secrets mostly none."""
         found = {id(form): form for form in self._words if form.bytes_ in data}
         for index, size in ((self._eights, 8), (self._fours, 4)):
@@ -168,7 +169,8 @@ class Known:
                 found.update((id(form), form) for form in index[gram])
         if self._eights and len(data) >= CUT:
             for gram in (_gram(data[-CUT:]), _gram(data[:CUT])):
-                found.update((id(form), form) for form in self._eights.get(gram, ()))
+                for form in self._eights.get(gram, ()):
+                    found[id(form)] = form
         return found.values()
 
     def _enter(self, form: Form) -> None:

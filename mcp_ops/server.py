@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import mcp_types as types
@@ -332,7 +333,7 @@ class OpsServer:
 
         return Caller(
             principal=self._local if http is None else http.id,
-            scopes=_LOCAL_SCOPES if http is None else frozenset(http.scopes),
+            scopes=_LOCAL_SCOPES if http is None else _as_set(http.scopes),
             channel=channel,
             client=f"{facts.client} {facts.client_version}".strip(),
             era=facts.protocol_version,
@@ -344,6 +345,9 @@ class OpsServer:
             progress=progress if facts.progress_token is not None else None,
             reach=() if http is None else http.reach,
         )
+
+
+_as_set = lru_cache(maxsize=256)(frozenset[str])  # the same with every call of a principal
 
 
 def _listed(published: Published, schema: dict[str, Any]) -> types.Tool:

@@ -21,6 +21,7 @@ from opentelemetry import trace
 
 from mcp_ops.auth.principal import HttpPrincipal
 from mcp_ops.errors import ConfigurationError
+from mcp_ops.spans import tracing
 
 PRINCIPAL_SCOPE_KEY: Final = "mcp_ops.principal"
 """Where the HTTP transport leaves the `HttpPrincipal` in the ASGI scope of every request."""
@@ -155,7 +156,7 @@ def _shows_forms(capabilities: ClientCapabilities | None) -> bool:
 
 def _traceparent(ctx: ServerRequestContext[Any, Any], meta: Mapping[str, Any]) -> str:
     """That of our own span, where there is one: it has the client's trace if it has one."""
-    own = trace.get_current_span().get_span_context()
+    own = trace.get_current_span().get_span_context() if tracing() else trace.INVALID_SPAN_CONTEXT
     if own.is_valid:
         ids = trace.format_trace_id(own.trace_id), trace.format_span_id(own.span_id)
         return f"00-{ids[0]}-{ids[1]}-{own.trace_flags:02x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -140,8 +141,9 @@ class Attempt:
     async def __aenter__(self) -> None:
         self._stage.__enter__()
         self._signs.__enter__()
-        # What fail_after does, without its two generators.
-        self._limit = anyio.CancelScope(deadline=anyio.current_time() + self._deadline_s)
+        # What fail_after does, without its two generators, by the clock of anyio's scopes.
+        ends = asyncio.get_running_loop().time() + self._deadline_s
+        self._limit = anyio.CancelScope(deadline=ends)
         self._limit.__enter__()
 
     async def __aexit__(
