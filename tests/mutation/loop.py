@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -29,13 +28,10 @@ import coverage
 import pytest
 
 from tests.mutation.equivalents import equivalents
+from tests.mutation.forks import ROOT, STATE, forked, in_fork
 from tests.mutation.loader import inheritance
 from tests.mutation.mutate import Mutant, mutants_of
 
-ROOT = Path(__file__).parents[2]
-STATE = ROOT / ".mutants"
-# A fork that tests nothing any more: a mutant can loop for ever. Over the time for its tests.
-PATIENCE_S = 37.0
 # How much test time one mutant gets at most, and once more what outlived that: tests that wait for
 # deadlines come last. What outlives both counts as survived.
 TESTS_S = 8.0
@@ -144,8 +140,7 @@ class Loop:
         """Leave out what fails without any change; a few may, on a machine that is busy."""
         self.unreliable.clear()
         for _ in range(_UNRELIABLE):
-            forked = _forked([(any_of_it, job(None, AGAIN_S))], 1, AGAIN_S)
-            ((_, verdict, finder),) = forked
+            ((_, verdict, finder),) = forked([(any_of_it, job(None, AGAIN_S))], 1, AGAIN_S)
             if verdict == "survived":
                 return
             if verdict == "timeout" or "::" not in finder:
@@ -166,7 +161,7 @@ class Loop:
         number = {id(every[index]): index for index in indexes}
         waiting = [(every[index], job(index)) for index in indexes]
         left = []
-        for mutant, verdict, finder in _forked(waiting, self.asked.jobs, seconds):
+        for mutant, verdict, finder in forked(waiting, self.asked.jobs, seconds):
             if finder:
                 self.finders[finder] += 1
             if verdict == "survived":
@@ -238,7 +233,7 @@ class Loop:
         if missing:
             print(f"measuring what the tests of {len(missing)} files reach", flush=True)
             todo = [items[test] for name in missing for test in by_file[name]]
-            measured = _in_fork(lambda: _measured(todo, self.failed))
+            measured = in_fork(lambda: _measured(todo, self.failed))
             for test in measured["failed"]:
                 print("left out, it fails without any change:", test, flush=True)
             for name in missing:
@@ -300,19 +295,6 @@ def _measured(items: list[pytest.Item], failed: list[str]) -> dict[str, Any]:
     return {"tests": tests, "failed": failed}
 
 
-def _in_fork(work: Callable[[], Any]) -> Any:
-    answer = STATE / "measured.json"
-    pid = os.fork()
-    if pid == 0:
-        _quiet()
-        answer.write_text(json.dumps(work()), encoding="utf-8")
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise RuntimeError("the tests could not be measured")
-    return json.loads(answer.read_text(encoding="utf-8"))
-
-
 def _functions_of(path: Path) -> list[FunctionType]:
     name = str(path)
     found = [
@@ -361,52 +343,3 @@ def _anew(path: Path, index: int, order: list[str], answer: Path) -> None:
     tests.write_text("\n".join(order), encoding="utf-8")
     words = ["-m", "tests.mutation.anew", str(path), str(index), str(tests), str(answer)]
     os.execv(sys.executable, [sys.executable, *words])
-
-
-def _quiet() -> None:
-    """A group of its own, and nothing on the terminal."""
-    os.setpgid(0, 0)
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-
-
-def _forked(
-    waiting: list[tuple[Mutant, Callable[[Path], None]]], jobs: int, seconds: float
-) -> Iterator[tuple[Mutant, str, str]]:
-    """Each mutant's verdict and the test that noticed it, as they come. One that takes much longer
-    than the `seconds` that its tests need has timed out."""
-    patience_s = PATIENCE_S + seconds
-    running: dict[int, tuple[Mutant, Path, float]] = {}
-    queue = list(reversed(waiting))
-    while queue or running:
-        while queue and len(running) < jobs:
-            mutant, job = queue.pop()
-            answer = STATE / f"answer-{len(queue)}"
-            answer.unlink(missing_ok=True)
-            running[_start(job, answer, patience_s)] = (mutant, answer, time.monotonic())
-        time.sleep(0.005)
-        for pid, (mutant, answer, began) in list(running.items()):
-            late = time.monotonic() - began > patience_s
-            if late:
-                os.killpg(pid, signal.SIGKILL)
-            ended, _ = os.waitpid(pid, 0 if late else os.WNOHANG)
-            if ended:
-                del running[pid]
-                finder = answer.read_text(encoding="utf-8") if answer.exists() else ""
-                verdict = "timeout" if late else "killed" if answer.exists() else "survived"
-                yield mutant, verdict, finder
-
-
-def _start(job: Callable[[Path], None], answer: Path, patience_s: float) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        _quiet()
-        signal.alarm(int(patience_s) + 15)  # it ends even where the run was killed before it
-        job(answer)
-    except BaseException as error:  # what stops the fork itself was noticed, too
-        answer.write_text(f"fork: {error!r}"[:200], encoding="utf-8")
-    finally:
-        os._exit(0)

@@ -12,7 +12,8 @@ import sys
 
 import pytest
 
-from tests.mutation.loop import ROOT, STATE, Asked, Loop
+from tests.mutation.forks import ROOT, STATE
+from tests.mutation.loop import Asked, Loop
 from tests.mutation.page import write_rows
 
 MODULES = (

@@ -6,7 +6,8 @@ import ast
 from pathlib import Path
 
 from tests.mutation.equivalents import equivalents
-from tests.mutation.loop import ROOT, Result
+from tests.mutation.forks import ROOT
+from tests.mutation.loop import Result
 from tests.mutation.mutate import mutants_of
 from tests.mutation.page import BEGIN, END, write_rows
 
