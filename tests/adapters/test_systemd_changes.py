@@ -178,8 +178,10 @@ async def test_what_systemd_changes_with_a_unit_is_told(tmp_path: Path) -> None:
             )
         )
         stopped = ["api.service", "cache.service", "web.service"]
-        for plan in (platform.plan_stop, platform.plan_restart):
-            assert (await plan(REDIS)).reaches == stopped
+        for planning in (platform.plan_stop, platform.plan_restart):
+            plan = await planning(REDIS)
+            assert plan.reaches == stopped
+            assert plan.lines[-1].endswith("the same as: api.service, cache.service, web.service.")
         place.box.set(REDIS, Conflicts="shutdown.target other.service")
         started = await platform.plan_start(REDIS)
         assert started.reaches == ["cache.service", "other.service", "shutdown.target"]

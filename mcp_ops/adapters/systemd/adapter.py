@@ -222,7 +222,11 @@ class SystemdAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
 
     async def _reached(self, plan: Plan, unit: Unit, relations: tuple[str, ...]) -> Plan:
         found = await reached(self._commands, unit, relations)
-        return plan.model_copy(update={"reaches": found})
+        told: list[str] = []
+        if relations is STOPS and found != []:
+            names = "more units than can be told" if found is None else ", ".join(found[:20])
+            told = [f"It takes with it, or is the same as: {names}."]
+        return plan.model_copy(update={"reaches": found, "lines": [*plan.lines, *told]})
 
     async def _look(self, name: str) -> Unit:
         return await get_unit(self._commands, self._listed(name), clock=self._clock)
