@@ -6,13 +6,13 @@ log what the effects are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from mcp_ops.clock import rfc3339
 from mcp_ops.lab.azure.api import azure
@@ -25,6 +25,7 @@ from mcp_ops.lab.railway.world import World as RailwayWorld
 from mcp_ops.lab.standin import StandIn
 from mcp_ops.lab.sync import sync_backend
 from tests.faults.checker import Effect
+from tests.faults.naming import Named, as_sent
 from tests.faults.platform_writes import JOB_MODE, RELEASES
 
 SETTLE_S: Final = 0.05
@@ -34,7 +35,6 @@ _TAKES_S: Final = 0.3
 _STEADY_S: Final = 0.3
 # Jobs are configuration: these are there before a row says which it runs.
 MOST_JOBS: Final = 30
-_AS_SENT: Final = "faults.path"
 
 
 def _as_it_is(app: ASGIApp) -> ASGIApp:
@@ -139,8 +139,8 @@ recheck_s = {SETTLE_S}
         make=lambda name: _service(api.world, name, secret),
         effects=_of_railway,
         configured=configured,
-        named=lambda app: _Named(app, api.world),
-        sent=_as_sent,
+        named=lambda app: Named(app, partial(_named, api.world)),
+        sent=as_sent,
     )
 
 
@@ -180,45 +180,19 @@ def _of_railway(line: Mapping[str, Any]) -> list[Effect]:
     return [Effect(intent=line["service"])] if line["effect"] in _EFFECTS else []
 
 
-class _Named:
-    """Gives requests of GraphQL the path `/OPERATION/SERVICE`, by which a gate tells them."""
-
-    def __init__(self, app: ASGIApp, world: RailwayWorld) -> None:
-        self._app = app
-        self._world = world
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        left: list[Message] = [{"type": "http.request", "body": bytes(body)}]
-
-        async def again() -> Message:
-            return left.pop() if left else await receive()
-
-        told = json.loads(body or b"{}")
-        path = f"/{told.get('operationName')}/{self._service(told.get('variables') or {})}"
-        await self._app({**scope, "path": path, _AS_SENT: scope["path"]}, again, send)
-
-    def _service(self, variables: Mapping[str, Any]) -> str:
-        service = self._world.services.get(variables.get("service", ""))
-        if service is not None:
-            return service.name
-        wanted = variables.get("deployment")
-        found = [one.service.name for one in self._world.deployments() if one.id == wanted]
-        return found[0] if found else ""
+def _named(world: RailwayWorld, path: str, body: Any) -> str:
+    """A request of GraphQL is told by `/OPERATION/SERVICE`."""
+    told = body if isinstance(body, dict) else {}
+    return f"/{told.get('operationName')}/{_service_of(world, told.get('variables') or {})}"
 
 
-def _as_sent(app: ASGIApp) -> ASGIApp:
-    async def back(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "path": scope.get(_AS_SENT, scope.get("path"))}, receive, send)
-
-    return back
+def _service_of(world: RailwayWorld, variables: Mapping[str, Any]) -> str:
+    service = world.services.get(variables.get("service", ""))
+    if service is not None:
+        return service.name
+    wanted = variables.get("deployment")
+    found = [one.service.name for one in world.deployments() if one.id == wanted]
+    return found[0] if found else ""
 
 
 # HTTP job endpoints
