@@ -129,6 +129,12 @@ class Stage:
             **self.variables,
         }
 
+    @property
+    def there(self) -> httpx2.AsyncClient:
+        """The cluster as somebody else has it, past its gate and proxy."""
+        assert self.cluster is not None
+        return self.cluster
+
     async def workloads(self, *names: str, image: str = OLD) -> None:
         """Make deployments of one instance, schedules, apps, services: each is the object of one
         intent. A tag with `broken` in it can't start."""
@@ -138,13 +144,11 @@ class Stage:
                 if writing.part in self.platforms:
                     self.platforms[writing.part].make(name)
                 else:
-                    assert self.cluster is not None
-                    tasks.start_soon(make, self.cluster, writing.tool, name, image)
+                    tasks.start_soon(make, self.there, writing.tool, name, image)
 
     async def change(self, name: str, spec: dict[str, Any]) -> None:
         """Change a deployment as somebody else would."""
-        assert self.cluster is not None
-        await patch(self.cluster, f"{APPS}/deployments/{name}", {"spec": spec})
+        await patch(self.there, f"{APPS}/deployments/{name}", {"spec": spec})
 
     def late(self) -> None:
         """Azure's activity log is behind, as it is when somebody looks at once."""
