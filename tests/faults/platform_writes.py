@@ -12,10 +12,16 @@ from tests.faults.writing import Writing
 
 # What the log of a platform says of a start that was asked for.
 _RESTARTED: Final = "because it was restarted"
+_APP_STARTS: Final = "level=info starting"  # an app's own first words
 _STARTED: Final = "Starting Container"
 # What stands at a platform when the rows come to it: deployments made earlier.
 RELEASES: Final = 2
 JOB_MODE: Final = "incremental"
+# The size that a plan is given, and its tier.
+SMALLER: Final = "S1"
+SMALLER_TIER: Final = "Standard"
+# The one instance of an app that loses its process.
+INSTANCE: Final = "a1b2c3d4" * 8
 
 
 def _logged(words: str) -> Callable[[str], Mapping[str, Any]]:
@@ -55,9 +61,16 @@ def _only(name: str) -> dict[str, Any]:
     return {"limit": 1, "cursor": name[:-1] + chr(ord(name[-1]) - 1)}
 
 
+def _smaller(body: dict[str, Any], _name: str) -> bool:
+    return any(
+        one["type"] == "Plan" and one["reason"] == SMALLER_TIER for one in body["conditions"]
+    )
+
+
 _SET: Final = {"key": "REGION", "value": "eu"}
 _INSTANCES: Final = ("GET", "/sites/{name}/instances", 0)
 _SITE: Final = "/sites/{name}"
+_PROCESSES: Final = f"/sites/{{name}}/instances/{INSTANCE}/processes"
 _LIST: Final = "/sites/{name}/config/appsettings/list"
 
 _AZURE: Final[Mapping[str, Writing]] = {
@@ -119,6 +132,30 @@ _AZURE: Final[Mapping[str, Writing]] = {
         asks="/serverfarms/plan-{name}",
         looks="/serverfarms/plan-{name}",
         meanwhile=_INSTANCES,
+    ),
+    "azure-tier": Writing(
+        part="azure",
+        tool="set_resources",
+        more={"tier": SMALLER},
+        look="get_deployment",
+        found=_smaller,
+        method="PUT",
+        asks="/serverfarms/plan-{name}",
+        looks="/serverfarms/plan-{name}",
+        meanwhile=_INSTANCES,
+    ),
+    "azure-instance": Writing(
+        part="azure",
+        tool="restart_instance",
+        more={"instance": INSTANCE},
+        look="get_deployment_logs",
+        looked=_logged(_APP_STARTS),
+        found=_any_item,
+        method="DELETE",
+        asks=f"{_PROCESSES}/",
+        looks=_PROCESSES,
+        meanwhile=("GET", _PROCESSES, 3),
+        repeats=False,
     ),
     "azure-config": Writing(
         part="azure",
@@ -189,6 +226,10 @@ _RAILWAY: Final[Mapping[str, Writing]] = {
         "scale_deployment", "Deploy", _two, more={"replicas": 2}, blind="unconfirmed"
     ),
     "railway-stop": _railway("stop_deployment", "Stop", _stopped),
+    # What was stopped is started by a restart of its deployment.
+    "railway-start": _railway(
+        "start_deployment", "Restart", lambda body, name: not _stopped(body, name)
+    ),
 }
 
 _JOBS: Final[Mapping[str, Writing]] = {

@@ -26,7 +26,7 @@ from mcp_ops.lab.standin import StandIn
 from mcp_ops.lab.sync import sync_backend
 from tests.faults.checker import Effect
 from tests.faults.naming import Named, as_sent
-from tests.faults.platform_writes import JOB_MODE, RELEASES
+from tests.faults.platform_writes import INSTANCE, JOB_MODE, RELEASES, SMALLER
 
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
@@ -78,6 +78,7 @@ access_token = "env:{variable}"
 arm_url = "{url}"
 scm_url = "{url}/scm/{{site}}"
 log_stream_s = 0
+tiers = ["{SMALLER}"]
 """
 
     return Platform(
@@ -91,8 +92,10 @@ log_stream_s = 0
 
 def _app(world: AzureWorld, name: str, secret: str) -> None:
     """An app on a plan of its own, with two deployments; one that is swapped has a slot."""
-    farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=True)
-    farm.resize()
+    # A process of its own can be ended at Windows only.
+    linux = not name.startswith("azure-instance")
+    farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=linux)
+    farm.workers = [INSTANCE]
     world.farms[farm.name] = farm
     for key in (name, *([f"{name}/staging"] if name.startswith("azure-swap") else [])):
         now = world.now()
@@ -160,6 +163,8 @@ def _service(world: RailwayWorld, name: str, secret: str) -> None:
     world.settle()
     for one in made.deployments[:-1]:
         one.settled = "REMOVED"
+    if name.startswith("railway-start"):
+        made.deployments[-1].stopped_at = now - _DAY
 
 
 _EFFECTS: Final = frozenset(
