@@ -56,6 +56,14 @@ def _ran(body: dict[str, Any], name: str) -> bool:
     return any(job["name"] == name and "last_start" in job for job in body["items"])
 
 
+def _held(body: dict[str, Any]) -> bool:
+    return bool(body["items"][0]["suspended"])
+
+
+def _over(body: dict[str, Any], _name: str) -> bool:
+    return body["items"][0]["state"] not in ("running", "running_too_long")
+
+
 def _only(name: str) -> dict[str, Any]:
     """The page that has nothing but this job: it begins right before its name."""
     return {"limit": 1, "cursor": name[:-1] + chr(ord(name[-1]) - 1)}
@@ -232,22 +240,31 @@ _RAILWAY: Final[Mapping[str, Writing]] = {
     ),
 }
 
-_JOBS: Final[Mapping[str, Writing]] = {
-    kind: Writing(
+
+def _job(tool: str, found: Any, path: str = "", **more: Any) -> Writing:
+    given: dict[str, Any] = {"more": {}, "meanwhile": ("GET", "/admin/sync-{name}/status", 1)}
+    return Writing(
         part="jobs",
-        tool="run_job",
-        more={"mode": JOB_MODE},
+        tool=tool,
         look="list_jobs",
         looked=_only,
-        found=_ran,
+        found=found,
         method="POST",
-        asks="/admin/sync-{name}",
+        asks=f"/admin/sync-{{name}}{path}",
         looks="/admin/sync-{name}/status",
-        meanwhile=("GET", "/admin/sync-{name}/status", 1),
-        repeats=kind == "job-keyed",
+        **{**given, **more},
     )
-    for kind in ("job-run", "job-keyed")
+
+
+_JOBS: Final[Mapping[str, Writing]] = {
+    "job-run": _job("run_job", _ran, more={"mode": JOB_MODE}, repeats=False),
+    "job-keyed": _job("run_job", _ran, more={"mode": JOB_MODE}),
+    "job-hold": _job("suspend_job", lambda body, _: _held(body), "/pause", waits=False),
+    "job-letgo": _job("resume_job", lambda body, _: not _held(body), "/unpause", waits=False),
+    "job-cancel": _job("stop_job", _over, "/cancel", repeats=False),
 }
+# Those that start a run.
+RUNS: Final = ("job-run", "job-keyed")
 
 WRITES: Final[Mapping[str, Writing]] = {**_AZURE, **_RAILWAY, **_JOBS}
 """By the beginning of the names of their objects."""

@@ -26,7 +26,7 @@ from mcp_ops.lab.standin import StandIn
 from mcp_ops.lab.sync import sync_backend
 from tests.faults.checker import Effect
 from tests.faults.naming import Named, as_sent
-from tests.faults.platform_writes import INSTANCE, JOB_MODE, RELEASES, SMALLER
+from tests.faults.platform_writes import INSTANCE, JOB_MODE, RELEASES, SMALLER, each
 
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
@@ -34,7 +34,7 @@ _TAKES_S: Final = 0.3
 # Longer than a deployment needs to replace another one: what runs until then is not steady.
 _STEADY_S: Final = 0.3
 # Jobs are configuration: these are there before a row says which it runs.
-MOST_JOBS: Final = 30
+MOST_JOBS: Final = 12
 
 
 def _as_it_is(app: ASGIApp) -> ASGIApp:
@@ -204,10 +204,17 @@ def _service_of(world: RailwayWorld, variables: Mapping[str, Any]) -> str:
 
 
 def jobs_part(directory: Path, *, key: str, variable: str) -> Platform:
-    """Jobs that start a run for one key once, and jobs that know no keys."""
-    names = [f"{kind}-{n:02}" for kind in ("job-run", "job-keyed") for n in range(MOST_JOBS)]
+    """Jobs that start a run for one key once, and jobs that know no keys; each can be told to."""
+    names = each(MOST_JOBS, "jobs")
     there = {"sales": False, **{name: name.startswith("job-keyed") for name in names}}
-    stand_in = sync_backend(directory=directory, key=key, takes_s=_TAKES_S, jobs=there)
+    stand_in = sync_backend(
+        directory=directory,
+        key=key,
+        takes_s=_TAKES_S,
+        jobs=there,
+        held=[name for name in names if name.startswith("job-letgo")],
+        hung=[name for name in names if name.startswith("job-cancel")],
+    )
 
     def configured(url: str) -> str:
         head = f"""
@@ -229,11 +236,15 @@ def _job(name: str, *, keyed: bool) -> str:
     header = 'idempotency_header = "Idempotency-Key"' if keyed else ""
     return f"""
 [targets.syncs.jobs.{name}]
+cancel = {{ path = "/admin/sync-{name}/cancel" }}
+suspend = {{ path = "/admin/sync-{name}/pause" }}
+resume = {{ path = "/admin/sync-{name}/unpause" }}
 [targets.syncs.jobs.{name}.status]
 path = "/admin/sync-{name}/status"
 running = '$.status == "running"'
 succeeded = '$.status == "completed"'
 failed = '$.status == "failed"'
+suspended = "$.paused"
 run_id = "$.run_id"
 last_start = "$.started_at"
 last_success = "$.last_sync_at"
@@ -247,6 +258,8 @@ run_id = "$.run_id"
 
 
 def _of_jobs(line: Mapping[str, Any]) -> list[Effect]:
+    if line["effect"] in ("sync-cancel", "sync-pause", "sync-unpause"):
+        return [Effect(intent=line["job"])]
     # Somebody else asks for another mode.
     if line["effect"] != "sync-started" or line["mode"] != JOB_MODE:
         return []
