@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_ops.capabilities.base import Outcome
-from mcp_ops.capabilities.changes import Change, Plan
+from mcp_ops.capabilities.base import Effect, Outcome
+from mcp_ops.capabilities.changes import Change, Changeable, Plan
+from mcp_ops.catalog import ALL_TOOLS
 from mcp_ops.changes import after, carry_out
 from mcp_ops.errors import Conflict, ConnectionLost, RefusalCode, Refused
 from mcp_ops.tool import Interrupted, OneRun
@@ -28,6 +29,13 @@ async def go_on(place: Lab, plan: Plan, *, call_id: str, frame: Any = None, **ke
 
     with anyio.fail_after(10):
         return await carry_out(place.platform, frame, planning, wait_s=45, after=after(plan.name))
+
+
+def test_every_change_of_a_platform_goes_on_in_another_process() -> None:
+    writes = [one for one in ALL_TOOLS.values() if one.effect is not Effect.READ]
+    changes = [one for one in writes if Changeable in one.capability.__mro__]
+    assert {"set_autoscaling", "pause_rollout", "suspend_job"} <= {one.name for one in changes}
+    assert [one.name for one in changes if not one.resumable] == []
 
 
 async def test_what_was_begun_is_found_and_followed(tmp_path: Path) -> None:

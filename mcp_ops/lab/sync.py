@@ -10,7 +10,7 @@ import hmac
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -102,6 +102,14 @@ class _Backend:
         for job in self._jobs.values():
             job.last_success = clock() - 3_600
 
+    def found(self, *, held: Collection[str], hung: Collection[str]) -> None:
+        """How jobs are when nobody has asked for anything yet."""
+        for name in held:
+            self._jobs[name].held = True
+        for name in hung:
+            job = self._jobs[name]
+            job.run_id, job.started, job.hung = next(self._ids), self._clock(), True
+
     def inject(self, name: str) -> None:
         if name not in SUPPORTED:
             raise KeyError(name)
@@ -178,19 +186,21 @@ class _Backend:
         self._log.append("sync-started", job=job.name, mode=mode, run=job.run_id, key=key)
 
     async def act(self, request: Request) -> Response:
-        """Cancel, pause and unpause: only `knowledge` can be told to."""
+        """Cancel, pause and unpause: all but `sales` can be told to."""
         if (no := self._refused(request)) is not None:
             return no
-        job, act = self._settled("knowledge"), request.path_params["act"]
+        job, act = self._settled(request.path_params["job"]), request.path_params["act"]
+        if act not in ("cancel", "pause", "unpause") or job.name == "sales":
+            return JSONResponse({"detail": "Not Found"}, 404)
+        changes = True
         if act == "cancel":
             if not job.running:
                 return JSONResponse({"detail": "Nothing runs"}, 409)
             job.ended, job.error = self._clock(), "cancelled"
-        elif act in ("pause", "unpause"):
-            job.held = act == "pause"
         else:
-            return JSONResponse({"detail": "Not Found"}, 404)
-        self._log.append(f"sync-{act}", job=job.name)
+            changes, job.held = job.held != (act == "pause"), act == "pause"
+        if changes:
+            self._log.append(f"sync-{act}", job=job.name)
         return cut_answer() if "lost-response" in self._faults else JSONResponse({"ok": True})
 
     def _settled(self, name: str) -> _Job:
@@ -212,7 +222,7 @@ class _Backend:
             Route("/health", self.health),
             Route("/admin/sync-{job}/status", self.status),
             Route("/admin/sync-{job}", self.start, methods=["POST"]),
-            Route("/admin/sync-knowledge/{act}", self.act, methods=["POST"]),
+            Route("/admin/sync-{job}/{act}", self.act, methods=["POST"]),
         ]
 
 
@@ -236,11 +246,15 @@ def sync_backend(
     clock: Callable[[], float] = time.time,
     takes_s: float = 20.0,
     jobs: Mapping[str, bool] = _JOBS_THERE,
+    held: Collection[str] = (),
+    hung: Collection[str] = (),
 ) -> StandIn:
     """Build the stand-in; `key` is what its admin endpoints ask for, a run takes `takes_s`.
-    `jobs` says of each whether it starts one run for one idempotency key."""
+    `jobs` says of each whether it starts one run for one idempotency key; those of `held` are held
+    when it starts, those of `hung` run without end."""
     log = EffectLog(directory / "sync.effects.jsonl", now=clock)
     app = _Backend(key=key, log=log, clock=clock, takes_s=takes_s, jobs=jobs)
+    app.found(held=held, hung=hung)
     return StandIn(
         name="sync",
         app=Wire(Starlette(routes=app.routes()), now=clock, refuse=app.refusal),

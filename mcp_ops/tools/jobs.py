@@ -36,14 +36,14 @@ async def run_job(
     return await carry_out(scheduler, write, planning, wait_s=wait_s, after=_after())
 
 
-@tool(effect=Effect.WRITE)
+@tool(effect=Effect.WRITE, resumable=True)
 async def suspend_job(scheduler: JobControl, write: Write, name: JobName) -> Change:
     """Hold a schedule: it starts nothing until resume_job. What runs goes on."""
     planning = partial(scheduler.plan_suspend, name)
     return await carry_out(scheduler, write, planning, wait_s=0, after=_after())
 
 
-@tool(effect=Effect.WRITE)
+@tool(effect=Effect.WRITE, resumable=True)
 async def resume_job(scheduler: JobControl, write: Write, name: JobName) -> Change:
     """Let a schedule that was held start its job again."""
     planning = partial(scheduler.plan_unsuspend, name)

@@ -81,7 +81,7 @@ async def scale_deployment(
     return await carry_out(platform, write, planning, wait_s=wait_s, after=after(name))
 
 
-@tool(effect=Effect.WRITE)
+@tool(effect=Effect.WRITE, resumable=True)
 async def set_autoscaling(
     platform: AutoscaledPlatform,
     write: Write,
@@ -94,7 +94,7 @@ async def set_autoscaling(
     return await carry_out(platform, write, planning, wait_s=0, after=after(name))
 
 
-@tool(effect=Effect.WRITE)
+@tool(effect=Effect.WRITE, resumable=True)
 async def pause_rollout(platform: PausablePlatform, write: Write, name: WorkloadName) -> Change:
     """Hold the rollout of a workload: no more instances are replaced until resume_rollout."""
     return await carry_out(

@@ -105,7 +105,7 @@ class HttpAgent:
     async def restart(self, name: str, **more: Any) -> Answer | None:
         """Restart a workload, or what else its name tells: one effect for the intent of it."""
         writing = writing_of(name)
-        arguments = {"intent": name, **writing.arguments(name), "reason": WHY, **more}
+        arguments = {"intent": name, "reason": WHY, **writing.arguments(name, **more)}
         return await self.call(writing.tool, **arguments)
 
     async def ask(self, name: str) -> str:

@@ -116,7 +116,7 @@ async def _gone(
 
 async def _calling(url: str, transport: str, era: str, name: str) -> None:
     writing = writing_of(name)
-    arguments = {**writing.arguments(name), "reason": WHY, "wait_s": 0}
+    arguments = {**writing.arguments(name, wait_s=0), "reason": WHY}
     async with _streams(url, transport) as streams, speaking(streams, era, None) as talk:
         await talk.client.call_tool(writing.tool, arguments, read_timeout_seconds=60)
 
@@ -151,7 +151,7 @@ async def _over_pipes(run: Run, asked: list[str]) -> None:
             ]
             for name in asked:
                 writing = writing_of(name)
-                arguments = {**writing.arguments(name), "reason": WHY, "wait_s": 0}
+                arguments = {**writing.arguments(name, wait_s=0), "reason": WHY}
                 await agent.send(writing.tool, intent=name, **arguments)
             for gate in gates:
                 await gate.reached()

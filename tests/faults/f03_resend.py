@@ -13,7 +13,7 @@ from tests.faults.later import LocalAgent, local
 from tests.faults.platform_writes import each
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
-from tests.faults.writes import names
+from tests.faults.writes import KINDS, names
 from tests.faults.writing import PLATFORMS
 
 _AT_ONCE = 8
@@ -25,7 +25,7 @@ async def fault_03(run: Run, size: Size) -> None:
         # Of each platform one at least, whichever it is.
         some = [run.random.choice(each(1, part)) for part in PLATFORMS]
         here = each(2, *PLATFORMS) if size == "long" else some
-        await _once(run, [*names({"short": 5, "long": 40}[size]), *here])
+        await _once(run, [*names({"short": 1, "long": 3}[size] * len(KINDS)), *here])
 
 
 async def _once(run: Run, asked: list[str]) -> None:

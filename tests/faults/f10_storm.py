@@ -29,17 +29,17 @@ async def fault_10(run: Run, size: Size) -> None:
         circuit = {"threshold": 3, "minimum_calls": 10, "open_s": 1}
         limits = {"read_timeout_s": _READ_S}
         async with stage(place, "cluster", circuit=circuit, limits=limits) as set_up:
-            await set_up.workloads(*_refused_names())
+            await set_up.workloads(*_refused_names(size))
             async with local(set_up, history, name="s1") as agent:
                 await _storm(run, set_up, history, agent, calls={"short": 60, "long": 300}[size])
-                await _refused_writes(run, set_up, agent)
+                await _refused_writes(run, set_up, agent, _refused_names(size))
                 await _flapping(run, set_up, history, agent)
             await run.judge(
                 history,
                 place,
                 effects=set_up.effects(),
                 least_calls=80,
-                least_effects=2 * len(KINDS),
+                least_effects=len(_refused_names(size)),
             )
         await at_platforms(run, every=size == "long")
 
@@ -79,9 +79,10 @@ async def _storm(
     history.recovered("429 storm")
 
 
-async def _refused_writes(run: Run, set_up: Stage, agent: LocalAgent) -> None:
+async def _refused_writes(run: Run, set_up: Stage, agent: LocalAgent, asked: list[str]) -> None:
     """A write that the target did not take is free to be sent again, and then runs once."""
-    for number, name in enumerate(_refused_names()):
+    first = run.random.randrange(2)
+    for number, name in enumerate(asked, first):
         status = 503 if number % 2 else 429
         fault = answering(status, _status(status), {"retry-after": "1"})
         set_up.between["cluster"].inject(*writing_of(name).requests(name), fault)
@@ -91,8 +92,9 @@ async def _refused_writes(run: Run, set_up: Stage, agent: LocalAgent) -> None:
         run.expect(again.code == "ok", f"after a {status}: {again.code}")
 
 
-def _refused_names() -> list[str]:
-    return names(2 * len(KINDS))
+def _refused_names(size: Size) -> list[str]:
+    """Each kind meets one of the two answers, or each of them."""
+    return names({"short": 1, "long": 2}[size] * len(KINDS))
 
 
 async def _flapping(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:

@@ -23,17 +23,18 @@ from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import Between, Fault, broken, lost
 
 _LOST = ("restart", "restart and look", "bytes")
+# What a platform has done shows there by then.
+_SHOWS_S = 0.3
 
 
 async def fault_11(run: Run, size: Size) -> None:
     """It is unknown, then read back; never a blind second run."""
     for _ in run.rounds(short=1, most=10):
-        asked = names({"short": 15, "long": 60}[size])
-        await _writes(
-            run,
-            ("cluster",),
-            {name: _LOST[n // len(KINDS) % len(_LOST)] for n, name in enumerate(asked)},
-        )
+        # Each kind in one way, or in every one.
+        asked = names({"short": 1, "long": 2 * len(_LOST)}[size] * len(KINDS))
+        first = run.random.randrange(len(_LOST))
+        ways = [_LOST[(n + n // len(KINDS) + first) % len(_LOST)] for n in range(len(asked))]
+        await _writes(run, ("cluster",), dict(zip(asked, ways, strict=True)))
         await _at_platforms(run, every=size == "long")
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
@@ -71,6 +72,7 @@ async def _writes(run: Run, parts: tuple[str, ...], asked: Mapping[str, str]) ->
                     for name, how in asked.items():
                         if how == turn:
                             tasks.start_soon(lose, name, how)
+            await anyio.sleep(_SHOWS_S)
             await run.resolve(agent, history)
         unknown = [
             line

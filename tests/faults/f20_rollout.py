@@ -6,8 +6,17 @@ import time
 
 import anyio
 
+from tests.faults.checker import DONE
+from tests.faults.cluster_others import (
+    CHANGED_AFTER,
+    CHANGED_BEFORE,
+    begin_another_run,
+    change,
+    change_again,
+    still_runs,
+)
 from tests.faults.f20_platforms import at_platforms
-from tests.faults.gates import Gate
+from tests.faults.gates import hold_restart
 from tests.faults.history import History
 from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
@@ -15,7 +24,7 @@ from tests.faults.stage import Stage, stage
 
 _WAIT_S = 2
 _SLACK_S = 5.0
-_OTHERS = ("scale-0", "rollback-0", "config-0")
+_ENDED = "endrun-0"
 
 
 async def fault_20(run: Run, size: Size) -> None:
@@ -28,58 +37,88 @@ async def fault_20(run: Run, size: Size) -> None:
 async def _once(run: Run) -> None:
     place = run.place()
     history = run.history(place)
+    before = [f"{kind}-0" for kind in CHANGED_BEFORE]
+    after = [f"{kind}-1" for kind in CHANGED_AFTER]
     async with stage(place, "cluster") as set_up:
-        await set_up.workloads("before", *_OTHERS, "during", "slow", "well")
+        await set_up.workloads(*before, *after, _ENDED, "slow", "well")
         await set_up.workloads("sick", image="lab/faults:broken")
         async with local(set_up, history, name="s1") as agent:
-            sick = await agent.restart("sick", wait_s=30)
-            run.expect(sick.outcome == "failed", f"sick: {sick.body}")
-            for name in ("before", *_OTHERS):
-                await _changed_before(run, set_up, history, agent, name)
-            await _changed_meanwhile(run, set_up, history, agent)
-            await _never_ready(run, set_up, agent)
+            async with anyio.create_task_group() as tasks:
+                for name in before:
+                    tasks.start_soon(_changed_before, run, set_up, history, agent, name)
+                for name in after:
+                    tasks.start_soon(_changed_meanwhile, run, set_up, agent, name)
+                tasks.start_soon(_ended_before, run, set_up, agent)
+                tasks.start_soon(_sick, run, agent)
+                tasks.start_soon(_never_ready, run, set_up, agent)
             well = await agent.restart("well", wait_s=30)
+            history.recovered("change")
             run.expect(well.outcome == "verified", f"well: {well.body}")
-        await run.judge(history, place, effects=set_up.effects(), least_calls=8, least_effects=4)
+        await run.judge(
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=len(before) + len(after),
+            least_effects=len(after),
+        )
+
+
+async def _sick(run: Run, agent: LocalAgent) -> None:
+    """What it is made of does not start."""
+    sick = await agent.restart("sick", wait_s=30)
+    run.expect(sick.outcome == "failed", f"sick: {sick.body}")
 
 
 async def _changed_before(
     run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str
 ) -> None:
-    """Between look and patch: nothing of ours is done, and the caller is told so."""
-    gate = Gate()
-    set_up.between["cluster"].inject("PATCH", f"/deployments/{name}", gate.before())
+    """Between look and request: nothing of ours is done, and the caller is told so."""
+    gate = hold_restart(set_up, name)
     async with anyio.create_task_group() as tasks:
 
-        async def change() -> None:
+        async def another() -> None:
             await gate.reached()
             history.fault("change")
-            await set_up.change(name, {"replicas": 3})
+            await change(set_up.there, name)
             history.mended("change")
             gate.released.set()
 
-        tasks.start_soon(change)
+        tasks.start_soon(another)
         answer = await agent.restart(name, wait_s=_WAIT_S)
     run.expect(answer.error and answer.body.get("executed") == "no", f"{name}: {answer.body}")
     run.expect(answer.code == "conflict", f"{name}: {answer.body}")
 
 
-async def _changed_meanwhile(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:
-    """After the patch: another generation is not taken for the success of ours."""
-    gate = Gate()
-    set_up.between["cluster"].inject("PATCH", "/deployments/during", gate.after())
+async def _changed_meanwhile(run: Run, set_up: Stage, agent: LocalAgent, name: str) -> None:
+    """After the request: what another one made is not taken for the success of ours."""
+    gate = hold_restart(set_up, name, after=True)
     async with anyio.create_task_group() as tasks:
 
-        async def change() -> None:
+        async def another() -> None:
             await gate.reached()
-            await set_up.change("during", {"template": {"spec": {"nodeName": "elsewhere"}}})
+            await change_again(set_up.there, name)
             gate.released.set()
 
-        tasks.start_soon(change)
-        answer = await agent.restart("during", wait_s=30)
-    history.recovered("change")
-    run.expect(answer.outcome == "unconfirmed", f"during: {answer.body}")
-    run.expect("changed again" in str(answer.body.get("problem")), f"during: {answer.body}")
+        tasks.start_soon(another)
+        answer = await agent.restart(name, wait_s=30)
+    run.expect(answer.outcome == "unconfirmed", f"{name}: {answer.body}")
+    run.expect("changed again" in str(answer.body.get("problem")), f"{name}: {answer.body}")
+
+
+async def _ended_before(run: Run, set_up: Stage, agent: LocalAgent) -> None:
+    """A run that somebody else ended has ended, and another one of its name is left alone."""
+    gate = hold_restart(set_up, _ENDED)
+    async with anyio.create_task_group() as tasks:
+
+        async def another() -> None:
+            await gate.reached()
+            await begin_another_run(set_up.there, _ENDED)
+            gate.released.set()
+
+        tasks.start_soon(another)
+        answer = await agent.restart(_ENDED, wait_s=30)
+    run.expect(answer.outcome in DONE, f"{_ENDED}: {answer.body}")
+    run.expect(await still_runs(set_up.there, _ENDED), f"{_ENDED}: another run was ended, too")
 
 
 async def _never_ready(run: Run, set_up: Stage, agent: LocalAgent) -> None:

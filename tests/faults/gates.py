@@ -97,8 +97,7 @@ def hold(stage: Stage, name: str, how: Callable[[Gate], Fault]) -> Gate:
     gate = Gate()
     writing = writing_of(name)
     between, request = stage.between[writing.part], writing.requests(name)
-    # All runs have one address: they take the gates before it in turn.
-    between.inject(*request, *between.faults.get(request, []), how(gate))
+    between.inject(*request, how(gate))
     return gate
 
 

@@ -89,7 +89,7 @@ class LocalAgent:
     async def restart(self, name: str, **more: Any) -> Answer:
         """Restart a workload, or what else its name tells: one effect for the intent of it."""
         writing = writing_of(name)
-        arguments = {"intent": name, **writing.arguments(name), "reason": WHY, **more}
+        arguments = {"intent": name, "reason": WHY, **writing.arguments(name, **more)}
         return await self.call(writing.tool, **arguments)
 
     async def end_of(self, name: str) -> Answer:

@@ -31,9 +31,11 @@ async def change(stage: Stage, name: str) -> None:
 
 def _change_app(world: AzureWorld, name: str) -> None:
     app = world.apps[name]
-    if name.startswith("azure-scale"):
+    if name.startswith(("azure-scale", "azure-tier")):
         app.farm.capacity = 3
         app.farm.resize()
+    elif name.startswith("azure-instance"):
+        world.restart(app)
     elif name.startswith("azure-config"):
         app.settings["OTHER"] = "theirs"
     elif name.startswith("azure-rollback"):

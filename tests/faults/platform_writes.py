@@ -12,10 +12,16 @@ from tests.faults.writing import Writing
 
 # What the log of a platform says of a start that was asked for.
 _RESTARTED: Final = "because it was restarted"
+_APP_STARTS: Final = "level=info starting"  # an app's own first words
 _STARTED: Final = "Starting Container"
 # What stands at a platform when the rows come to it: deployments made earlier.
 RELEASES: Final = 2
 JOB_MODE: Final = "incremental"
+# The size that a plan is given, and its tier.
+SMALLER: Final = "S1"
+SMALLER_TIER: Final = "Standard"
+# The one instance of an app that loses its process.
+INSTANCE: Final = "a1b2c3d4" * 8
 
 
 def _logged(words: str) -> Callable[[str], Mapping[str, Any]]:
@@ -50,14 +56,29 @@ def _ran(body: dict[str, Any], name: str) -> bool:
     return any(job["name"] == name and "last_start" in job for job in body["items"])
 
 
+def _held(body: dict[str, Any]) -> bool:
+    return bool(body["items"][0]["suspended"])
+
+
+def _over(body: dict[str, Any], _name: str) -> bool:
+    return body["items"][0]["state"] not in ("running", "running_too_long")
+
+
 def _only(name: str) -> dict[str, Any]:
     """The page that has nothing but this job: it begins right before its name."""
     return {"limit": 1, "cursor": name[:-1] + chr(ord(name[-1]) - 1)}
 
 
+def _smaller(body: dict[str, Any], _name: str) -> bool:
+    return any(
+        one["type"] == "Plan" and one["reason"] == SMALLER_TIER for one in body["conditions"]
+    )
+
+
 _SET: Final = {"key": "REGION", "value": "eu"}
 _INSTANCES: Final = ("GET", "/sites/{name}/instances", 0)
 _SITE: Final = "/sites/{name}"
+_PROCESSES: Final = f"/sites/{{name}}/instances/{INSTANCE}/processes"
 _LIST: Final = "/sites/{name}/config/appsettings/list"
 
 _AZURE: Final[Mapping[str, Writing]] = {
@@ -119,6 +140,30 @@ _AZURE: Final[Mapping[str, Writing]] = {
         asks="/serverfarms/plan-{name}",
         looks="/serverfarms/plan-{name}",
         meanwhile=_INSTANCES,
+    ),
+    "azure-tier": Writing(
+        part="azure",
+        tool="set_resources",
+        more={"tier": SMALLER},
+        look="get_deployment",
+        found=_smaller,
+        method="PUT",
+        asks="/serverfarms/plan-{name}",
+        looks="/serverfarms/plan-{name}",
+        meanwhile=_INSTANCES,
+    ),
+    "azure-instance": Writing(
+        part="azure",
+        tool="restart_instance",
+        more={"instance": INSTANCE},
+        look="get_deployment_logs",
+        looked=_logged(_APP_STARTS),
+        found=_any_item,
+        method="DELETE",
+        asks=f"{_PROCESSES}/",
+        looks=_PROCESSES,
+        meanwhile=("GET", _PROCESSES, 3),
+        repeats=False,
     ),
     "azure-config": Writing(
         part="azure",
@@ -189,24 +234,37 @@ _RAILWAY: Final[Mapping[str, Writing]] = {
         "scale_deployment", "Deploy", _two, more={"replicas": 2}, blind="unconfirmed"
     ),
     "railway-stop": _railway("stop_deployment", "Stop", _stopped),
+    # What was stopped is started by a restart of its deployment.
+    "railway-start": _railway(
+        "start_deployment", "Restart", lambda body, name: not _stopped(body, name)
+    ),
 }
 
-_JOBS: Final[Mapping[str, Writing]] = {
-    kind: Writing(
+
+def _job(tool: str, found: Any, path: str = "", **more: Any) -> Writing:
+    given: dict[str, Any] = {"more": {}, "meanwhile": ("GET", "/admin/sync-{name}/status", 1)}
+    return Writing(
         part="jobs",
-        tool="run_job",
-        more={"mode": JOB_MODE},
+        tool=tool,
         look="list_jobs",
         looked=_only,
-        found=_ran,
+        found=found,
         method="POST",
-        asks="/admin/sync-{name}",
+        asks=f"/admin/sync-{{name}}{path}",
         looks="/admin/sync-{name}/status",
-        meanwhile=("GET", "/admin/sync-{name}/status", 1),
-        repeats=kind == "job-keyed",
+        **{**given, **more},
     )
-    for kind in ("job-run", "job-keyed")
+
+
+_JOBS: Final[Mapping[str, Writing]] = {
+    "job-run": _job("run_job", _ran, more={"mode": JOB_MODE}, repeats=False),
+    "job-keyed": _job("run_job", _ran, more={"mode": JOB_MODE}),
+    "job-hold": _job("suspend_job", lambda body, _: _held(body), "/pause", waits=False),
+    "job-letgo": _job("resume_job", lambda body, _: not _held(body), "/unpause", waits=False),
+    "job-cancel": _job("stop_job", _over, "/cancel", repeats=False),
 }
+# Those that start a run.
+RUNS: Final = ("job-run", "job-keyed")
 
 WRITES: Final[Mapping[str, Writing]] = {**_AZURE, **_RAILWAY, **_JOBS}
 """By the beginning of the names of their objects."""

@@ -6,13 +6,13 @@ log what the effects are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from mcp_ops.clock import rfc3339
 from mcp_ops.lab.azure.api import azure
@@ -25,7 +25,8 @@ from mcp_ops.lab.railway.world import World as RailwayWorld
 from mcp_ops.lab.standin import StandIn
 from mcp_ops.lab.sync import sync_backend
 from tests.faults.checker import Effect
-from tests.faults.platform_writes import JOB_MODE, RELEASES
+from tests.faults.naming import Named, as_sent
+from tests.faults.platform_writes import INSTANCE, JOB_MODE, RELEASES, SMALLER, each
 
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
@@ -33,8 +34,7 @@ _TAKES_S: Final = 0.3
 # Longer than a deployment needs to replace another one: what runs until then is not steady.
 _STEADY_S: Final = 0.3
 # Jobs are configuration: these are there before a row says which it runs.
-MOST_JOBS: Final = 30
-_AS_SENT: Final = "faults.path"
+MOST_JOBS: Final = 12
 
 
 def _as_it_is(app: ASGIApp) -> ASGIApp:
@@ -78,6 +78,7 @@ access_token = "env:{variable}"
 arm_url = "{url}"
 scm_url = "{url}/scm/{{site}}"
 log_stream_s = 0
+tiers = ["{SMALLER}"]
 """
 
     return Platform(
@@ -91,8 +92,10 @@ log_stream_s = 0
 
 def _app(world: AzureWorld, name: str, secret: str) -> None:
     """An app on a plan of its own, with two deployments; one that is swapped has a slot."""
-    farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=True)
-    farm.resize()
+    # A process of its own can be ended at Windows only.
+    linux = not name.startswith("azure-instance")
+    farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=linux)
+    farm.workers = [INSTANCE]
     world.farms[farm.name] = farm
     for key in (name, *([f"{name}/staging"] if name.startswith("azure-swap") else [])):
         now = world.now()
@@ -139,8 +142,8 @@ recheck_s = {SETTLE_S}
         make=lambda name: _service(api.world, name, secret),
         effects=_of_railway,
         configured=configured,
-        named=lambda app: _Named(app, api.world),
-        sent=_as_sent,
+        named=lambda app: Named(app, partial(_named, api.world)),
+        sent=as_sent,
     )
 
 
@@ -160,6 +163,8 @@ def _service(world: RailwayWorld, name: str, secret: str) -> None:
     world.settle()
     for one in made.deployments[:-1]:
         one.settled = "REMOVED"
+    if name.startswith("railway-start"):
+        made.deployments[-1].stopped_at = now - _DAY
 
 
 _EFFECTS: Final = frozenset(
@@ -180,55 +185,36 @@ def _of_railway(line: Mapping[str, Any]) -> list[Effect]:
     return [Effect(intent=line["service"])] if line["effect"] in _EFFECTS else []
 
 
-class _Named:
-    """Gives requests of GraphQL the path `/OPERATION/SERVICE`, by which a gate tells them."""
-
-    def __init__(self, app: ASGIApp, world: RailwayWorld) -> None:
-        self._app = app
-        self._world = world
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        left: list[Message] = [{"type": "http.request", "body": bytes(body)}]
-
-        async def again() -> Message:
-            return left.pop() if left else await receive()
-
-        told = json.loads(body or b"{}")
-        path = f"/{told.get('operationName')}/{self._service(told.get('variables') or {})}"
-        await self._app({**scope, "path": path, _AS_SENT: scope["path"]}, again, send)
-
-    def _service(self, variables: Mapping[str, Any]) -> str:
-        service = self._world.services.get(variables.get("service", ""))
-        if service is not None:
-            return service.name
-        wanted = variables.get("deployment")
-        found = [one.service.name for one in self._world.deployments() if one.id == wanted]
-        return found[0] if found else ""
+def _named(world: RailwayWorld, path: str, body: Any) -> str:
+    """A request of GraphQL is told by `/OPERATION/SERVICE`."""
+    told = body if isinstance(body, dict) else {}
+    return f"/{told.get('operationName')}/{_service_of(world, told.get('variables') or {})}"
 
 
-def _as_sent(app: ASGIApp) -> ASGIApp:
-    async def back(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "path": scope.get(_AS_SENT, scope.get("path"))}, receive, send)
-
-    return back
+def _service_of(world: RailwayWorld, variables: Mapping[str, Any]) -> str:
+    service = world.services.get(variables.get("service", ""))
+    if service is not None:
+        return service.name
+    wanted = variables.get("deployment")
+    found = [one.service.name for one in world.deployments() if one.id == wanted]
+    return found[0] if found else ""
 
 
 # HTTP job endpoints
 
 
 def jobs_part(directory: Path, *, key: str, variable: str) -> Platform:
-    """Jobs that start a run for one key once, and jobs that know no keys."""
-    names = [f"{kind}-{n:02}" for kind in ("job-run", "job-keyed") for n in range(MOST_JOBS)]
+    """Jobs that start a run for one key once, and jobs that know no keys; each can be told to."""
+    names = each(MOST_JOBS, "jobs")
     there = {"sales": False, **{name: name.startswith("job-keyed") for name in names}}
-    stand_in = sync_backend(directory=directory, key=key, takes_s=_TAKES_S, jobs=there)
+    stand_in = sync_backend(
+        directory=directory,
+        key=key,
+        takes_s=_TAKES_S,
+        jobs=there,
+        held=[name for name in names if name.startswith("job-letgo")],
+        hung=[name for name in names if name.startswith("job-cancel")],
+    )
 
     def configured(url: str) -> str:
         head = f"""
@@ -250,11 +236,15 @@ def _job(name: str, *, keyed: bool) -> str:
     header = 'idempotency_header = "Idempotency-Key"' if keyed else ""
     return f"""
 [targets.syncs.jobs.{name}]
+cancel = {{ path = "/admin/sync-{name}/cancel" }}
+suspend = {{ path = "/admin/sync-{name}/pause" }}
+resume = {{ path = "/admin/sync-{name}/unpause" }}
 [targets.syncs.jobs.{name}.status]
 path = "/admin/sync-{name}/status"
 running = '$.status == "running"'
 succeeded = '$.status == "completed"'
 failed = '$.status == "failed"'
+suspended = "$.paused"
 run_id = "$.run_id"
 last_start = "$.started_at"
 last_success = "$.last_sync_at"
@@ -268,6 +258,8 @@ run_id = "$.run_id"
 
 
 def _of_jobs(line: Mapping[str, Any]) -> list[Effect]:
+    if line["effect"] in ("sync-cancel", "sync-pause", "sync-unpause"):
+        return [Effect(intent=line["job"])]
     # Somebody else asks for another mode.
     if line["effect"] != "sync-started" or line["mode"] != JOB_MODE:
         return []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import httpx2
 from starlette.types import ASGIApp
 
@@ -27,8 +28,11 @@ from mcp_ops.lab.proxy import Proxy, proxy
 from mcp_ops.lab.redis import Valkey, valkey
 from mcp_ops.lab.standin import StandIn
 from tests.faults.checker import Effect
+from tests.faults.cluster_objects import APPS, make, patch
+from tests.faults.cluster_writes import OLD
+from tests.faults.naming import Named, as_sent
 from tests.faults.platforms import Platform, azure_part, jobs_part, railway_part
-from tests.faults.writes import OLD, make, writing_of
+from tests.faults.writes import writing_of
 from tests.kubernetes_lab import Between, served
 from tests.served import loopback
 
@@ -125,26 +129,26 @@ class Stage:
             **self.variables,
         }
 
+    @property
+    def there(self) -> httpx2.AsyncClient:
+        """The cluster as somebody else has it, past its gate and proxy."""
+        assert self.cluster is not None
+        return self.cluster
+
     async def workloads(self, *names: str, image: str = OLD) -> None:
         """Make deployments of one instance, schedules, apps, services: each is the object of one
         intent. A tag with `broken` in it can't start."""
-        for name in names:
-            part = writing_of(name).part
-            if part in self.platforms:
-                self.platforms[part].make(name)
-            else:
-                assert self.cluster is not None
-                await make(self.cluster, name, image)
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                writing = writing_of(name)
+                if writing.part in self.platforms:
+                    self.platforms[writing.part].make(name)
+                else:
+                    tasks.start_soon(make, self.there, writing.tool, name, image)
 
     async def change(self, name: str, spec: dict[str, Any]) -> None:
         """Change a deployment as somebody else would."""
-        assert self.cluster is not None
-        answer = await self.cluster.patch(
-            f"/apis/apps/v1/namespaces/shop/deployments/{name}",
-            content=json.dumps({"spec": spec}),
-            headers={"content-type": "application/strategic-merge-patch+json"},
-        )
-        assert answer.status_code == 200, answer.text
+        await patch(self.there, f"{APPS}/deployments/{name}", {"spec": spec})
 
     def late(self) -> None:
         """Azure's activity log is behind, as it is when somebody looks at once."""
@@ -162,11 +166,19 @@ class Stage:
         return found
 
 
-_EFFECTS = frozenset({("client.patch", "Deployment"), ("client.create", "Job")})
+_PATCHED = ("Deployment", "HorizontalPodAutoscaler", "CronJob")
+_EFFECTS = frozenset({("client.create", "Job"), *(("client.patch", kind) for kind in _PATCHED)})
+# What is gone has no mark of a call: only its name says whose effect it is.
+_GONE = frozenset({("client.delete", "Pod"), ("client.delete", "Job")})
 
 
 def _of_cluster(line: Mapping[str, Any]) -> list[Effect]:
-    if (line["effect"], line.get("kind")) not in _EFFECTS:
+    what = (line["effect"], line.get("kind"))
+    if what in _GONE:
+        return [
+            Effect(intent=line["name"].removesuffix("-0") if what[1] == "Pod" else line["name"])
+        ]
+    if what not in _EFFECTS:
         return []
     marks = {path: call for path, call in line["changed"].items() if path.endswith(CALL_ID)}
     # A rollback may bring back a template with the mark of an earlier restart: the object's own
@@ -215,7 +227,9 @@ async def _cluster(made: Stage, stack: AsyncExitStack) -> str:
     stand_in = kubernetes(
         directory=made.directory / "cluster", token=CLUSTER_TOKEN, settle_s=SETTLE_S
     )
-    url = await _behind(made, stack, "cluster", stand_in)
+    url = await _behind(
+        made, stack, "cluster", stand_in, named=lambda app: Named(app, _named), sent=as_sent
+    )
     path = made.directory / "kubeconfig"
     path.write_text(kubeconfig(url, CLUSTER_TOKEN), encoding="utf-8")
     return f"""
@@ -224,6 +238,12 @@ kind = "kubernetes"
 environment = "dev"
 kubeconfig = {json.dumps(str(path))}
 """
+
+
+def _named(path: str, body: Any) -> str:
+    """What is created is told by its name: all runs have one address."""
+    name = (body.get("metadata") or {}).get("name") if isinstance(body, dict) else None
+    return f"{path}/{name}" if name and path.endswith("/jobs") else path
 
 
 async def _coordinator(made: Stage, stack: AsyncExitStack) -> str:

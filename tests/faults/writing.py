@@ -25,7 +25,8 @@ class Writing:
     looked at once more before that, and how often the same one is sent before it. `more` may have
     the object's name in it, as `{name}`. `repeats`: another process begins it again, where the
     target shows nothing of it. `marked`: a target that has done it shows that. `blind` is the
-    outcome where the answer was lost, and nothing could be looked at.
+    outcome where the answer was lost, and nothing could be looked at. `waits`: the tool takes how
+    long it is to wait.
     """
 
     tool: str
@@ -42,19 +43,22 @@ class Writing:
     repeats: bool = True
     marked: bool = True
     blind: str = "unknown"
+    waits: bool = True
 
     @property
     def target(self) -> str:
         """The target as the configuration names it."""
         return TARGETS[self.part]
 
-    def arguments(self, name: str) -> dict[str, Any]:
-        """What the tool is called with, but the reason."""
+    def arguments(self, name: str, **asked: Any) -> dict[str, Any]:
+        """What the tool is called with, but the reason, and with what was asked beyond."""
         more = {
             key: value.format(name=name) if isinstance(value, str) else value
             for key, value in self.more.items()
         }
-        return {"target": self.target, "name": name, **more}
+        if not self.waits:
+            asked.pop("wait_s", None)
+        return {"target": self.target, "name": name, **more, **asked}
 
     def look_arguments(self, name: str) -> dict[str, Any]:
         """What the tool that looks is called with."""
