@@ -6,21 +6,18 @@ from collections.abc import Sequence
 
 import anyio
 
-from tests.faults.agents import HttpAgent
 from tests.faults.checker import DONE
 from tests.faults.f04_platforms import at_boundaries, at_random
 from tests.faults.gates import Gate, hold, hold_look
 from tests.faults.history import History
 from tests.faults.later import local
 from tests.faults.row import Run, Size
-from tests.faults.servers import Server
+from tests.faults.salvo import salvo_of
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import KINDS, writing_of
 from tests.faults.writes import names as names_of
 
 IN_FLIGHT = 8
-# How long the writes of one salvo take together on a small machine.
-_SPAN_S = 1.2
 _SALVOS = 5
 
 
@@ -68,7 +65,7 @@ async def _at_boundaries(run: Run) -> None:
             history.recovered("kill -9")
             for name in ("after-reply", *held):
                 await agent.restart(name, wait_s=0)
-            await _salvo(run, history, server, agent, salvo)
+            await salvo_of(run, history, server, agent, salvo)
         asked = [*names, *held[1:], *salvo]
         ended = await _close_the_books(run, history, set_up, asked, on_the_way)
     # Another process went on with each: it found the one, and began the others.
@@ -90,26 +87,9 @@ async def _at_random(run: Run, kills: int) -> None:
                 if kill:
                     await agent.must("get_deployment", name="web")
                     history.recovered("kill -9")
-                await _salvo(run, history, server, agent, mine)
+                await salvo_of(run, history, server, agent, mine)
             history.mended("kill -9")
         await _close_the_books(run, history, set_up, names)
-
-
-async def _salvo(
-    run: Run, history: History, server: Server, agent: HttpAgent, names: list[str]
-) -> None:
-    """Writes start over a while, and at a random moment of it the server is killed."""
-    async with anyio.create_task_group() as tasks:
-
-        async def one(name: str, after_s: float) -> None:
-            await anyio.sleep(after_s)
-            await agent.restart(name, wait_s=0)
-
-        for name in names:
-            tasks.start_soon(one, name, run.random.uniform(0, _SPAN_S / 2))
-        await anyio.sleep(run.random.uniform(0.02, _SPAN_S))
-        history.fault("kill -9")
-        await server.kill()
 
 
 async def _close_the_books(

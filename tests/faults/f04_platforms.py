@@ -17,13 +17,13 @@ from tests.faults.history import History
 from tests.faults.later import local
 from tests.faults.platform_writes import each, kinds
 from tests.faults.row import Run
+from tests.faults.salvo import salvo_of
 from tests.faults.servers import Server
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import writing_of
 from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import Fault
 
-_SPAN_S = 1.2
 _SALVO = 2
 # What a platform has done shows there by then.
 _SHOWS_S = 0.3
@@ -99,25 +99,9 @@ async def at_random(run: Run, kills: int) -> None:
                 if kill:
                     await agent.must("get_deployment", target="web", name=names[0])
                     history.recovered("kill -9")
-                await _salvo(run, history, server, agent, names[kill * many : (kill + 1) * many])
+                await salvo_of(run, history, server, agent, names[kill * many : (kill + 1) * many])
             history.mended("kill -9")
         await _close_the_books(run, history, set_up, names)
-
-
-async def _salvo(
-    run: Run, history: History, server: Server, agent: HttpAgent, names: list[str]
-) -> None:
-    async with anyio.create_task_group() as tasks:
-
-        async def one(name: str, after_s: float) -> None:
-            await anyio.sleep(after_s)
-            await agent.restart(name, wait_s=0)
-
-        for name in names:
-            tasks.start_soon(one, name, run.random.uniform(0, _SPAN_S / 2))
-        await anyio.sleep(run.random.uniform(0.02, _SPAN_S))
-        history.fault("kill -9")
-        await server.kill()
 
 
 async def _close_the_books(
