@@ -153,7 +153,8 @@ async def _loads(figures: HttpFigures, scale: float) -> None:
                     client = LoadClient([url], kind, KEYS if name == "guard" else ())
                     await client.drive(NO_OP, clients=8, count=WARM_UP)
                     for clients in CLIENTS:
-                        count = int(max(4 * clients, 600 if clients == 1 else 1500) * scale)
+                        # Seconds, not moments: lines of the ledger are written in batches.
+                        count = int(max(16 * clients, 2_000 if clients == 1 else 6_000) * scale)
                         found = await client.drive(
                             NO_OP, clients=clients, count=max(count, clients)
                         )
