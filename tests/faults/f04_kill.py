@@ -14,6 +14,7 @@ from tests.faults.later import local
 from tests.faults.row import Run, Size
 from tests.faults.salvo import salvo_of
 from tests.faults.stage import Stage, stage
+from tests.faults.units import at_units
 from tests.faults.writes import KINDS, writing_of
 from tests.faults.writes import names as names_of
 
@@ -25,11 +26,13 @@ async def fault_04(run: Run, size: Size) -> None:
     """After a restart every operation reaches a terminal state, and nothing ran twice."""
     await _at_boundaries(run)
     await at_boundaries(run)
+    await at_units(run)
     if size == "long":
         for _ in run.rounds(short=1, most=40):
             await _at_random(run, _SALVOS)
             await at_boundaries(run)
             await at_random(run, _SALVOS)
+            await at_units(run)
 
 
 async def _at_boundaries(run: Run) -> None:

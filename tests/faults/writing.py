@@ -12,6 +12,7 @@ TARGETS: Final[Mapping[str, str]] = {
     "azure": "web",
     "railway": "store",
     "jobs": "syncs",
+    "units": "box",
 }
 PLATFORMS: Final = ("azure", "railway", "jobs")
 

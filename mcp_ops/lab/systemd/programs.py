@@ -267,7 +267,7 @@ def _once(folder: Path, program: str, arguments: list[str]) -> tuple[str, str]:
         verb = rest[0] if program == "systemctl" else ""
         fault = _fault(folder, program, verb)
         state = load(folder)
-        if fault == "silent":
+        if fault in ("silent", "late"):
             return fault, ""
         if fault in ("garbage", "flood"):
             return fault, ("{x" if fault == "garbage" else "x" * 1_000 + "\n")
@@ -279,6 +279,13 @@ def _once(folder: Path, program: str, arguments: list[str]) -> tuple[str, str]:
         return fault, out
 
 
+def _stand() -> None:
+    """Stand still, for as long as whoever started the program is there."""
+    parent, ends = os.getppid(), time.monotonic() + _HANG_S
+    while os.getppid() == parent and time.monotonic() < ends:
+        time.sleep(0.02)
+
+
 def main(folder: Path, program: str, arguments: list[str]) -> int:
     """Run one program; the exit code."""
     try:
@@ -286,8 +293,10 @@ def main(folder: Path, program: str, arguments: list[str]) -> int:
     except Ended as ended:
         sys.stderr.write(ended.words)
         return ended.code
-    if fault in ("silent", "stuck"):  # before, and after the effect
-        time.sleep(_HANG_S)
+    if fault in ("silent", "stuck", "late"):  # before, and after the effect; or later than that
+        _stand()
+    if fault == "late":
+        _once(folder, program, arguments)
     if fault == "lost":
         os.kill(os.getpid(), signal.SIGKILL)
     while fault == "flood":
