@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import mcp_types as types
@@ -44,7 +43,7 @@ from mcp_ops.records import Ledger
 from mcp_ops.redact import Redactor, tame
 from mcp_ops.schema import ToolSchemas
 from mcp_ops.tool import Tool
-from mcp_ops.transport import CallerFacts, Wire, caller_facts, http_principal
+from mcp_ops.transport import CallerFacts, Wire, caller_facts, http_principal, scope_set
 from mcp_ops.transport_bus import ChangingServer, ToolListBus
 from mcp_ops.transport_spans import observe
 
@@ -333,7 +332,7 @@ class OpsServer:
 
         return Caller(
             principal=self._local if http is None else http.id,
-            scopes=_LOCAL_SCOPES if http is None else _as_set(http.scopes),
+            scopes=_LOCAL_SCOPES if http is None else scope_set(http.scopes),
             channel=channel,
             client=f"{facts.client} {facts.client_version}".strip(),
             era=facts.protocol_version,
@@ -345,9 +344,6 @@ class OpsServer:
             progress=progress if facts.progress_token is not None else None,
             reach=() if http is None else http.reach,
         )
-
-
-_as_set = lru_cache(maxsize=256)(frozenset[str])  # the same with every call of a principal
 
 
 def _listed(published: Published, schema: dict[str, Any]) -> types.Tool:

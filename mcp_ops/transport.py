@@ -86,6 +86,10 @@ def caller_facts(ctx: ServerRequestContext[Any, Any]) -> CallerFacts:
     )
 
 
+scope_set = lru_cache(maxsize=256)(frozenset[str])
+"""Scopes as the guard looks at them: the same with every call of a principal."""
+
+
 def http_principal(ctx: ServerRequestContext[Any, Any]) -> HttpPrincipal | None:
     """The principal of exactly this HTTP request; None on stdio."""
     if ctx.request is None:
