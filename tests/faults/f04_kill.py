@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import anyio
 
 from tests.faults.checker import DONE
 from tests.faults.f04_platforms import at_boundaries, at_random
 from tests.faults.gates import Gate, hold, hold_look
-from tests.faults.history import History
-from tests.faults.later import local
 from tests.faults.row import Run, Size
-from tests.faults.salvo import salvo_of
-from tests.faults.stage import Stage, stage
+from tests.faults.salvo import close_the_books, salvo_of
+from tests.faults.stage import stage
 from tests.faults.units import at_units
 from tests.faults.writes import KINDS, writing_of
 from tests.faults.writes import names as names_of
@@ -70,7 +66,7 @@ async def _at_boundaries(run: Run) -> None:
                 await agent.restart(name, wait_s=0)
             await salvo_of(run, history, server, agent, salvo)
         asked = [*names, *held[1:], *salvo]
-        ended = await _close_the_books(run, history, set_up, asked, on_the_way)
+        ended = await close_the_books(run, history, set_up, asked, on_the_way, each=(2, 1 / 3))
     # Another process went on with each: it found the one, and began the others.
     for name in held:
         there = name in done or writing_of(name).repeats
@@ -92,37 +88,4 @@ async def _at_random(run: Run, kills: int) -> None:
                     history.recovered("kill -9")
                 await salvo_of(run, history, server, agent, mine)
             history.mended("kill -9")
-        await _close_the_books(run, history, set_up, names)
-
-
-async def _close_the_books(
-    run: Run,
-    history: History,
-    set_up: Stage,
-    names: list[str],
-    on_the_way: Sequence[Gate] = (),
-) -> dict[str, str]:
-    """When all leases are over: every call is sent again until another process has gone on with
-    it. Then comes what was on its way, and unknown ones are looked at. Answers how each ended."""
-    ended: dict[str, str] = {}
-    async with local(set_up, history) as agent:
-
-        async def one(name: str) -> None:
-            ended[name] = (await agent.end_of(name)).outcome
-            run.expect(ended[name] != "in_progress", f"{name} is in progress for good")
-
-        async with anyio.create_task_group() as tasks:
-            for name in names:
-                tasks.start_soon(one, name)
-        for gate in on_the_way:
-            gate.released.set()
-            await gate.passed.wait()
-        await run.resolve(agent, history)
-    await run.judge(
-        history,
-        set_up.directory,
-        effects=set_up.effects(),
-        least_calls=2 * len(names),
-        least_effects=len(names) // 3,
-    )
-    return ended
+        await close_the_books(run, history, set_up, names, each=(2, 1 / 3))

@@ -6,7 +6,7 @@ would take it once; else it says that it does not know, and a look has to tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import anyio
 
@@ -14,10 +14,9 @@ from tests.faults.agents import HttpAgent
 from tests.faults.checker import DONE
 from tests.faults.gates import Gate, hold
 from tests.faults.history import History
-from tests.faults.later import local
 from tests.faults.platform_writes import each, kinds
 from tests.faults.row import Run
-from tests.faults.salvo import salvo_of
+from tests.faults.salvo import close_the_books, salvo_of
 from tests.faults.servers import Server
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import writing_of
@@ -27,6 +26,7 @@ from tests.kubernetes_lab import Fault
 _SALVO = 2
 # What a platform has done shows there by then.
 _SHOWS_S = 0.3
+_LEAST = (1, 1 / 2)
 
 
 async def at_boundaries(run: Run) -> None:
@@ -47,7 +47,9 @@ async def at_boundaries(run: Run) -> None:
             await _sent_again(history, agent, late)
             await _held(set_up, history, server, agent, done, Gate.after)
         asked = [*lost, *done, *late]
-        ended = await _close_the_books(run, history, set_up, asked, on_the_way)
+        ended = await close_the_books(
+            run, history, set_up, asked, on_the_way, each=_LEAST, shows_s=_SHOWS_S
+        )
     for name in (*lost, *late):  # nothing of it was there
         wanted = DONE if writing_of(name).repeats else {"unknown"}
         run.expect(ended[name] in wanted, f"{name}, which did not come, ended as {ended[name]}")
@@ -101,38 +103,4 @@ async def at_random(run: Run, kills: int) -> None:
                     history.recovered("kill -9")
                 await salvo_of(run, history, server, agent, names[kill * many : (kill + 1) * many])
             history.mended("kill -9")
-        await _close_the_books(run, history, set_up, names)
-
-
-async def _close_the_books(
-    run: Run,
-    history: History,
-    set_up: Stage,
-    names: list[str],
-    on_the_way: Sequence[Gate] = (),
-) -> dict[str, str]:
-    """When all leases are over, somebody asks how each ended. Then comes what was on its way, and
-    what is unknown is looked at."""
-    ended: dict[str, str] = {}
-    async with local(set_up, history) as agent:
-
-        async def one(name: str) -> None:
-            ended[name] = (await agent.end_of(name)).outcome
-            run.expect(ended[name] != "in_progress", f"{name} is in progress for good")
-
-        async with anyio.create_task_group() as tasks:
-            for name in names:
-                tasks.start_soon(one, name)
-        for gate in on_the_way:
-            gate.released.set()
-            await gate.passed.wait()
-        await anyio.sleep(_SHOWS_S)
-        await run.resolve(agent, history)
-    await run.judge(
-        history,
-        set_up.directory,
-        effects=set_up.effects(),
-        least_calls=len(names),
-        least_effects=len(names) // 2,
-    )
-    return ended
+        await close_the_books(run, history, set_up, names, each=_LEAST, shows_s=_SHOWS_S)
