@@ -151,10 +151,11 @@ def parse(
     values = vars(arguments)
     _no_secret(tool, values)
     about = str(values.get("target", "")) if tool.own else ""
-    # "all" is a word only of tools that take it by default.
-    every = ("all",) if tool.default_of("target") == "all" else ()
-    if about and about not in (*targets, *every):
-        raise _no_target((*targets, *every))
+    if about and about not in targets:
+        # "all" is a word only of tools that take it by default.
+        every = ("all",) if tool.default_of("target") == "all" else ()
+        if about not in every:
+            raise _no_target((*targets, *every))
     return Call(
         id=call_id,
         tool=tool,
@@ -189,7 +190,7 @@ def _no_secret(tool: Tool, values: dict[str, Any]) -> None:
 def _without_most_unknown(fields: dict[str, Any], tool: Tool) -> dict[str, Any]:
     """The arguments with at most ten unknown ones: each that is found wrong takes time, in which
     everybody waits, and no more than ten are named."""
-    known = tool.arguments.model_fields
+    known = tool.fields
     if len(fields) <= len(known):
         return fields
     more = set(list(fields.keys() - known.keys())[_MOST_PROBLEMS:])
@@ -231,7 +232,7 @@ _RULES = {
 
 def invalid_arguments(error: ValidationError, tool: Tool) -> InvalidInput:
     """What is wrong with the arguments, by field and rule; never the value."""
-    known = set(tool.arguments.model_fields)
+    known = set(tool.fields)
     problems: list[dict[str, str]] = []
     for item in error.errors(include_url=False, include_input=False, include_context=True)[
         :_MOST_PROBLEMS

@@ -72,7 +72,7 @@ def why_unpublished(tool: Tool, settings: ToolSettings) -> str:
 
 
 def _needs_target(tool: Tool) -> bool:
-    target = tool.arguments.model_fields.get("target")
+    target = tool.fields.get("target")
     return target is not None and target.is_required()
 
 

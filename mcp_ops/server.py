@@ -284,7 +284,7 @@ class OpsServer:
         self, listed: types.Tool, published: Published, scope: str, reach: Reaches
     ) -> types.Tool | None:
         tool = published.tool
-        aims = not tool.own or "target" in tool.arguments.model_fields
+        aims = not tool.own or "target" in tool.fields
         if not reach or not aims:
             return listed
         targets = self._reached(published, scope, reach)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -43,14 +42,15 @@ class Wire(dict[str, Any]):
     """A result of `tools/call` in the form that 2026-07-28 sends, which nobody checks again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallerFacts:
+class CallerFacts(NamedTuple):
     """What the transport knows about one request.
 
     `principal` is None on stdio. `client` and `client_version` are the client's own words, cut to
     a label; empty when it did not say. `asks_by_result` and `can_elicit` exclude each other; with
     neither, this client can't be asked. `traceparent` is of the trace that the call belongs to:
     that of the message, else of the HTTP request; empty where there is none.
+
+    A tuple, as every call has one: a frozen data class of its size takes 3 µs to make.
     """
 
     principal: HttpPrincipal | None

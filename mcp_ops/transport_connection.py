@@ -36,6 +36,10 @@ LARGE_HEAD: Final = "mcp_ops.large_head"
 LINGER_S: Final = 5.0
 """Seconds that a client may go on to send a body after it got its answer."""
 
+NEXT_TURN: Final = "mcp_ops.next_turn"
+"""Stands in the scope of a request whose answer may be written with the loop's next turn: what
+others are told in this one comes first."""
+
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -197,7 +201,7 @@ class Bounds(Protocol):
 
 class _HeldHead:
     """A transport that keeps the head of a response until its first body comes, at the longest
-    until the loop's next turn.
+    until the loop's next turn; so long it keeps all of one that may wait (`NEXT_TURN`).
 
     uvicorn writes them one by one, and each of its writes is a call of the system and wakes the
     client, which can do nothing with a head alone.
@@ -219,8 +223,9 @@ class _HeldHead:
             self._of, self._head = cycle, data
             self._protocol.loop.call_soon(self._flush)
         elif self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
+            self._head += data
+            if NEXT_TURN not in cycle.scope:
+                self._flush()
         else:
             self._transport.write(data)
 

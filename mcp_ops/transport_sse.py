@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_ops.transport_answer import PING_S, WAITING, owner_of, read_body
 from mcp_ops.transport_calls import PlainCalls
+from mcp_ops.transport_connection import NEXT_TURN
 from mcp_ops.transport_ends import ReadEnd, StreamEnd
 from mcp_ops.transport_eras import serve_era
 from mcp_ops.transport_inline import InlineCalls, Places
@@ -122,6 +123,8 @@ class SseTransport:
         request = Request(scope, receive)
         call = session.inline.take(body, request)
         if call is not None:
+            # A call that is over within this turn is answered before, and wakes its client once.
+            scope[NEXT_TURN] = True
             try:
                 await _accept(send)
             finally:  # it is taken: whatever becomes of the note, it has to run

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mcp_ops.transport_connection import guarded_protocol
+from mcp_ops.transport_connection import NEXT_TURN, guarded_protocol
 from tests.served import serve
 
 BOTH = pytest.mark.parametrize("base", [HttpToolsProtocol, H11Protocol])
@@ -100,3 +100,30 @@ async def test_a_connection_that_closes_behind_its_answer_loses_nothing(
             answer = await http.get("/empty", headers={"connection": "close"})
             whole = await http.get("/", headers={"connection": "close"})
     assert (answer.status_code, whole.text) == (200, "body")
+
+
+@BOTH
+async def test_a_response_that_may_wait_is_written_behind_what_others_are_told(
+    base: type[Protocol],
+) -> None:
+    protocol, writes = watched(base)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[NEXT_TURN] = True
+        head = [(b"content-length", b"4")]
+        await send({"type": "http.response.start", "status": 202, "headers": head})
+        await send({"type": "http.response.body", "body": b"body"})
+        writes.append(b"told")
+        await over.wait()  # however long the rest takes
+
+    over = anyio.Event()
+    async with serve(app, http=protocol) as url, httpx2.AsyncClient(base_url=url) as http:
+        with anyio.fail_after(20):
+            answers = [await http.post("/"), await http.post("/")]
+            last = await http.post("/", headers={"connection": "close"})
+        over.set()
+    assert [answer.text for answer in (*answers, last)] == ["body"] * 3
+    kinds = ["told" if write == b"told" else "whole" for write in writes]
+    # The last one is written as its connection closes.
+    assert kinds == ["told", "whole", "told", "whole", "whole", "told"]
+    assert sum(write.endswith(b"\r\n\r\nbody") for write in writes) == 3

@@ -23,7 +23,7 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from mcp_ops.settings import ServerSettings
-from mcp_ops.transport import bind_caller, caller_facts, seal
+from mcp_ops.transport import CallerFacts, bind_caller, caller_facts, seal
 from mcp_ops.transport_http import fast_loop, http_app, serve_http
 from mcp_ops.transport_stdio import serve_stdio
 
@@ -33,6 +33,12 @@ QUESTION = types.ElicitRequestFormParams(
     requested_schema={"type": "object", "properties": {"yes": {"type": "boolean"}}},
 )
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+
+def told(facts: CallerFacts) -> dict[str, Any]:
+    """What is known of a caller, as JSON has it."""
+    principal = None if facts.principal is None else asdict(facts.principal)
+    return {**facts._asdict(), "principal": principal}
 
 
 def said(**facts: Any) -> types.CallToolResult:
@@ -62,7 +68,7 @@ class Peer:
         """Do what the tool's name says."""
         match params.name:
             case "look":
-                return said(arguments=params.arguments or {}, caller=asdict(caller_facts(ctx)))
+                return said(arguments=params.arguments or {}, caller=told(caller_facts(ctx)))
             case "wait":
                 print("waiting", file=sys.stderr, flush=True)
                 await self.released.wait()

@@ -95,7 +95,8 @@ class Result(Model):
 
     target: str = ""
     observed_at: Moment = ""
-    next_steps: Annotated[list[NextStep], Field(max_length=3)] = []
+    # Not a default of its own: that would be copied for each result.
+    next_steps: list[NextStep] = Field(default_factory=list, max_length=3)
     cached_age_s: float | None = None
 
 

@@ -120,7 +120,7 @@ def _in_reach(s: Situation, scope: str) -> bool:
     if s.subject:
         return reaches(reach, scope, s.subject, s.environment)
     # Without a target it is about this server; what changes it for all targets needs all of them.
-    everywhere = s.call.effect is not Effect.READ and "target" in s.call.tool.arguments.model_fields
+    everywhere = s.call.effect is not Effect.READ and "target" in s.call.tool.fields
     return reaches_all(reach, scope) if everywhere else True
 
 

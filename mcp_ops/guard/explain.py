@@ -63,7 +63,7 @@ def supposed(tool: Tool, raw: dict[str, Any], caller: Caller, targets: Sequence[
     `targets` are those that the tool may be called with. Raises `InvalidInput` for what is given
     and wrong.
     """
-    fields = tool.arguments.model_fields
+    fields = tool.fields
     left_out = {name for name, field in fields.items() if field.is_required() and name not in raw}
     if not left_out:
         return parse(tool, raw, caller=caller, call_id=new_id(), targets=tuple(targets))

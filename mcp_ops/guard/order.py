@@ -211,9 +211,7 @@ class Guard:
                 retry=None if admission.probe else retry,
             )
             try:
-                return self._settled(
-                    call, result, ask_again="limit" in call.tool.arguments.model_fields
-                )
+                return self._settled(call, result, ask_again="limit" in call.tool.fields)
             except settle.TooLarge as page:
                 asked_again += 1
                 call = with_limit(call, page.fitting if asked_again < _PAGES else 1)
