@@ -34,10 +34,13 @@ async def test_a_collector_that_does_not_work_hurts_no_call(kind: str, tmp_path:
     async with collector(kind) as (url, asked):
         place = observed(
             tmp_path,
-            "[telemetry]\nqueue = 64\n[guard.limits]\nprincipal_per_minute = 1000\n",
+            "[telemetry]\nqueue = 64\n[guard.limits]\nprincipal_per_minute = 1000\n"
+            f'[[guard.freeze]]\ncalendar = "file:{tmp_path}/gone.ics"\n',  # a line of the log
             OTEL_EXPORTER_OTLP_ENDPOINT=url,
             OTEL_METRIC_EXPORT_INTERVAL="1000",
             OTEL_BSP_SCHEDULE_DELAY="20",
+            OTEL_BLRP_SCHEDULE_DELAY="20",
+            MCP_OPS_LOG_LEVEL="DEBUG",
         )
         with anyio.fail_after(60):
             async with serving(place, "http") as server:
