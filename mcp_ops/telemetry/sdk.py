@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
@@ -79,22 +78,24 @@ class Sdk:
 
         resource = _resource(settings, version)
         self._text: Callable[[str], tuple[bytes, str]] | None = None
-        readers = [*_push_readers(settings)]
+        self._senders = _push_readers(settings)
+        readers = [*self._senders]
         if settings.prometheus:
             reader, self._text = _prometheus()
             readers.append(reader)
-        self._traces = TracerProvider(
+        traces = TracerProvider(
             sampler=_sampler(settings.sample_ratio if settings.exporters else 0.0),
             resource=resource,
             shutdown_on_exit=False,
             span_limits=SpanLimits(max_span_attribute_length=_ATTRIBUTE_LENGTH),
         )
-        self._senders = _senders(BatchSpanProcessor, settings, "traces")
-        for sender in self._senders:
-            self._traces.add_span_processor(sender)
-        self._metrics = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-        trace.set_tracer_provider(self._traces)
-        metrics.set_meter_provider(self._metrics)
+        for sender in _senders(BatchSpanProcessor, settings, "traces"):
+            self._senders.append(sender)
+            traces.add_span_processor(sender)
+        trace.set_tracer_provider(traces)
+        metrics.set_meter_provider(
+            MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+        )
         self._leave_logs: Callable[[], None] | None = None
         if settings.logs and settings.exporters:
             # Loaded only where somebody takes them.
@@ -123,13 +124,10 @@ class Sdk:
             self._leave_logs()
         until = time.monotonic() + CLOSE_S
         # Threads that the interpreter does not wait for: an exporter may hang in a socket. Each has
-        # its own, so that the others still send.
+        # its own, and not the provider's, which closes one after the other.
         closing = [
-            threading.Thread(target=each, name="mcp-ops telemetry", daemon=True)
-            for each in (
-                partial(self._metrics.shutdown, timeout_millis=CLOSE_S * 1000),
-                *(sender.shutdown for sender in self._senders),
-            )
+            threading.Thread(target=sender.shutdown, name="mcp-ops telemetry", daemon=True)
+            for sender in self._senders
         ]
         for each in closing:
             each.start()
