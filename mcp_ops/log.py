@@ -1,4 +1,7 @@
-"""Logs: one JSON object a line on stderr, redacted. stdout belongs to the protocol."""
+"""Logs: one JSON object a line on stderr, redacted. stdout belongs to the protocol.
+
+Who else tells of a record (`telemetry/logs.py`) takes it from its line.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,37 @@ _redactor = Redactor()
 # Below this they write down whole messages of the protocol, with the arguments of every call:
 # what is sensitive in them is known to be so only once it has been parsed.
 _NOT_BELOW_INFO = ("mcp", "sse_starlette", "asyncio")
+_MADE = "mcp_ops_line"
+_EXCEPTIONS = logging.Formatter()
 
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "at": rfc3339(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": _shown(_message(record)),
-        }
-        call = getattr(record, "call", None) or getattr(record, "call_id", None)
-        if call:
-            line["call"] = call
-        if record.exc_info:
-            # What was raised stands at the end of a traceback.
-            line["exception"] = _shown(self.formatException(record.exc_info)[-_READ:])
-        shown = {**_redactor.value(line), **_trace()}  # ids are ours, and look like secrets
-        return orjson.dumps(shown, default=str).decode()
+        return orjson.dumps(line_of(record), default=str).decode()
+
+
+def line_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What may be told of a record: redacted, tame, and made once for all who tell it."""
+    made: dict[str, Any] | None = record.__dict__.get(_MADE)
+    if made is None:
+        made = record.__dict__[_MADE] = _line(record)
+    return made
+
+
+def _line(record: logging.LogRecord) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "at": rfc3339(record.created),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": shown(_message(record)),
+    }
+    call = getattr(record, "call", None) or getattr(record, "call_id", None)
+    if call:
+        line["call"] = call
+    if record.exc_info:
+        # What was raised stands at the end of a traceback.
+        line["exception"] = shown(_EXCEPTIONS.formatException(record.exc_info)[-_READ:])
+    return {**_redactor.value(line), **_trace()}  # ids are ours, and look like secrets
 
 
 def _trace() -> dict[str, str]:
@@ -59,7 +75,8 @@ def _message(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Text as a line may have it."""
     # Redacted before it is cut: half a secret is no secret to the redactor.
     return tame(_redactor.text(text[:_READ]), _LINE)
 
@@ -67,8 +84,13 @@ def _shown(text: str) -> str:
 class _Handler(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
         """Say that a line is missing; the library would print the record as it is."""
-        line = {"level": "error", "logger": "mcp_ops.log", "message": "a line could not be written"}
-        self.stream.write(orjson.dumps({**line, "of": tame(record.name, 100)}).decode() + "\n")
+        missing(self.stream, record, "a line could not be written")
+
+
+def missing(stream: Any, record: logging.LogRecord, message: str) -> None:
+    """A line about one that is not where it should be, with nothing of it but whose it was."""
+    line = {"level": "error", "logger": "mcp_ops.log", "message": message}
+    stream.write(orjson.dumps({**line, "of": tame(record.name, 100)}).decode() + "\n")
 
 
 def to_stderr(level: str, redactor: Redactor | None = None) -> None:

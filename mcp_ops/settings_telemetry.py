@@ -22,6 +22,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "OTEL_TRACES_SAMPLER_ARG": ("telemetry", "sample_ratio"),
     "OTEL_METRIC_EXPORT_INTERVAL": ("telemetry", "interval_s"),
     "OTEL_BSP_MAX_QUEUE_SIZE": ("telemetry", "queue"),
+    "OTEL_LOGS_EXPORTER": ("telemetry", "logs"),
     "APPLICATIONINSIGHTS_CONNECTION_STRING": ("telemetry", "azure_connection"),
     "HEALTH_CHECK_INTERVAL": ("telemetry", "health_s"),
 }
@@ -32,6 +33,7 @@ _SWITCH_ON: Mapping[str, Exporter] = {
     "APPLICATIONINSIGHTS_CONNECTION_STRING": "azure_monitor",
 }
 _SECRET = frozenset({"OTEL_EXPORTER_OTLP_HEADERS", "APPLICATIONINSIGHTS_CONNECTION_STRING"})
+_STDERR_ONLY = ("none", "console")  # the console has all lines anyway
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -75,12 +77,13 @@ def headers_of(secret: SecretStr | None) -> dict[str, str]:
 
 
 class TelemetrySettings(Frozen):
-    """Traces and metrics that leave the process; off unless something is named."""
+    """Traces, metrics and logs that leave the process; off unless something is named."""
 
     enabled: bool = Field(True, description="false switches all of it off.")
     exporters: tuple[Exporter, ...] = Field((), description="otlp, azure_monitor.")
     otlp_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
-        "http://localhost:4318", description="OTLP over HTTP; /v1/traces and /v1/metrics follow."
+        "http://localhost:4318",
+        description="OTLP over HTTP; /v1/traces, /v1/metrics, /v1/logs follow.",
     )
     otlp_headers: Annotated[SecretStr, AfterValidator(_headers)] | None = Field(
         None, description="A reference to name=value,other=value."
@@ -88,13 +91,16 @@ class TelemetrySettings(Frozen):
     azure_connection: Annotated[SecretStr, AfterValidator(_connection)] | None = Field(
         None, description="A reference to the connection string of Application Insights."
     )
+    logs: bool = Field(True, description="Exporters take the server's own log lines, too.")
     prometheus: bool = Field(False, description="Serve /metrics, over sse and http.")
     metrics_open: bool = Field(False, description="/metrics without a key.")
     service_name: str = Field("mcp-ops", min_length=1, max_length=100)
     instance: str = Field("", max_length=100, description="Empty: a new one for each start.")
     sample_ratio: float = Field(1, ge=0, le=1, description="Share of traces begun here.")
     interval_s: float = Field(60, ge=1, le=3600, description="Metrics are sent so often, seconds.")
-    queue: int = Field(2_048, ge=64, le=65_536, description="Spans that wait; more are dropped.")
+    queue: int = Field(
+        2_048, ge=64, le=65_536, description="Spans that wait, and lines; more are dropped."
+    )
     health_s: float = Field(
         60, ge=0, le=3600, description="Targets are asked so often for gauges, seconds; 0: never."
     )
@@ -136,8 +142,10 @@ def read_telemetry(draft: Draft, environ: Mapping[str, str]) -> None:
                 draft.put(("telemetry", "exporters"), [*named, exporter], where)
 
 
-def _value(name: str, text: str) -> str | float:
-    """Milliseconds are OpenTelemetry's unit, seconds ours."""
+def _value(name: str, text: str) -> str | float | bool:
+    """Milliseconds are OpenTelemetry's unit, seconds ours; who takes logs are the exporters."""
+    if name == "OTEL_LOGS_EXPORTER":
+        return text.lower() not in _STDERR_ONLY
     if name == "OTEL_METRIC_EXPORT_INTERVAL":
         try:
             return float(text) / 1000 if math.isfinite(float(text)) else text

@@ -93,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": _LEAVES | _SETTINGS | _TRANSPORT | {"auth"},
     "auth": _LEAVES | _SETTINGS | {"wire"},
     "server": _CORE | {"guard", "transport", "transport_bus", "transport_spans"},
-    "telemetry": _CORE | {"guard", "settings_telemetry"},
+    "telemetry": _CORE | {"guard", "log", "settings_telemetry"},
     "guard": _CORE | {"settings"},
     "tools": _LEAVES | {"capabilities", "tool", "redrive", "changes"},
     "changes": _LEAVES | {"capabilities", "tool"},

@@ -1,4 +1,4 @@
-"""The SDK of OpenTelemetry, set up by the settings: who gets spans and metrics, and how many wait.
+"""The SDK of OpenTelemetry, set up by the settings: who gets spans, metrics and log lines.
 
 Exporters work in threads of their own behind bounded queues: one that hangs or refuses costs what
 it was to be sent, and no call. Their libraries are loaded here and nowhere else.
@@ -7,7 +7,9 @@ it was to be sent, and no call. Their libraries are loaded here and nowhere else
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 from uuid import uuid4
@@ -33,6 +35,16 @@ AZURE_QUIET: Final = {
 }
 _ATTRIBUTE_LENGTH: Final = 256
 _BATCH: Final = 512
+_OTLP: Final = {
+    "traces": ("trace_exporter", "OTLPSpanExporter"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter"),
+    "logs": ("_log_exporter", "OTLPLogExporter"),
+}
+_AZURE: Final = {
+    "traces": "AzureMonitorTraceExporter",
+    "metrics": "AzureMonitorMetricExporter",
+    "logs": "AzureMonitorLogExporter",
+}
 _ASKS_THE_CLIENT: Final = "MCP send "  # the SDK's spans; they quote what a client answers
 
 
@@ -57,7 +69,7 @@ def check_extras(settings: TelemetrySettings) -> None:
 
 
 class Sdk:
-    """Providers of traces and metrics for the whole process, with their exporters."""
+    """Providers of traces, metrics and logs for the whole process, with their exporters."""
 
     def __init__(self, settings: TelemetrySettings, *, version: str) -> None:
         from opentelemetry.sdk.metrics import MeterProvider
@@ -66,26 +78,34 @@ class Sdk:
 
         resource = _resource(settings, version)
         self._text: Callable[[str], tuple[bytes, str]] | None = None
-        readers = [*_push_readers(settings)]
+        self._senders = _push_readers(settings)
+        readers = [*self._senders]
         if settings.prometheus:
             reader, self._text = _prometheus()
             readers.append(reader)
-        self._traces = TracerProvider(
+        traces = TracerProvider(
             sampler=_sampler(settings.sample_ratio if settings.exporters else 0.0),
             resource=resource,
             shutdown_on_exit=False,
             span_limits=SpanLimits(max_span_attribute_length=_ATTRIBUTE_LENGTH),
         )
-        for exporter in _span_exporters(settings):
-            batch = min(_BATCH, settings.queue)
-            self._traces.add_span_processor(
-                BatchSpanProcessor(
-                    exporter, max_queue_size=settings.queue, max_export_batch_size=batch
-                )
-            )
-        self._metrics = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-        trace.set_tracer_provider(self._traces)
-        metrics.set_meter_provider(self._metrics)
+        for sender in _senders(BatchSpanProcessor, settings, "traces"):
+            self._senders.append(sender)
+            traces.add_span_processor(sender)
+        trace.set_tracer_provider(traces)
+        metrics.set_meter_provider(
+            MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+        )
+        self._leave_logs: Callable[[], None] | None = None
+        if settings.logs and settings.exporters:
+            # Loaded only where somebody takes them.
+            from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+            from mcp_ops.telemetry.logs import listen
+
+            lines = _senders(BatchLogRecordProcessor, settings, "logs")
+            self._senders += lines
+            self._leave_logs = listen(lines, resource)
 
     @property
     def serves_text(self) -> bool:
@@ -100,16 +120,24 @@ class Sdk:
 
     async def close(self) -> None:
         """Send what waits, for at most `CLOSE_S`; what is not sent by then is lost."""
+        if self._leave_logs is not None:
+            self._leave_logs()
+        until = time.monotonic() + CLOSE_S
+        # Threads that the interpreter does not wait for: an exporter may hang in a socket. Each has
+        # its own, and not the provider's, which closes one after the other.
+        closing = [
+            threading.Thread(target=sender.shutdown, name="mcp-ops telemetry", daemon=True)
+            for sender in self._senders
+        ]
+        for each in closing:
+            each.start()
 
-        def shut_down() -> None:
-            self._metrics.shutdown(timeout_millis=CLOSE_S * 1000)
-            self._traces.shutdown()
+        def wait() -> None:
+            for each in closing:
+                each.join(max(0.0, until - time.monotonic()))
 
-        # A thread that the interpreter does not wait for: an exporter may hang in a socket.
-        closing = threading.Thread(target=shut_down, name="mcp-ops telemetry", daemon=True)
-        closing.start()
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(closing.join, CLOSE_S)
+            await anyio.to_thread.run_sync(wait)
 
 
 def _resource(settings: TelemetrySettings, version: str) -> Any:
@@ -172,43 +200,37 @@ def _sampler(ratio: float) -> Any:
     return OwnSpans(ParentBased(TraceIdRatioBased(ratio)))
 
 
-def _span_exporters(settings: TelemetrySettings) -> list[Any]:
+def _senders(kind: Callable[..., Any], settings: TelemetrySettings, signal: str) -> list[Any]:
+    """One for each exporter: a bounded queue, and a thread that sends what is in it."""
+    room, batch = settings.queue, min(_BATCH, settings.queue)
+    return [
+        kind(exporter, max_queue_size=room, max_export_batch_size=batch)
+        for exporter in _exporters(settings, signal)
+    ]
+
+
+def _exporters(settings: TelemetrySettings, signal: str) -> list[Any]:
+    """Who gets traces, metrics or logs."""
     found: list[Any] = []
     if "otlp" in settings.exporters:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        found.append(
-            OTLPSpanExporter(
-                endpoint=f"{settings.otlp_endpoint}/v1/traces",
-                headers=headers_of(settings.otlp_headers) or None,
-            )
-        )
+        module, name = _OTLP[signal]
+        exporter = getattr(import_module(f"opentelemetry.exporter.otlp.proto.http.{module}"), name)
+        headers = headers_of(settings.otlp_headers) or None
+        found.append(exporter(endpoint=f"{settings.otlp_endpoint}/v1/{signal}", headers=headers))
     if "azure_monitor" in settings.exporters:
-        from azure.monitor.opentelemetry.exporter import AzureMonitorTraceExporter
-
-        found.append(AzureMonitorTraceExporter(**_azure(settings)))
+        exporter = getattr(import_module("azure.monitor.opentelemetry.exporter"), _AZURE[signal])
+        found.append(exporter(**_azure(settings)))
     return found
 
 
 def _push_readers(settings: TelemetrySettings) -> list[Any]:
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    exporters: list[Any] = []
-    if "otlp" in settings.exporters:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-        exporters.append(
-            OTLPMetricExporter(
-                endpoint=f"{settings.otlp_endpoint}/v1/metrics",
-                headers=headers_of(settings.otlp_headers) or None,
-            )
-        )
-    if "azure_monitor" in settings.exporters:
-        from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
-
-        exporters.append(AzureMonitorMetricExporter(**_azure(settings)))
     every = settings.interval_s * 1000
-    return [PeriodicExportingMetricReader(each, export_interval_millis=every) for each in exporters]
+    return [
+        PeriodicExportingMetricReader(each, export_interval_millis=every)
+        for each in _exporters(settings, "metrics")
+    ]
 
 
 def _azure(settings: TelemetrySettings) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Secrets of every format go into every opening of a server, in a process of its own.
 
 Its stderr has the logs at DEBUG, its stdout one JSON object: all that clients were told, all spans,
-all metrics as Prometheus reads them, and what came to a collector on a socket. The state stays in
-the folder that it is given.
+all metrics as Prometheus reads them, and what came to a collector and to Azure Monitor on sockets.
+The state stays in the folder that it is given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import SecretStr
 
 from mcp_ops import log
 from mcp_ops.call import NeedsAnswer
@@ -29,12 +30,14 @@ from mcp_ops.errors import Rejected, UnknownTool, Unreachable, UpstreamBroken
 from mcp_ops.guard.control import Control
 from mcp_ops.ports import Mode
 from mcp_ops.settings import PolicyRule
+from mcp_ops.settings_file import quieten
 from mcp_ops.settings_telemetry import TelemetrySettings
 from mcp_ops.telemetry.gauges import make_gauges
-from mcp_ops.telemetry.sdk import Sdk
+from mcp_ops.telemetry.sdk import AZURE_QUIET, Sdk
 from tests.guard.bench import AGENT, OPEN, OPERATOR, TWO, Bench, bench
 from tests.guard.shelf import Item
 from tests.secrets_of_each_kind import Sample, samples
+from tests.telemetry.ingestion import ingestion
 from tests.telemetry.receiver import receiver
 from tests.telemetry.watched import watch_of
 
@@ -43,10 +46,15 @@ RULES = (PolicyRule(tool="drop_item", require="approve"), PolicyRule(require="no
 
 
 async def main(path: Path) -> None:
-    async with receiver() as received:
+    quieten(AZURE_QUIET)
+    async with receiver() as received, ingestion() as azure:
         sdk = Sdk(
             TelemetrySettings(
-                exporters=("otlp",), otlp_endpoint=received.url, prometheus=True, queue=65_536
+                exporters=("otlp", "azure_monitor"),
+                otlp_endpoint=received.url,
+                azure_connection=SecretStr(azure.connection),
+                prometheus=True,
+                queue=65_536,
             ),
             version="0",
         )
@@ -57,8 +65,15 @@ async def main(path: Path) -> None:
         told, text = await everything(path, sdk)
         await sdk.close()
     spans = [json.loads(span.to_json()) for span in exporter.get_finished_spans()]
-    sent = [body.decode("utf-8", "replace") for _, body in received.bodies]
-    print(json.dumps({"told": told, "spans": spans, "metrics": text, "sent": sent}))
+    came = {
+        "told": told,
+        "spans": spans,
+        "metrics": text,
+        "sent": [body.decode("utf-8", "replace") for _, body in received.bodies],
+        "lines": [asdict(line) for line in received.lines()],
+        "azure": azure.items,
+    }
+    print(json.dumps(came))
 
 
 async def everything(path: Path, sdk: Sdk) -> tuple[list[Any], str]:
@@ -142,6 +157,9 @@ async def target_says(b: Bench, sample: Sample, number: int) -> list[str]:
     raised.__cause__ = ValueError(text)
     logging.getLogger("library").debug("sent %s and got %r", text, [text], exc_info=raised)
     logging.getLogger("library").info(text)
+    ours = logging.getLogger("mcp_ops.canaries")  # its lines are exported
+    ours.warning("saw %s", text, exc_info=raised, extra={"call": text[:200], "unknown": text})
+    ours.debug(text)
     return told
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.abc
 from anyio.abc import SocketStream
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
@@ -42,11 +43,27 @@ class Span:
     events: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of a log as it arrived."""
+
+    logger: str
+    body: str
+    severity: int
+    text: str
+    trace: str
+    span: str
+    attributes: dict[str, Any]
+
+
 @dataclass(slots=True)
 class Received:
     """What arrived, as it came."""
 
     url: str = ""
+    status: int = 200
+    gate: anyio.Event | None = None
+    """Where there is one, nothing is answered before it is set."""
     bodies: list[tuple[str, bytes]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     resource: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +77,25 @@ class Received:
                 for scope in each.scope_spans:
                     found += [_span(scope.scope.name, span) for span in scope.spans]
         return found
+
+    def lines(self) -> list[Line]:
+        """All lines of the log."""
+        return [
+            Line(
+                logger=scope.scope.name,
+                body=record.body.string_value,
+                severity=record.severity_number,
+                text=record.severity_text,
+                trace=record.trace_id.hex(),
+                span=record.span_id.hex(),
+                attributes=_attributes(record.attributes),
+            )
+            for path, body in self.bodies
+            if path == "/v1/logs"
+            for each in ExportLogsServiceRequest.FromString(body).resource_logs
+            for scope in each.scope_logs
+            for record in scope.log_records
+        ]
 
     def metrics(self) -> set[str]:
         """The names of all metrics."""
@@ -93,18 +129,25 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def receiver() -> AsyncIterator[Received]:
-    """A collector that takes everything."""
-    received = Received()
+async def receiver(status: int = 200) -> AsyncIterator[Received]:
+    """A collector that keeps everything, and answers with a status."""
+    received = Received(status=status)
 
     async def take(request: Request) -> Response:
         received.headers.append(dict(request.headers))
         received.bodies.append((request.url.path, await request.body()))
-        return Response(b"", media_type="application/x-protobuf")
+        if received.gate is not None:
+            await received.gate.wait()
+        return Response(b"", received.status, media_type="application/x-protobuf")
 
-    routes = [Route(path, take, methods=["POST"]) for path in ("/v1/traces", "/v1/metrics")]
+    signals = ("traces", "metrics", "logs")
+    routes = [Route(f"/v1/{signal}", take, methods=["POST"]) for signal in signals]
     async with serve(Starlette(routes=routes)) as received.url:
-        yield received
+        try:
+            yield received
+        finally:
+            if received.gate is not None:
+                received.gate.set()
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from tests.clients.live import serving
 from tests.clients.official import MODERN, remote
+from tests.telemetry.ingestion import ingestion
 from tests.telemetry.receiver import hanging, observed
 from tests.telemetry.test_front_door import stopped
 
@@ -34,10 +35,13 @@ async def test_a_collector_that_does_not_work_hurts_no_call(kind: str, tmp_path:
     async with collector(kind) as (url, asked):
         place = observed(
             tmp_path,
-            "[telemetry]\nqueue = 64\n[guard.limits]\nprincipal_per_minute = 1000\n",
+            "[telemetry]\nqueue = 64\n[guard.limits]\nprincipal_per_minute = 1000\n"
+            f'[[guard.freeze]]\ncalendar = "file:{tmp_path}/gone.ics"\n',  # a line of the log
             OTEL_EXPORTER_OTLP_ENDPOINT=url,
             OTEL_METRIC_EXPORT_INTERVAL="1000",
             OTEL_BSP_SCHEDULE_DELAY="20",
+            OTEL_BLRP_SCHEDULE_DELAY="20",
+            MCP_OPS_LOG_LEVEL="DEBUG",
         )
         with anyio.fail_after(60):
             async with serving(place, "http") as server:
@@ -47,3 +51,26 @@ async def test_a_collector_that_does_not_work_hurts_no_call(kind: str, tmp_path:
                     said += [await talk.call("get_guard_status", {}) for _ in range(CALLS)]
                 assert not any(each.is_error for each in said)
                 assert await stopped(server.process) == 0
+
+
+async def test_an_exporter_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    async with hanging() as place, ingestion() as azure:
+        config = observed(
+            tmp_path,
+            f'[[guard.freeze]]\ncalendar = "file:{tmp_path}/gone.ics"\n',  # a line of the log
+            OTEL_EXPORTER_OTLP_ENDPOINT=place.url,
+            APPLICATIONINSIGHTS_CONNECTION_STRING=azure.connection,
+            OTEL_BSP_SCHEDULE_DELAY="600000",  # all of it waits for the end
+            OTEL_BLRP_SCHEDULE_DELAY="600000",
+            OTEL_METRIC_EXPORT_INTERVAL="600000",
+        )
+        with anyio.fail_after(60):
+            async with serving(config, "http") as server:
+                async with remote(server.endpoint("http"), "http", MODERN) as talk:
+                    await talk.call("get_guard_status", {})
+                assert azure.items == []
+                assert await stopped(server.process) == 0
+        assert place.asked.is_set()
+    assert azure.of("RequestData")
+    assert azure.of("MetricData")
+    assert azure.of("MessageData")

@@ -50,6 +50,18 @@ def test_an_address_in_the_environment_switches_its_exporter_on(tmp_path: Path) 
     assert AZURE in set(secrets_in(found))
 
 
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [("none", False), ("Console", False), ("otlp", True), ("otlp,console", True), ("", True)],
+)
+def test_logs_go_with_the_rest_unless_a_setting_keeps_them_back(
+    variable: str, expected: bool, tmp_path: Path
+) -> None:
+    text = '[telemetry]\nexporters = ["otlp"]\n'
+    assert loaded(tmp_path, text, OTEL_LOGS_EXPORTER=variable).telemetry.logs is expected
+    assert not loaded(tmp_path, f"{text}logs = false\n").telemetry.logs
+
+
 def test_the_variable_that_disables_opentelemetry_wins(tmp_path: Path) -> None:
     found = loaded(
         tmp_path,
@@ -121,6 +133,21 @@ async def test_a_missing_extra_does_not_start_and_says_what_to_install(
     assert done.returncode == 4, said
     assert f"pip install 'mcp-ops[{extra}]'" in said
     assert "Traceback" not in said
+
+
+async def test_without_logs_no_library_of_theirs_is_loaded() -> None:
+    code = (
+        "import sys\n"
+        "from mcp_ops.settings_telemetry import TelemetrySettings\n"
+        "from mcp_ops.telemetry.sdk import Sdk\n"
+        "Sdk(TelemetrySettings(exporters=('otlp',), logs=False), version='0')\n"
+        "Sdk(TelemetrySettings(prometheus=True), version='0')\n"
+        "print([n for n in sys.modules if n.startswith(('opentelemetry.sdk._logs',"
+        " 'mcp_ops.telemetry.logs'))])\n"
+    )
+    with anyio.fail_after(30):
+        done = await anyio.run_process([sys.executable, "-c", code])
+    assert done.stdout.decode().strip() == "[]"
 
 
 async def test_without_telemetry_no_library_of_it_is_loaded(tmp_path: Path) -> None:
