@@ -142,7 +142,8 @@ REASONS = {
     "SSE": """\
 - **SSE.** A call is two answers' work, a 202 and an event, which are two calls of the system and
   wake the client twice: that is a third of it. Tried, and kept: a plain call runs in the task of
-  its POST, without the dispatcher's stream, tasks and models. The guard stands beside it.""",
+  its POST, without the dispatcher's stream, tasks and models; the 202 is written behind an answer
+  that comes within the same turn of the loop. The guard stands beside it.""",
     "Two replicas": """\
 - **Replicas.** The clients run on the same two cores, and one replica already uses more than one:
   its event loop and its ledger's thread. Two that share a file also take turns at writing it.""",
