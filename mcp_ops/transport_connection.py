@@ -96,7 +96,11 @@ class Bounds(Protocol):
         if self.cycle is not before:
             self._begins(self.cycle, self._head + len(data))
             return
-        self._head += len(data)
+        self._awaits_head(len(data))
+
+    def _awaits_head(self, size: int) -> None:
+        """So much of a head came, and it is not whole."""
+        self._head += size
         if self._head > MAX_HEAD:
             self._end(_LARGE)
         elif self._head_timer is None:
@@ -136,6 +140,7 @@ class Bounds(Protocol):
     def on_message_complete(self) -> None:
         if not self._deaf:
             super().on_message_complete()  # type: ignore[misc]
+            self.cycle.more_body = False  # uvicorn forgets it where the answer came before
 
     def _begins(self, cycle: Any, size: int) -> None:
         """A head is here; `size` is how much came, with what came of the body."""
@@ -229,6 +234,12 @@ class _HeldHead:
         self._flush()
         self._transport.close()
 
+    def get_write_buffer_size(self) -> int:
+        """How much of what was written is still here."""
+        self._flush()
+        left: int = self._transport.get_write_buffer_size()
+        return left
+
     def is_closing(self) -> bool:
         """Whether it is about to be closed."""
         closing: bool = self._transport.is_closing()
@@ -246,13 +257,17 @@ class _HeldHead:
 def guarded_protocol(
     base: type[Protocol] = AutoHTTPProtocol,
     *,
+    over: type[Bounds] = Bounds,
     most: int = MAX_CONNECTIONS,
     head_s: float = HEAD_S,
     body_s: float = BODY_S,
     stall_s: float = STALL_S,
     linger_s: float = LINGER_S,
 ) -> type[Protocol]:
-    """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed."""
+    """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed.
+
+    `over` is what is put over it.
+    """
     bounds = {"most": most, "head_s": head_s, "body_s": body_s}
     bounds |= {"stall_s": stall_s, "linger_s": linger_s}
-    return type("Guarded", (Bounds, base), bounds)
+    return type("Guarded", (over, base), bounds)

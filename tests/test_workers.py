@@ -18,7 +18,7 @@ import pytest
 
 from mcp_ops.commands import serving
 from mcp_ops.commands.exits import Exit
-from mcp_ops.commands.workers import Workers
+from mcp_ops.commands.workers import Start, Workers
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings_file import load_settings
 from tests.over_http import bearer, modern
@@ -124,12 +124,16 @@ async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> No
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
-def test_several_workers_need_http_without_sessions(tmp_path: Path) -> None:
+def test_several_workers_need_a_port(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    for text in ("", 'transport = "http"', 'transport = "sse"\nsessions = false'):
-        config.write_text(f"[server]\nworkers = 2\n{text}\n", encoding="utf-8")
-        with pytest.raises(ConfigurationError, match="a session lives in one process"):
-            load_settings(config, {"MCP_OPS_STATE_DIR": str(tmp_path)}, {})
+    config.write_text("[server]\nworkers = 2\n", encoding="utf-8")
+    environ = {"MCP_OPS_STATE_DIR": str(tmp_path)}
+    with pytest.raises(ConfigurationError, match="stdio has one client"):
+        load_settings(config, environ, {})
+    for transport in ("http", "sse"):
+        found = load_settings(config, environ, {"server.transport": transport})
+        assert found.server.workers == 2
+        assert found.server.sessions
 
 
 def test_a_wrong_number_of_workers_goes_to_the_full_command_line() -> None:
@@ -148,7 +152,7 @@ def test_a_port_that_is_taken_ends_the_start(
         taken.listen()
         port = taken.getsockname()[1]
         config = tmp_path / "config.toml"
-        config.write_text("[server]\nsessions = false\n", encoding="utf-8")
+        config.write_text("", encoding="utf-8")
         monkeypatch.setenv("MCP_OPS_STATE_DIR", str(tmp_path))
         options = serving.ServeOptions(transport="http", workers=2, port=port, config=config)
         assert serving.serve(options) == Exit.CONFIGURATION
@@ -159,13 +163,15 @@ async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nothing(
     tmp_path: Path,
 ) -> None:
     said: list[str] = []
-    with socket.socket() as listener:
-        workers = Workers([str(tmp_path / "nothing")], listener, count=1, say=said.append)
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(workers.run)
-                await until(lambda: len(said) >= 4)
-                os.kill(os.getpid(), signal.SIGTERM)
+    gone: list[int] = []
+    start = Start(command=[str(tmp_path / "nothing")])
+    workers = Workers([start], say=said.append, gone=gone.append)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(workers.run)
+            await until(lambda: len(said) >= 4)
+            os.kill(os.getpid(), signal.SIGTERM)
     assert said[0] == "worker 1 could not be started: No such file or directory"
     assert said[1] == "worker 1 ended with 1; the next one starts in 0.5 s"
     assert said[2] == said[0]
+    assert not gone
