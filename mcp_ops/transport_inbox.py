@@ -115,6 +115,14 @@ def _bound(directory: Path, number: int, stack: ExitStack) -> socket.socket:
     return made
 
 
+def leave(worker: Worker) -> None:
+    """Take away a worker's socket, the last one the directory: who made them was killed."""
+    for awake in (True, False):
+        _path(worker.directory, worker.number, awake=awake).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        worker.directory.rmdir()
+
+
 class Inbox:
     """A worker's end: gives connections to the others, takes theirs."""
 

@@ -120,8 +120,12 @@ async def test_a_worker_that_is_killed_comes_back_and_the_others_serve(tmp_path:
 async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     async with served(tmp_path) as (process, _):
         workers = children(process.pid)
+        command = Path(f"/proc/{min(workers)}/cmdline").read_text(encoding="utf-8").split("\0")
+        directory = Path(next(each for each in command if "/mcp-ops-" in each))
+        assert len(list(directory.iterdir())) == len(workers)
         process.kill()
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        assert not directory.exists()
 
 
 def test_several_workers_need_a_port(tmp_path: Path) -> None:
