@@ -154,7 +154,7 @@ class Handing(Bounds):
         if handed is Handed.TAKEN:
             self._deaf = True
             self.transport.abort()  # not a close of the connection: that has another owner
-        elif handed is Handed.AWAY and not alone:
+        elif handed is Handed.NOBODY or (handed is Handed.AWAY and not alone):
             return False
         else:
             self._end(_BUSY)

@@ -52,8 +52,11 @@ class Handed(enum.Enum):
     TAKEN = enum.auto()
     """The other worker has it."""
 
+    NOBODY = enum.auto()
+    """There is no worker of this number."""
+
     AWAY = enum.auto()
-    """There is no such worker, or not now."""
+    """It does not serve now."""
 
     FULL = enum.auto()
     """It can't take any more, or this process has no descriptors left."""
@@ -147,7 +150,8 @@ class Inbox:
                 size = _SIZE.pack(len(data))
                 sent = socket.send_fds(way, (size, data), (connection,))
             except (FileNotFoundError, ConnectionRefusedError):
-                return Handed.AWAY
+                known = _path(self._directory, number, awake=False).exists()
+                return Handed.AWAY if known else Handed.NOBODY
             except OSError:
                 return Handed.FULL
             if sent < len(size) + len(data):

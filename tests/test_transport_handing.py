@@ -269,6 +269,8 @@ async def test_a_session_of_a_worker_that_is_away_is_not_found_here(base: type[P
         await stream.send(request(AWAY, body=b"xx"))
         found = await answer(stream)
         assert (found["worker"], found["size"]) == (2, 2)
+        await stream.send(request(path=f"/metrics?worker={AWAY}", method="GET"))
+        assert (await answer(stream))["worker"] == 2
         await workers[0].inbox.close()
         await stream.send(request(1))
         assert (await answer(stream))["worker"] == 2

@@ -21,13 +21,12 @@ from mcp_ops.commands.exits import Exit
 from mcp_ops.commands.workers import Start, Workers
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings_file import load_settings
-from tests.over_http import bearer, modern
+from tests.over_http import BOTH, PING, bearer, modern
 
 ROOT = Path(__file__).parent.parent
 KEY = "a-key-of-the-workers-0123456789"
+ADA = "ada-key-of-the-workers-0123456789"
 CONFIG = """
-[server]
-sessions = false
 [[server.keys]]
 name = "agent"
 key = "env:WORKERS_KEY"
@@ -57,24 +56,27 @@ def children(pid: int) -> set[int]:
 
 
 @asynccontextmanager
-async def served(directory: Path) -> AsyncIterator[tuple[anyio.abc.Process, Path]]:
-    """Two workers under their supervisor, and what they say."""
+async def served(
+    directory: Path, text: str = CONFIG, *, count: int = 2
+) -> AsyncIterator[tuple[anyio.abc.Process, Path]]:
+    """Workers under their supervisor, and what they say."""
     config = directory / "config.toml"
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
     said = directory / "stderr"
     command = [sys.executable, "-m", "mcp_ops", "serve", "--transport", "http", "--port", "0"]
-    command += ["--workers", "2", "--config", str(config)]
+    command += ["--workers", str(count), "--config", str(config)]
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "WORKERS_KEY": KEY,
+        "WORKERS_ADA": ADA,
         "MCP_OPS_STATE_DIR": str(directory / "state"),
     }
     with said.open("wb") as file:
         process = await anyio.open_process(command, env=env, cwd=ROOT, stderr=file.fileno())
     async with process:
         try:
-            await until(lambda: ready(said) == 2 or process.returncode is not None)
+            await until(lambda: ready(said) == count or process.returncode is not None)
             yield process, said
         finally:
             if process.returncode is None:
@@ -89,6 +91,17 @@ def ready(said: Path) -> int:
 
 def address(said: Path) -> str:
     return said.read_text(encoding="utf-8").partition("serving at ")[2].split()[0]
+
+
+@asynccontextmanager
+async def steered(url: str, worker: int, key: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with one connection, which this worker has: it was asked for a session that there
+    is not, and what comes next is that worker's to look at."""
+    only = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+    async with httpx2.AsyncClient(base_url=url, limits=only, timeout=60) as http:
+        head = {**BOTH, **bearer(key), "mcp-session-id": f"{worker:02x}" + "0" * 30}
+        assert (await http.post("/mcp", headers=head, json=PING)).status_code == 404
+        yield http
 
 
 async def ask(url: str) -> httpx2.Response:

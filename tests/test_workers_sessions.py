@@ -1,8 +1,4 @@
-"""Sessions, SSE and questions with several workers: whichever takes a connection, its owner serves.
-
-A test chooses the worker that has a connection: it asks for a session of that worker, which there
-is not. What comes next on the connection is that worker's to look at.
-"""
+"""Sessions, SSE and questions with several workers: who has one serves it, whoever is called."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ from tests.over_http import (
     modern,
     speaking,
 )
-from tests.test_workers import ROOT, START_S, address, children, until
+from tests.test_workers import ROOT, START_S, address, children, steered, until
 from tests.worker_peer import STEPS
 
 COUNT = 3
@@ -71,12 +67,8 @@ class Standing:
     @asynccontextmanager
     async def at(self, worker: int, key: str = ALICE) -> AsyncIterator[httpx2.AsyncClient]:
         """A client with one connection, which this worker has."""
-        only = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
-        async with httpx2.AsyncClient(
-            base_url=self.url, headers={**BOTH, **bearer(key)}, limits=only, timeout=60
-        ) as http:
-            lost = {"mcp-session-id": f"{worker:02x}" + "0" * 30}
-            assert (await http.post("/mcp", headers=lost, json=PING)).status_code == 404
+        async with steered(self.url, worker, key) as http:
+            http.headers.update({**BOTH, **bearer(key)})
             yield http
 
     async def process_of(self, worker: int) -> int:
