@@ -13,6 +13,7 @@ from __future__ import annotations
 from asyncio import BaseTransport, Protocol, TimerHandle
 from typing import Any, Final
 
+from h11 import IDLE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MAX_CONNECTIONS: Final = 2_000
@@ -115,10 +116,13 @@ class Bounds(Protocol):
         self.flow.resume_reading()  # else nobody sees that the client has gone
 
     def _look_behind(self) -> None:
-        """What h11 keeps for later."""
+        """What h11 keeps for later, and that a body is whole whose answer came before."""
         cycle = self.cycle
-        served = cycle is not None and not cycle.response_complete and not cycle.more_body
-        if self.conn is not None and served:
+        if self.conn is None or cycle is None:
+            return
+        if cycle.response_complete and self.conn.their_state is IDLE:
+            cycle.more_body = False
+        elif not cycle.response_complete and not cycle.more_body:
             self._ahead(cycle, self.conn.trailing_data[0])
 
     # httptools parses all that came at once, and calls these for each request of it.

@@ -19,8 +19,6 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from h11 import IDLE
-
 from mcp_ops.transport_connection import MAX_HEAD, Bounds
 from mcp_ops.transport_edge import APPROVALS_PATH
 from mcp_ops.transport_inbox import Begin, Handed, Inbox
@@ -110,11 +108,8 @@ class Handing(Bounds):
     def _between(self) -> bool:
         """Whether the next byte is the first one of a request, of which the parser has nothing."""
         last = self.cycle
-        if last is not None and not last.response_complete:
-            return False
-        if self.conn is not None:
-            return self.conn.their_state is IDLE and not self.conn.trailing_data[0]
-        return not self._begun and (last is None or not last.more_body)
+        begun = self._begun if self.conn is None else self.conn.trailing_data[0]
+        return not begun and (last is None or (last.response_complete and not last.more_body))
 
     def on_message_begin(self) -> None:
         self._begun = True

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 from asyncio import Protocol
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,20 +280,70 @@ async def test_a_session_of_a_worker_that_is_away_is_not_found_here(base: type[P
         assert "/approvals" not in workers[1].heard
 
 
+@contextmanager
+def tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection; the server's is second."""
+    bound, _ = loopback()
+    with bound, socket.socket() as client:
+        bound.listen()
+        client.connect(bound.getsockname())
+        taken, _ = bound.accept()
+        with taken:
+            yield client, taken
+
+
 @on_each
 async def test_a_connection_is_not_sent_to_and_fro(base: type[Protocol]) -> None:
     async with standing(base) as workers:
-        bound, _ = loopback()
-        with bound, socket.socket() as client:
-            bound.listen()
-            client.connect(bound.getsockname())
-            taken, _ = bound.accept()
-            with taken:
-                workers[0].inbox.hand_over(2, taken.fileno(), request(3))
+        with tcp() as (client, taken):
+            workers[0].inbox.hand_over(2, taken.fileno(), request(3))
+            taken.close()
             async with await SocketStream.from_socket(client) as stream:
                 assert (await answer(stream))["worker"] == 2
                 await stream.send(request(3))
                 assert (await answer(stream))["worker"] == 3
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """As in a process that has as many open as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(name) for name in os.listdir("/dev/fd")) + 1
+    held: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in held:
+            os.close(each)
+
+
+@on_each
+async def test_without_descriptors_a_worker_is_busy_and_takes_what_waits_later(
+    base: type[Protocol],
+) -> None:
+    async with standing(base) as workers, await connected(workers[0]) as stream:
+        inbox = workers[1].inbox
+        await until(lambda: workers[0].connections)
+        path = str(transport_inbox._path(inbox._directory, 2, awake=True))
+        with tcp() as (client, taken):
+            with socket.socket(socket.AF_UNIX) as way:
+                data = request(2)
+                with no_descriptors():
+                    await stream.send(request(2))
+                    assert (await rest(stream)).startswith(b"HTTP/1.1 503 ")
+                with no_descriptors():
+                    way.connect(path)
+                    sent = [transport_inbox._SIZE.pack(len(data)), data]
+                    socket.send_fds(way, sent, [taken.fileno()])
+                    await until(lambda: inbox._pause)
+            taken.close()
+            async with await SocketStream.from_socket(client) as other:
+                assert (await answer(other))["worker"] == 2
 
 
 @on_each
