@@ -389,10 +389,7 @@ async def rest_or_answer(stream: SocketStream) -> dict[str, Any]:
 
 @on_each
 async def test_what_follows_an_early_answer_is_looked_at(base: type[Protocol]) -> None:
-    async with (
-        standing(base, linger_s=0.2) as workers,
-        await connected(workers[0]) as stream,
-    ):
+    async with standing(base) as workers, await connected(workers[0]) as stream:
         whole = request(path="/early", body=b"x" * 100)
         await stream.send(whole[:-50])
         assert (await answer(stream))["path"] == "/early"
@@ -435,7 +432,7 @@ async def test_clients_that_leave_leave_nothing(base: type[Protocol]) -> None:
 
 @on_each
 async def test_a_head_has_its_bounds_before_it_is_looked_at(base: type[Protocol]) -> None:
-    async with standing(base, head_s=0.3) as workers:
+    async with standing(base, head_s=1) as workers:
         async with await connected(workers[0]) as stream:
             await stream.send(request(2)[:-4])
             assert (await rest(stream)).startswith(b"HTTP/1.1 408")
@@ -517,7 +514,7 @@ async def test_a_thousand_leave_no_descriptor(base: type[Protocol]) -> None:
                 await stream.send(request(turn % 3 + 1))
                 assert (await answer(stream))["worker"] == turn % 3 + 1
         await until(lambda: not any(each.connections for each in workers))
-        await until(lambda: len(os.listdir("/dev/fd")) == before)
+        await until(lambda: len(os.listdir("/dev/fd")) <= before)
 
 
 @on_each
@@ -549,7 +546,7 @@ async def test_broken_messages_of_other_processes_end_nothing(base: type[Protoco
             await until(lambda: not workers[1].inbox._tasks)
             silent.close()
         await until(lambda: not any(each.connections for each in workers))
-        await until(lambda: len(os.listdir("/dev/fd")) == before)
+        await until(lambda: len(os.listdir("/dev/fd")) <= before)
 
 
 @on_each

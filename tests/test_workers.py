@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,6 +175,24 @@ def test_a_port_that_is_taken_ends_the_start(
         options = serving.ServeOptions(transport="http", workers=2, port=port, config=config)
         assert serving.serve(options) == Exit.CONFIGURATION
     assert f"port {port} can't be bound" in capfd.readouterr().err
+
+
+def test_sockets_that_cannot_be_made_end_the_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("", encoding="utf-8")
+    monkeypatch.setenv("MCP_OPS_STATE_DIR", str(tmp_path))
+    options = serving.ServeOptions(transport="http", workers=2, port=0, config=config)
+    far = tmp_path / ("x" * 120)
+    far.mkdir()
+    for directory in (far, tmp_path / "nowhere"):
+        monkeypatch.setattr(tempfile, "tempdir", str(directory))
+        assert serving.serve(options) == Exit.CONFIGURATION
+        said = capfd.readouterr().err
+        assert f"can't be made in {directory}" in said
+        assert "let TMPDIR name a directory" in said
+    assert not list(far.iterdir())
 
 
 async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nothing(

@@ -203,7 +203,7 @@ async def test_requests_one_after_the_other_are_not_cut(base: Any) -> None:
 @BOTH
 async def test_a_connection_stays_whose_body_came_behind_its_answer(base: Any) -> None:
     async with (
-        serving(base, linger_s=0.2) as (port, server),
+        serving(base) as (port, server),
         await anyio.connect_tcp("127.0.0.1", port) as stream,
     ):
         await stream.send(GET.replace(b"GET", b"POST") + b"content-length: 3\r\n\r\nx")
@@ -212,7 +212,7 @@ async def test_a_connection_stays_whose_body_came_behind_its_answer(base: Any) -
         (connection,) = server.server_state.connections
         while connection.cycle.more_body:
             await anyio.sleep(0.01)
-        await anyio.sleep(0.3)  # longer than the rest may be waited for
+        connection._lingers(connection.cycle)  # the time is over that the rest has
         await stream.send(GET + b"\r\n")
         assert (await stream.receive()).startswith(b"HTTP/1.1 200")
 
