@@ -169,10 +169,10 @@ class Inbox:
     async def close(self) -> None:
         """Take nothing more than what waits already."""
         _rename(self._directory, self.number, awake=False)
-        if self._pause is not None:
-            self._pause.cancel()
         while self._arrivals():
             pass
+        if self._pause is not None:
+            self._pause.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self._take_s)

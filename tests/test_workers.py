@@ -187,8 +187,9 @@ def test_sockets_that_cannot_be_made_end_the_start(
     far = tmp_path / ("x" * 120)
     far.mkdir()
     for directory in (far, tmp_path / "nowhere"):
-        monkeypatch.setattr(tempfile, "tempdir", str(directory))
-        assert serving.serve(options) == Exit.CONFIGURATION
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(directory))
+            assert serving.serve(options) == Exit.CONFIGURATION
         said = capfd.readouterr().err
         assert f"can't be made in {directory}" in said
         assert "let TMPDIR name a directory" in said
