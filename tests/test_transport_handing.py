@@ -563,6 +563,16 @@ async def test_what_waits_at_a_worker_that_ends_is_taken(base: type[Protocol]) -
             assert (await answer(late))["worker"] == 1
 
 
+async def test_of_another_user_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = os.geteuid()
+    async with standing(HttpToolsProtocol) as workers, await connected(workers[0]) as stream:
+        monkeypatch.setattr(os, "geteuid", lambda: me + 1)  # as if the sender were another one
+        await stream.send(request(2))
+        assert await rest(stream) == b""
+        monkeypatch.undo()
+        assert not workers[1].heard
+
+
 def test_the_directory_is_this_user_s_and_goes() -> None:
     with bound_inboxes(2) as inboxes:
         assert inboxes.directory.stat().st_mode & 0o777 == 0o700
