@@ -9,7 +9,6 @@ import gc
 import getpass
 import logging
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import (
@@ -19,7 +18,7 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskStatus
@@ -57,6 +56,9 @@ from mcp_ops.tool import Tool
 from mcp_ops.transport import bind_caller, seal
 from mcp_ops.transport_bus import ToolListBus
 from mcp_ops.version import VERSION
+
+if TYPE_CHECKING:
+    from mcp_ops.transport_inbox import Worker
 
 DRAIN_S = 25.0
 Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -268,14 +270,14 @@ def _as_it_is(_app: App) -> None:
 async def serve(
     settings: Settings,
     environ: Mapping[str, str],
-    listener: socket.socket | None = None,
+    worker: Worker | None = None,
     *,
     tools: Mapping[str, Tool] = ALL_TOOLS,
     prepare: Callable[[App], None] = _as_it_is,
 ) -> int:
     """Serve on the configured transport until SIGTERM, SIGINT or the end of stdin; then exit 0.
 
-    `listener` is a bound socket to serve HTTP on, for one of several workers.
+    `worker` is one of several that serve HTTP.
     With `tools` and `prepare`, which sees the opened parts before the first request, the suite of
     the protocol's conformance puts what it calls beside the tools.
     """
@@ -285,7 +287,7 @@ async def serve(
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_stop_on_signals, stop)
-        if listener is not None:
+        if worker is not None:
             tasks.start_soon(_stop_when_left, stop)
         async with (
             _exporting(settings, redactor) as sdk,
@@ -303,7 +305,7 @@ async def serve(
                 from mcp_ops.app_http import serve_app
 
                 await serve_app(
-                    app, redactor, stop, on_ready=_say_ready, metrics=metrics, listener=listener
+                    app, redactor, stop, on_ready=_say_ready, metrics=metrics, worker=worker
                 )
         tasks.cancel_scope.cancel()
     return 0

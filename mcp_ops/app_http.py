@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,9 @@ from mcp_ops.redact import Redactor
 from mcp_ops.stores.sqlite.ledger import MOST_NOTED
 from mcp_ops.tool import Tool
 from mcp_ops.transport_edge import OPEN_ROUTES
+from mcp_ops.transport_handing import PAGE_WORKER
 from mcp_ops.transport_http import http_app, serve_http
+from mcp_ops.transport_inbox import Worker
 from mcp_ops.transport_probes import METRICS_PATH, Metrics, probe_routes
 
 if TYPE_CHECKING:
@@ -36,15 +37,16 @@ async def serve_app(
     *,
     on_ready: Callable[[str], None],
     metrics: Metrics | None = None,
-    listener: socket.socket | None = None,
+    worker: Worker | None = None,
 ) -> None:
-    """Serve an open app until `stop` is set, with `metrics` where they are on; `listener` is the
-    bound socket of one of several workers. Raises
-    `ConfigurationError`, also where it could be reached from other machines without a credential.
+    """Serve an open app until `stop` is set, with `metrics` where they are on; `worker` is one of
+    several. Raises `ConfigurationError`, also where it could be reached from other machines without
+    a credential.
     """
     settings, clock = app.settings.server, app.parts.clock
     probed = app.settings.telemetry
     ready = Readiness(app.parts, most_unwritten=MOST_NOTED)
+    number = worker.number if worker else 0
     open_too = {METRICS_PATH} if metrics and probed.metrics_open else set()
     async with open_door(settings, app.keys, clock=clock, redactor=redactor) as door:
         application = http_app(
@@ -53,19 +55,20 @@ async def serve_app(
             health=health_of(app.parts, app.inside),
             sse=settings.transport == "sse",
             pages=[
-                # Who signs in is known to one process, and the next request may meet another.
-                *(key_page(app.people, app.keys, clock) if settings.workers == 1 else ()),
-                *probe_routes(ready, metrics, metrics_open=probed.metrics_open),
+                # Who signs in is known to one process, and who fails is counted there.
+                *(key_page(app.people, app.keys, clock) if number in (0, PAGE_WORKER) else ()),
+                *probe_routes(ready, metrics, metrics_open=probed.metrics_open, worker=number),
             ],
             door=door,
             step_up=step_up(app.tools, app.stores.ledger, clock),
             open_routes=OPEN_ROUTES | open_too,
+            worker=number,
         )
         # What is loaded stays: a full collection would walk over it, 50 ms in which every call
         # waits, and the first one comes within the first hundred calls.
         gc.freeze()
         await serve_http(
-            application, settings=settings, stop=stop, on_ready=on_ready, listener=listener
+            application, settings=settings, stop=stop, on_ready=on_ready, worker=worker
         )
 
 

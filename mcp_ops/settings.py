@@ -283,10 +283,9 @@ class ServerSettings(Frozen):
 
     @model_validator(mode="after")
     def _several_workers(self) -> Self:
-        if self.workers > 1 and (self.transport != "http" or self.sessions):
+        if self.workers > 1 and self.transport == "stdio":
             raise ValueError(
-                'for several workers transport = "http" and sessions = false: '
-                "a session lives in one process"
+                'for several workers transport = "http" or "sse": stdio has one client'
             )
         return self
 

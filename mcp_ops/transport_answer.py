@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from functools import lru_cache
 from typing import Final
@@ -27,6 +28,12 @@ STREAM_HEAD: Final = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+def new_session_id(worker: int = 0) -> str:
+    """What only its client can know: 120 bits, behind two digits that say which of several workers
+    has the session (`transport_handing`)."""
+    return f"{worker:02x}{secrets.token_hex(15)}"
 
 
 class Answer:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from asyncio import BaseTransport, Protocol, TimerHandle
 from typing import Any, Final
 
+from h11 import IDLE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MAX_CONNECTIONS: Final = 2_000
@@ -100,7 +101,11 @@ class Bounds(Protocol):
         if self.cycle is not before:
             self._begins(self.cycle, self._head + len(data))
             return
-        self._head += len(data)
+        self._awaits_head(len(data))
+
+    def _awaits_head(self, size: int) -> None:
+        """So much of a head came, and it is not whole."""
+        self._head += size
         if self._head > MAX_HEAD:
             self._end(_LARGE)
         elif self._head_timer is None:
@@ -115,10 +120,13 @@ class Bounds(Protocol):
         self.flow.resume_reading()  # else nobody sees that the client has gone
 
     def _look_behind(self) -> None:
-        """What h11 keeps for later."""
+        """What h11 keeps for later, and that a body is whole whose answer came before."""
         cycle = self.cycle
-        served = cycle is not None and not cycle.response_complete and not cycle.more_body
-        if self.conn is not None and served:
+        if self.conn is None or cycle is None:
+            return
+        if cycle.response_complete and self.conn.their_state is IDLE:
+            cycle.more_body = False
+        elif not cycle.response_complete and not cycle.more_body:
             self._ahead(cycle, self.conn.trailing_data[0])
 
     # httptools parses all that came at once, and calls these for each request of it.
@@ -140,6 +148,7 @@ class Bounds(Protocol):
     def on_message_complete(self) -> None:
         if not self._deaf:
             super().on_message_complete()  # type: ignore[misc]
+            self.cycle.more_body = False  # uvicorn forgets it where the answer came before
 
     def _begins(self, cycle: Any, size: int) -> None:
         """A head is here; `size` is how much came, with what came of the body."""
@@ -234,6 +243,12 @@ class _HeldHead:
         self._flush()
         self._transport.close()
 
+    def get_write_buffer_size(self) -> int:
+        """How much of what was written is still here."""
+        self._flush()
+        left: int = self._transport.get_write_buffer_size()
+        return left
+
     def is_closing(self) -> bool:
         """Whether it is about to be closed."""
         closing: bool = self._transport.is_closing()
@@ -251,13 +266,17 @@ class _HeldHead:
 def guarded_protocol(
     base: type[Protocol] = AutoHTTPProtocol,
     *,
+    over: type[Bounds] = Bounds,
     most: int = MAX_CONNECTIONS,
     head_s: float = HEAD_S,
     body_s: float = BODY_S,
     stall_s: float = STALL_S,
     linger_s: float = LINGER_S,
 ) -> type[Protocol]:
-    """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed."""
+    """A protocol of uvicorn with these bounds, in seconds; the faster one that is installed.
+
+    `over` is what is put over it.
+    """
     bounds = {"most": most, "head_s": head_s, "body_s": body_s}
     bounds |= {"stall_s": stall_s, "linger_s": linger_s}
-    return type("Guarded", (Bounds, base), bounds)
+    return type("Guarded", (over, base), bounds)

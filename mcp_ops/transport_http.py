@@ -6,6 +6,7 @@ runs already, with a drain of our own: calls in flight end, then streams that ne
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
@@ -44,6 +45,8 @@ from mcp_ops.transport_calls import shorten
 from mcp_ops.transport_connection import MAX_CONNECTIONS, MAX_HEAD, guarded_protocol
 from mcp_ops.transport_direct import PATH, Direct
 from mcp_ops.transport_edge import OPEN_ROUTES, Edge, StepUp, is_loopback
+from mcp_ops.transport_handing import beginning, handing
+from mcp_ops.transport_inbox import Inbox, Worker
 from mcp_ops.transport_refusals import MAX_BODY
 from mcp_ops.transport_sessions import Sessions
 from mcp_ops.transport_socket import base_url, bound_socket
@@ -114,13 +117,15 @@ def http_app(
     step_up: StepUp | None = None,
     open_routes: frozenset[str] = OPEN_ROUTES,
     ping_s: float = PING_S,
+    worker: int = 0,
 ) -> Starlette:
     """The application: /mcp and /health, with `sse` also /sse and /messages/, and `pages`.
 
     `health` answers a status code and details; without a key only the details' `status` is shown.
     `lifespan` is entered before the first request and left after the last. `door` decides who gets
     in; without one the keys and certificates of `settings` do. `open_routes` answer without a key.
-    Answers that take longer than `ping_s` seconds are streams with comments.
+    Answers that take longer than `ping_s` seconds are streams with comments. `worker` is the number
+    of one of several workers.
 
     Raises ConfigurationError when it would be reachable from elsewhere without a key.
     """
@@ -136,14 +141,14 @@ def http_app(
     calls = shorten(server)
     # What has no session: 2026-07-28, and the revisions before it where sessions are off.
     single = StreamableHTTPSessionManager(server, max_request_body_size=MAX_BODY, stateless=True)
-    sessions = Sessions(server, ping_s=ping_s) if settings.sessions else None
+    sessions = Sessions(server, ping_s=ping_s, worker=worker) if settings.sessions else None
     routes: list[BaseRoute] = [
         Route(PATH, endpoint=StreamableHTTPASGIApp(single), methods=["POST"]),
         Route("/health", endpoint=_health_route(health), methods=["GET"]),
     ]
     others: dict[str, ASGIApp] = {}
     if sse:
-        streams = SseTransport(server, calls)
+        streams = SseTransport(server, calls, worker=worker)
         routes += streams.routes()
         others[MESSAGES] = streams.post
     if door.challenges.oauth:
@@ -211,16 +216,17 @@ async def serve_http(
     settings: ServerSettings,
     stop: anyio.Event,
     on_ready: Callable[[str], None],
-    listener: socket.socket | None = None,
+    worker: Worker | None = None,
 ) -> None:
     """Serve `app` until `stop` is set; then let calls in flight end, for at most `DRAIN_S`.
 
     `on_ready` gets the base URL, with the port that was bound. Signals are the caller's business.
-    `listener` is a bound socket that is shared with other workers.
+    `worker` is one of several, which share a socket and give each other connections.
 
     Raises ConfigurationError when the address can't be bound.
     """
-    listener = listener or bound_socket(settings)
+    listener = worker.listener if worker else bound_socket(settings)
+    inbox = Inbox(worker) if worker else None
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -233,9 +239,9 @@ async def serve_http(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_S,
         h11_max_incomplete_event_size=MAX_HEAD,
-        http=guarded_protocol(),
+        http=guarded_protocol(over=handing(inbox)) if inbox else guarded_protocol(),
     )
-    serving = _Serving(config, lambda: on_ready(base_url(listener, settings.host)))
+    serving = _Serving(config, lambda: on_ready(base_url(listener, settings.host)), inbox)
     with listener:
         async with anyio.create_task_group() as tg:
             tg.start_soon(_stop_serving, app, serving, stop)
@@ -255,13 +261,32 @@ def fast_loop() -> Callable[[], Any] | None:
 
 
 class _Serving(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None], inbox: Inbox | None
+    ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._inbox = inbox
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._inbox is not None:
+            self._inbox.open(beginning(self._protocol))
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._inbox is not None:
+            await self._inbox.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        # What uvicorn makes for each connection that it accepts itself.
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        return made
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -20,10 +20,11 @@ Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 def probe_routes(
-    ready: Ready, metrics: Metrics | None = None, *, metrics_open: bool = False
+    ready: Ready, metrics: Metrics | None = None, *, metrics_open: bool = False, worker: int = 0
 ) -> list[BaseRoute]:
     """The routes. `metrics` takes an Accept header and answers a body and its media type;
-    without `metrics_open` it needs a key with ops:read."""
+    without `metrics_open` it needs a key with ops:read. They are those of `worker`, one of several;
+    its request names another one only where there is none of that number."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "alive"}, headers=_FRESH)
@@ -41,6 +42,10 @@ def probe_routes(
             message = f"Metrics need a key with {READ_SCOPE}."
             body = {"error": "permission_denied", "message": message}
             return JSONResponse(body, status_code=403, headers=_FRESH)
+        asked = request.query_params.get("worker", "")
+        if worker and asked not in ("", str(worker)):
+            message = "There is no such worker: they are numbered from 1 on."
+            return JSONResponse({"error": "not_found", "message": message}, 404, _FRESH)
         text, media_type = await metrics(request.headers.get("accept", "")[:1_000])
         return Response(text, headers={**_FRESH, "content-type": media_type})
 

@@ -12,7 +12,6 @@ client that lost its answer calls again with the same idempotency key.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -46,6 +45,7 @@ from mcp_ops.transport_answer import (
     WAITING,
     Answer,
     accepts,
+    new_session_id,
     owner_of,
     read_body,
     say_error,
@@ -67,10 +67,12 @@ _log = logging.getLogger(__name__)
 
 
 class Sessions:
-    """The sessions that are open, and the application that serves them."""
+    """The sessions that are open, and the application that serves them. `worker` is the number of
+    one of several workers."""
 
-    def __init__(self, server: Server[Any], *, ping_s: float = PING_S) -> None:
+    def __init__(self, server: Server[Any], *, ping_s: float = PING_S, worker: int = 0) -> None:
         self._server = server
+        self._worker = worker
         self._ping_s = ping_s
         self._open: dict[bytes, Session] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -185,7 +187,7 @@ class Sessions:
 
     def _begin(self, owner: str | None) -> Session:
         assert self._tasks is not None, "served before it runs"  # noqa: S101 - our own call
-        session = Session(owner, self._ping_s)
+        session = Session(owner, self._ping_s, self._worker)
         self._open[session.id] = session
         self._tasks.start_soon(self._serve, session)
         return session
@@ -213,10 +215,10 @@ class Sessions:
 class Session:
     """One client: where its messages go, and who waits for an answer."""
 
-    def __init__(self, owner: str | None, ping_s: float) -> None:
+    def __init__(self, owner: str | None, ping_s: float, worker: int = 0) -> None:
         self.owner = owner
         self._ping_s = ping_s
-        name = secrets.token_hex(16)
+        name = new_session_id(worker)
         self.id = name.encode()
         self.header = {"mcp-session-id": name}
         self.head = (b"mcp-session-id", self.id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_ops.transport_answer import PING_S, WAITING, owner_of, read_body
+from mcp_ops.transport_answer import PING_S, WAITING, new_session_id, owner_of, read_body
 from mcp_ops.transport_calls import PlainCalls
 from mcp_ops.transport_connection import NEXT_TURN
 from mcp_ops.transport_ends import ReadEnd, StreamEnd
@@ -53,12 +53,18 @@ _HEAD = [
 
 class SseTransport:
     """The streams that are open, and the two applications. `places` bounds the calls that run in
-    the task of their POST."""
+    the task of their POST; `worker` is the number of one of several workers."""
 
     def __init__(
-        self, server: Server[Any], calls: PlainCalls, places: Places | None = None
+        self,
+        server: Server[Any],
+        calls: PlainCalls,
+        places: Places | None = None,
+        *,
+        worker: int = 0,
     ) -> None:
         self._server = server
+        self._worker = worker
         self._calls = calls
         self._places = places or Places()
         self._open: dict[str, _Session] = {}
@@ -78,7 +84,7 @@ class SseTransport:
         to_session, messages = anyio.create_memory_object_stream[SessionMessage | Exception](
             WAITING
         )
-        session_id = uuid4().hex
+        session_id = new_session_id(self._worker)
         writer = _Writer(send)
         inline = InlineCalls(self._calls, writer.message, self._places)
         self._open[session_id] = _Session(to_session, owner_of(scope), inline)

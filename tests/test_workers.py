@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,16 +19,15 @@ import pytest
 
 from mcp_ops.commands import serving
 from mcp_ops.commands.exits import Exit
-from mcp_ops.commands.workers import Workers
+from mcp_ops.commands.workers import Start, Workers
 from mcp_ops.errors import ConfigurationError
 from mcp_ops.settings_file import load_settings
-from tests.over_http import bearer, modern
+from tests.over_http import BOTH, PING, bearer, modern
 
 ROOT = Path(__file__).parent.parent
 KEY = "a-key-of-the-workers-0123456789"
+ADA = "ada-key-of-the-workers-0123456789"
 CONFIG = """
-[server]
-sessions = false
 [[server.keys]]
 name = "agent"
 key = "env:WORKERS_KEY"
@@ -57,24 +57,27 @@ def children(pid: int) -> set[int]:
 
 
 @asynccontextmanager
-async def served(directory: Path) -> AsyncIterator[tuple[anyio.abc.Process, Path]]:
-    """Two workers under their supervisor, and what they say."""
+async def served(
+    directory: Path, text: str = CONFIG, *, count: int = 2
+) -> AsyncIterator[tuple[anyio.abc.Process, Path]]:
+    """Workers under their supervisor, and what they say."""
     config = directory / "config.toml"
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
     said = directory / "stderr"
     command = [sys.executable, "-m", "mcp_ops", "serve", "--transport", "http", "--port", "0"]
-    command += ["--workers", "2", "--config", str(config)]
+    command += ["--workers", str(count), "--config", str(config)]
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "WORKERS_KEY": KEY,
+        "WORKERS_ADA": ADA,
         "MCP_OPS_STATE_DIR": str(directory / "state"),
     }
     with said.open("wb") as file:
         process = await anyio.open_process(command, env=env, cwd=ROOT, stderr=file.fileno())
     async with process:
         try:
-            await until(lambda: ready(said) == 2 or process.returncode is not None)
+            await until(lambda: ready(said) == count or process.returncode is not None)
             yield process, said
         finally:
             if process.returncode is None:
@@ -89,6 +92,17 @@ def ready(said: Path) -> int:
 
 def address(said: Path) -> str:
     return said.read_text(encoding="utf-8").partition("serving at ")[2].split()[0]
+
+
+@asynccontextmanager
+async def steered(url: str, worker: int, key: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with one connection, which this worker has: it was asked for a session that there
+    is not, and what comes next is that worker's to look at."""
+    only = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+    async with httpx2.AsyncClient(base_url=url, limits=only, timeout=60) as http:
+        head = {**BOTH, **bearer(key), "mcp-session-id": f"{worker:02x}" + "0" * 30}
+        assert (await http.post("/mcp", headers=head, json=PING)).status_code == 404
+        yield http
 
 
 async def ask(url: str) -> httpx2.Response:
@@ -120,16 +134,24 @@ async def test_a_worker_that_is_killed_comes_back_and_the_others_serve(tmp_path:
 async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     async with served(tmp_path) as (process, _):
         workers = children(process.pid)
+        command = Path(f"/proc/{min(workers)}/cmdline").read_text(encoding="utf-8").split("\0")
+        directory = Path(next(each for each in command if "/mcp-ops-" in each))
+        assert len(list(directory.iterdir())) == len(workers)
         process.kill()
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        assert not directory.exists()
 
 
-def test_several_workers_need_http_without_sessions(tmp_path: Path) -> None:
+def test_several_workers_need_a_port(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    for text in ("", 'transport = "http"', 'transport = "sse"\nsessions = false'):
-        config.write_text(f"[server]\nworkers = 2\n{text}\n", encoding="utf-8")
-        with pytest.raises(ConfigurationError, match="a session lives in one process"):
-            load_settings(config, {"MCP_OPS_STATE_DIR": str(tmp_path)}, {})
+    config.write_text("[server]\nworkers = 2\n", encoding="utf-8")
+    environ = {"MCP_OPS_STATE_DIR": str(tmp_path)}
+    with pytest.raises(ConfigurationError, match="stdio has one client"):
+        load_settings(config, environ, {})
+    for transport in ("http", "sse"):
+        found = load_settings(config, environ, {"server.transport": transport})
+        assert found.server.workers == 2
+        assert found.server.sessions
 
 
 def test_a_wrong_number_of_workers_goes_to_the_full_command_line() -> None:
@@ -148,24 +170,45 @@ def test_a_port_that_is_taken_ends_the_start(
         taken.listen()
         port = taken.getsockname()[1]
         config = tmp_path / "config.toml"
-        config.write_text("[server]\nsessions = false\n", encoding="utf-8")
+        config.write_text("", encoding="utf-8")
         monkeypatch.setenv("MCP_OPS_STATE_DIR", str(tmp_path))
         options = serving.ServeOptions(transport="http", workers=2, port=port, config=config)
         assert serving.serve(options) == Exit.CONFIGURATION
     assert f"port {port} can't be bound" in capfd.readouterr().err
 
 
+def test_sockets_that_cannot_be_made_end_the_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("", encoding="utf-8")
+    monkeypatch.setenv("MCP_OPS_STATE_DIR", str(tmp_path))
+    options = serving.ServeOptions(transport="http", workers=2, port=0, config=config)
+    far = tmp_path / ("x" * 120)
+    far.mkdir()
+    for directory in (far, tmp_path / "nowhere"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(directory))
+            assert serving.serve(options) == Exit.CONFIGURATION
+        said = capfd.readouterr().err
+        assert f"can't be made in {directory}" in said
+        assert "let TMPDIR name a directory" in said
+    assert not list(far.iterdir())
+
+
 async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nothing(
     tmp_path: Path,
 ) -> None:
     said: list[str] = []
-    with socket.socket() as listener:
-        workers = Workers([str(tmp_path / "nothing")], listener, count=1, say=said.append)
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(workers.run)
-                await until(lambda: len(said) >= 4)
-                os.kill(os.getpid(), signal.SIGTERM)
+    gone: list[int] = []
+    start = Start(command=[str(tmp_path / "nothing")])
+    workers = Workers([start], say=said.append, gone=gone.append)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(workers.run)
+            await until(lambda: len(said) >= 4)
+            os.kill(os.getpid(), signal.SIGTERM)
     assert said[0] == "worker 1 could not be started: No such file or directory"
     assert said[1] == "worker 1 ended with 1; the next one starts in 0.5 s"
     assert said[2] == said[0]
+    assert not gone

@@ -59,7 +59,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port to listen on.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Processes that serve http on one port.")
+        int | None, typer.Option(min=1, max=64, help="Processes that serve http or sse.")
     ] = None,
     config: ConfigOption = None,
 ) -> None:

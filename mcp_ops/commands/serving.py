@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -16,6 +15,9 @@ from mcp_ops.commands.exits import Exit
 from mcp_ops.errors import ConfigurationError, OpsError, the_error
 from mcp_ops.settings import Settings
 from mcp_ops.settings_file import load_settings, process_environment
+
+if TYPE_CHECKING:
+    from mcp_ops.transport_inbox import Worker
 
 TRANSPORTS = ("stdio", "sse", "http")
 _OPTIONS = frozenset({"--transport", "--host", "--port", "--workers", "--config"})
@@ -80,10 +82,10 @@ def _number(text: str | None, least: int, most: int) -> int | None:
     return int(text)
 
 
-def serve(options: ServeOptions, *, listener: socket.socket | None = None) -> int:
+def serve(options: ServeOptions, *, worker: Worker | None = None) -> int:
     """Serve until stopped. Everything that is said goes to stderr: stdout is the protocol's.
 
-    `listener` is the bound socket of one of several workers.
+    `worker` is one of several.
     """
     environ = process_environment()
     try:
@@ -97,8 +99,8 @@ def serve(options: ServeOptions, *, listener: socket.socket | None = None) -> in
                 "server.workers": options.workers,
             },
         )
-        if listener is not None:
-            return _run(settings, environ, listener)
+        if worker is not None:
+            return _run(settings, environ, worker)
         for notice in settings.notices:
             _say(f"notice: {notice}")
         if settings.server.workers > 1:
@@ -114,29 +116,27 @@ def serve(options: ServeOptions, *, listener: socket.socket | None = None) -> in
         return Exit.INTERRUPTED
 
 
-def _run(
-    settings: Settings, environ: Mapping[str, str], listener: socket.socket | None = None
-) -> int:
+def _run(settings: Settings, environ: Mapping[str, str], worker: Worker | None = None) -> int:
     options: dict[str, Any] = {}
     if settings.server.transport != "stdio":
         # Only HTTP gains from uvloop, and only who serves it pays for the import.
         options = {"loop_factory": import_module("mcp_ops.transport_http").fast_loop()}
     serving = import_module("mcp_ops.app").serve
-    code: int = anyio.run(serving, settings, environ, listener, backend_options=options)
+    code: int = anyio.run(serving, settings, environ, worker, backend_options=options)
     return code
 
 
 def _run_workers(settings: Settings, options: ServeOptions) -> int:
     if sys.platform == "win32":
         raise ConfigurationError("server.workers: several workers need Linux or macOS.")
-    from mcp_ops.commands.workers import Workers, worker_command
+    from mcp_ops.commands.workers import Workers, starts
+    from mcp_ops.transport_inbox import bound_inboxes
     from mcp_ops.transport_socket import bound_socket
 
     server = settings.server
-    with bound_socket(server) as listener:
-        command = worker_command(listener, options.arguments())
-        made = Workers(command, listener, count=server.workers, say=_say)
-        return anyio.run(made.run)
+    with bound_socket(server) as listener, bound_inboxes(server.workers) as inboxes:
+        commands = starts(server.workers, listener, inboxes, options.arguments())
+        return anyio.run(Workers(commands, say=_say, gone=inboxes.gone).run)
 
 
 def _say(text: str) -> None:

@@ -1,8 +1,9 @@
 """Several processes that serve one port: started, told to stop, and started again when one dies.
 
-The socket is bound here and inherited, so that a connection that no worker has taken yet is taken
-by one that lives. A worker's standard input is a pipe that nobody writes to: when this process
-goes, however it goes, the pipe ends, and the worker stops as on SIGTERM.
+The sockets are bound here and inherited, so that a connection that no worker has taken yet is taken
+by one that lives, and one that was given to a worker by the next of that number. A worker's
+standard input is a pipe that nobody writes to: when this process goes, however it goes, the pipe
+ends, and the worker stops as on SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from subprocess import DEVNULL, PIPE
 from typing import Final
 
@@ -19,6 +21,7 @@ import anyio
 import anyio.abc
 
 from mcp_ops.commands.exits import Exit
+from mcp_ops.transport_inbox import Inboxes
 
 FIRST_PAUSE_S: Final = 0.5
 """Seconds before a worker that died is started again; doubled each time, at most to the next."""
@@ -32,21 +35,27 @@ STOP_S: Final = 60.0
 """Seconds that workers have to end; those that did not are killed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How one worker is started: its command, and the descriptors that it inherits."""
+
+    command: Sequence[str]
+    descriptors: tuple[int, ...] = ()
+
+
 class Workers:
-    """The workers of one socket. `command` starts one; it inherits the socket's descriptor."""
+    """The workers, numbered from 1 on; `gone` is told the number of each that ended."""
 
     def __init__(
         self,
-        command: Sequence[str],
-        listener: socket.socket,
+        starts: Sequence[Start],
         *,
-        count: int,
         say: Callable[[str], None],
+        gone: Callable[[int], None],
     ) -> None:
-        self._command = command
-        self._listener = listener
-        self._count = count
+        self._starts = starts
         self._say = say
+        self._gone = gone
         self._stop = anyio.Event()
         self._running: dict[int, anyio.abc.Process] = {}
         self._code = 0
@@ -56,7 +65,7 @@ class Workers:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._listen_for_signals)
             async with anyio.create_task_group() as keepers:
-                for number in range(1, self._count + 1):
+                for number in range(1, len(self._starts) + 1):
                     keepers.start_soon(self._keep, number)
                 keepers.start_soon(self._end)
             tasks.cancel_scope.cancel()
@@ -88,13 +97,14 @@ class Workers:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _one(self, number: int) -> int:
+        start = self._starts[number - 1]
         try:
             process = await anyio.open_process(
-                self._command,
+                start.command,
                 stdin=PIPE,
                 stdout=DEVNULL,
                 stderr=None,
-                pass_fds=(self._listener.fileno(),),
+                pass_fds=start.descriptors,
                 # Ctrl-C reaches this process alone, which tells them once.
                 start_new_session=True,
             )
@@ -109,6 +119,7 @@ class Workers:
                 return await process.wait()
             finally:
                 del self._running[number]
+                self._gone(number)
 
     async def _end(self) -> None:
         await self._stop.wait()
@@ -121,6 +132,14 @@ class Workers:
             process.kill()
 
 
-def worker_command(listener: socket.socket, options: Sequence[str]) -> list[str]:
-    """How one worker is started, with the options that this process was given."""
-    return [sys.executable, "-m", "mcp_ops.commands.worker", str(listener.fileno()), *options]
+def starts(
+    count: int, listener: socket.socket, inboxes: Inboxes, options: Sequence[str]
+) -> list[Start]:
+    """How the workers are started, with the options that this process was given."""
+    program = [sys.executable, "-m", "mcp_ops.commands.worker"]
+    made = []
+    for number in range(1, count + 1):
+        inherited = (listener.fileno(), inboxes.descriptor(number))
+        place = [str(number), *map(str, inherited), str(inboxes.directory)]
+        made.append(Start(command=[*program, *place, *options], descriptors=inherited))
+    return made

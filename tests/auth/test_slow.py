@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import Protocol
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,25 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mcp_ops.auth.principal import Admitted, HttpPrincipal
-from mcp_ops.transport_connection import MAX_HEAD, guarded_protocol
+from mcp_ops.transport_connection import MAX_HEAD, Bounds, guarded_protocol
 from mcp_ops.transport_edge import MAX_OPEN_BODY
+from mcp_ops.transport_handing import handing
+from mcp_ops.transport_inbox import Inbox, Worker
 from mcp_ops.transport_refusals import MAX_BODY
 from mcp_ops.transport_streams import MAX_STREAMS_EACH
 from tests.auth.standing import ACCEPT, ALICE, BOB, Standing, key, standing
 from tests.served import loopback
 
-BOTH = pytest.mark.parametrize("base", [HttpToolsProtocol, H11Protocol])
+
+@dataclass(frozen=True)
+class Several:
+    """The same where there are several workers."""
+
+    base: type[Protocol]
+
+
+BASES = (HttpToolsProtocol, H11Protocol)
+BOTH = pytest.mark.parametrize("base", [*BASES, *map(Several, BASES)])
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n"
 BIG = 16 * 1024 * 1024  # more than the system keeps for a reader
 
@@ -45,15 +57,19 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(base: type[Protocol], **bounds: Any) -> AsyncIterator[tuple[int, Any]]:
+async def serving(base: Any, **bounds: Any) -> AsyncIterator[tuple[int, Any]]:
     """A port behind bounds of the test; and the server."""
     bound, url = loopback()
+    over = Bounds
+    if isinstance(base, Several):
+        here = Worker(number=1, listener=bound, inbox=bound, directory=Path("nowhere"))
+        base, over = base.base, handing(Inbox(here))
     config = uvicorn.Config(
         app,
         log_level="critical",
         lifespan="off",
         ws="none",
-        http=guarded_protocol(base, **bounds),
+        http=guarded_protocol(base, over=over, **bounds),
         h11_max_incomplete_event_size=MAX_HEAD,
         timeout_keep_alive=30,
     )
@@ -80,7 +96,7 @@ async def rest(stream: SocketStream) -> bytes:
 
 @BOTH
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", GET, GET + b"x: "])
-async def test_a_head_that_does_not_end_is_cut(base: type[Protocol], sent: bytes) -> None:
+async def test_a_head_that_does_not_end_is_cut(base: Any, sent: bytes) -> None:
     async with (
         serving(base, head_s=0.2) as (port, _),
         await anyio.connect_tcp("127.0.0.1", port) as stream,
@@ -93,7 +109,7 @@ async def test_a_head_that_does_not_end_is_cut(base: type[Protocol], sent: bytes
 
 @BOTH
 async def test_a_trickling_head_is_cut_also_on_a_connection_that_was_used(
-    base: type[Protocol],
+    base: Any,
 ) -> None:
     async with (
         serving(base, head_s=0.3) as (port, _),
@@ -120,7 +136,7 @@ async def test_a_trickling_head_is_cut_also_on_a_connection_that_was_used(
 
 
 @BOTH
-async def test_a_head_without_an_end_takes_no_memory(base: type[Protocol]) -> None:
+async def test_a_head_without_an_end_takes_no_memory(base: Any) -> None:
     async with (
         serving(base) as (port, _),
         await anyio.connect_tcp("127.0.0.1", port) as stream,
@@ -137,7 +153,7 @@ async def test_a_head_without_an_end_takes_no_memory(base: type[Protocol]) -> No
 
 
 @BOTH
-async def test_who_does_not_read_is_cut(base: type[Protocol]) -> None:
+async def test_who_does_not_read_is_cut(base: Any) -> None:
     async with (
         serving(base, stall_s=0.2) as (port, server),
         await anyio.connect_tcp("127.0.0.1", port) as stream,
@@ -151,7 +167,7 @@ async def test_who_does_not_read_is_cut(base: type[Protocol]) -> None:
 
 
 @BOTH
-async def test_a_slow_reader_that_reads_is_served(base: type[Protocol]) -> None:
+async def test_a_slow_reader_that_reads_is_served(base: Any) -> None:
     async with (
         serving(base, stall_s=5) as (port, _),
         await anyio.connect_tcp("127.0.0.1", port) as stream,
@@ -161,7 +177,7 @@ async def test_a_slow_reader_that_reads_is_served(base: type[Protocol]) -> None:
 
 
 @BOTH
-async def test_a_body_that_nobody_waits_for_is_cut(base: type[Protocol]) -> None:
+async def test_a_body_that_nobody_waits_for_is_cut(base: Any) -> None:
     async with (
         serving(base, linger_s=0.2) as (port, _),
         await anyio.connect_tcp("127.0.0.1", port) as stream,
@@ -172,7 +188,7 @@ async def test_a_body_that_nobody_waits_for_is_cut(base: type[Protocol]) -> None
 
 
 @BOTH
-async def test_requests_one_after_the_other_are_not_cut(base: type[Protocol]) -> None:
+async def test_requests_one_after_the_other_are_not_cut(base: Any) -> None:
     async with (
         serving(base, head_s=0.5, linger_s=0.1) as (port, _),
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
@@ -185,9 +201,26 @@ async def test_requests_one_after_the_other_are_not_cut(base: type[Protocol]) ->
 
 
 @BOTH
+async def test_a_connection_stays_whose_body_came_behind_its_answer(base: Any) -> None:
+    async with (
+        serving(base) as (port, server),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        await stream.send(GET.replace(b"GET", b"POST") + b"content-length: 3\r\n\r\nx")
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+        await stream.send(b"yz")
+        (connection,) = server.server_state.connections
+        while connection.cycle.more_body:
+            await anyio.sleep(0.01)
+        connection._lingers(connection.cycle)  # the time is over that the rest has
+        await stream.send(GET + b"\r\n")
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+
+
+@BOTH
 @pytest.mark.parametrize("length", [b"content-length: 100", b"transfer-encoding: chunked"])
 async def test_a_body_that_trickles_is_cut_and_nobody_waits_for_it(
-    base: type[Protocol], length: bytes
+    base: Any, length: bytes
 ) -> None:
     async with (
         serving(base, body_s=0.5) as (port, _),
@@ -202,7 +235,7 @@ async def test_a_body_that_trickles_is_cut_and_nobody_waits_for_it(
 
 
 @BOTH
-async def test_of_too_many_connections_the_last_is_cut(base: type[Protocol]) -> None:
+async def test_of_too_many_connections_the_last_is_cut(base: Any) -> None:
     async with (
         serving(base, most=2) as (port, _),
         await anyio.connect_tcp("127.0.0.1", port) as first,
