@@ -9,6 +9,7 @@
 # make faults  injected faults, all rows in their long size, and write docs/reliability.md (half an hour)
 # make mutants  how many changes of the guard its tests notice: MODULES=… SAMPLE=… SEED=… (hours)
 # make imagecheck  build and run the image's steps without a container engine (Linux, as root)
+# make systemdcheck  units against a real systemd in namespaces of its own (Linux, as root)
 # make wheel   dist/*.whl
 # make bundle  dist/mcp-ops.mcpb, for Claude Desktop, validated
 # make sbom    dist/mcp-ops.cdx.json: what the image holds, as CycloneDX
@@ -26,7 +27,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 DIST ?= dist
 
 .PHONY: setup run test check clients conformance coverage schemas bench faults mutants lock clean
-.PHONY: imagecheck wheel bundle sbom
+.PHONY: imagecheck systemdcheck wheel bundle sbom
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -88,6 +89,9 @@ mutants: $(READY)
 
 imagecheck: $(READY)
 	$(BIN)/python -m pytest tests/deploy/imagecheck.py
+
+systemdcheck: $(READY)
+	$(BIN)/python -m tests.adapters.real_systemd
 
 wheel: $(READY)
 	$(BIN)/python -m hatchling build --target wheel --directory "$(DIST)"

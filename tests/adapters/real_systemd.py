@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,22 @@ SERVICES = {
     "notify": "Type=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'sleep 0.5;"
     " systemd-notify --ready --status=serving; exec sleep 9999'",
     "tick": "Type=oneshot\nExecStart=/bin/echo tick",
+}
+# Units that stay as they are started, by their relations; `base` is what the others are about.
+RELATED = {
+    "base": "Requires=disk.service\nAfter=disk.service\nWants=seldom.service\n"
+    "Conflicts=shutdown.target\nPropagatesStopTo=told.service\nOnSuccess=after.service",
+    "disk": "",
+    "seldom": "",
+    "told": "",
+    "after": "",
+    "needs": "Requires=base.service\nAfter=base.service",
+    "bound": "BindsTo=base.service\nAfter=base.service",
+    "part": "PartOf=base.service",
+    "far": "Requires=needs.service\nAfter=needs.service",
+    "loose": "Wants=base.service",
+    "rival": "Conflicts=base.service",
+    "apart": "Conflicts=shutdown.target",
 }
 JOURNAL = """\
 [Unit]
@@ -75,6 +91,10 @@ def units(folder: Path) -> None:
     head = "[Unit]\nDefaultDependencies=no\nStartLimitIntervalSec=30\nStartLimitBurst=4\n"
     for name, body in SERVICES.items():
         (folder / f"{name}.service").write_text(f"{head}[Service]\n{body}\n")
+    for name, relations in RELATED.items():
+        body = "[Service]\nExecStart=/bin/sleep 9999\n"
+        (folder / f"{name}.service").write_text(f"{head}{relations}\n{body}")
+    (folder / "shutdown.target").write_text("[Unit]\nDefaultDependencies=no\n")
     (folder / "systemd-journald.service").write_text(JOURNAL)
     (folder / "lab.target").write_text(
         "[Unit]\nDefaultDependencies=no\nWants=systemd-journald.service\n"
@@ -187,6 +207,7 @@ async def claims(state: Path) -> None:
                 held(f"{call} is refused", True, error)
             else:
                 held(f"{call} is refused", False)
+        await relations(state)
         commands, clock = box._commands, box._clock
         unit = await get_unit(commands, "demo.service", clock=clock)
         os.setgroups([])
@@ -199,6 +220,43 @@ async def claims(state: Path) -> None:
             held("the journal is closed to others", "systemd-journal" in error.hint)
         else:
             held("the journal is closed to others", False)
+
+
+async def relations(state: Path) -> None:
+    """What a plan says that it reaches is what systemd changes, and everything that it changes."""
+    names = tuple(f"{name}.service" for name in RELATED)
+    async with SystemdAdapter.open(SystemdSettings(units=names, settle_s=0), wiring(state)) as box:
+
+        async def runs() -> dict[str, str]:
+            """The invocation of each that is up."""
+            found = [await get_unit(box._commands, name, clock=box._clock) for name in names]
+            return {unit.name: unit.invocation for unit in found if unit.up}
+
+        async def compare(
+            what: str, planning: Any, name: str, *, less: Set[str] = frozenset()
+        ) -> None:
+            plan = await planning(f"{name}.service")
+            before = await runs()
+            await box.begin(plan, reason="a trial", call_id=f"{what} {name}")
+            await anyio.sleep(1)
+            after = await runs()
+            changed = {each for each in names if before.get(each) != after.get(each)}
+            told = {*(plan.reaches or ()), f"{name}.service"}
+            missed, over = changed - told, told - changed - {f"{each}.service" for each in less}
+            held(f"{what} {name} changes what was told", not missed, missed)
+            held("and that alone", plan.reaches is not None and not over, over)
+
+        for name in ("needs", "bound", "part", "far", "loose", "told", "apart"):
+            begun = await box.begin(
+                await box.plan_start(f"{name}.service"), reason="a trial", call_id=name
+            )
+            held(f"{name} is started", bool(begun.id), begun)
+        await anyio.sleep(1)
+        await compare("restart", box.plan_restart, "base", less={"after", "told"})
+        await compare("start", box.plan_start, "rival", less={"after"})
+        await compare("start", box.plan_start, "base", less={"after"})
+        await compare("start", box.plan_start, "far", less={"after"})
+        await compare("stop", box.plan_stop, "base", less={"after", "told"})
 
 
 def main() -> None:

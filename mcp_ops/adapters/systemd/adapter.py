@@ -16,7 +16,7 @@ from mcp_ops.adapters.systemd import changing
 from mcp_ops.adapters.systemd.commands import Commands, check_program, environment_of
 from mcp_ops.adapters.systemd.journal import events_of, read_logs
 from mcp_ops.adapters.systemd.marks import Marks
-from mcp_ops.adapters.systemd.reaching import STARTS, STOPS, reached
+from mcp_ops.adapters.systemd.reaching import reached
 from mcp_ops.adapters.systemd.showing import detail, listed
 from mcp_ops.adapters.systemd.units import Unit, get_unit, get_units
 from mcp_ops.capabilities.base import writes
@@ -169,17 +169,17 @@ class SystemdAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
     async def plan_restart(self, name: str) -> Plan:
         """A restart of the run that is seen now."""
         unit = await self._look(name)
-        return await self._reached(changing.plan_restart(unit), unit, STOPS)
+        return await self._reached(changing.plan_restart(unit), unit, stops=True, starts=True)
 
     async def plan_stop(self, name: str) -> Plan:
         """Stop the unit; one that is enabled starts again with the machine."""
         unit = await self._look(name)
-        return await self._reached(changing.plan_stop(unit), unit, STOPS)
+        return await self._reached(changing.plan_stop(unit), unit, stops=True)
 
     async def plan_start(self, name: str) -> Plan:
         """Start the unit, failures reset first."""
         unit = await self._look(name)
-        return await self._reached(changing.plan_start(unit), unit, STARTS)
+        return await self._reached(changing.plan_start(unit), unit, starts=True)
 
     async def rehearse(self, plan: Plan) -> None:
         """systemd can't rehearse: only that the unit is there is looked at."""
@@ -220,13 +220,13 @@ class SystemdAdapter(Adapter, DeploymentPlatform, StoppablePlatform):
             )
         return self._units[name]
 
-    async def _reached(self, plan: Plan, unit: Unit, relations: tuple[str, ...]) -> Plan:
-        found = await reached(self._commands, unit, relations)
-        told: list[str] = []
-        if relations is STOPS and found != []:
-            names = "more units than can be told" if found is None else ", ".join(found[:20])
-            told = [f"It takes with it, or is the same as: {names}."]
-        return plan.model_copy(update={"reaches": found, "lines": [*plan.lines, *told]})
+    async def _reached(self, plan: Plan, unit: Unit, **ways: bool) -> Plan:
+        found = await reached(self._commands, unit, **ways)
+        if found is None:
+            told = ["It takes with it more units than can be told."]
+            return plan.model_copy(update={"reaches": None, "lines": [*plan.lines, *told]})
+        lines = [*plan.lines, *found.lines()]
+        return plan.model_copy(update={"reaches": found.all, "lines": lines})
 
     async def _look(self, name: str) -> Unit:
         return await get_unit(self._commands, self._listed(name), clock=self._clock)

@@ -21,7 +21,7 @@ from mcp_ops.errors import Conflict, Failed, Rejected, Upstream
 RESTART: Final = "restart"
 STOP: Final = "stop"
 START: Final = "start"
-_JOB: Final = re.compile(rb"anchor job (\d{1,10}) ")
+_JOB: Final = re.compile(r"anchor job (\d{1,10}) ")
 
 
 def plan_restart(unit: Unit) -> Plan:
@@ -121,18 +121,16 @@ async def begin(
         await _forget_failure(commands, unit)
     await marks.write(unit, Mark(call_id=call_id, action=plan.action, at=clock.now()))
     try:
-        out = await commands.control(
-            plan.action, "--no-block", "--show-transaction", "--", unit, max_bytes=64 * 1024
-        )
+        told = await commands.enqueue(plan.action, unit)
     except Upstream as error:
         if error.executed == "no":
             await marks.write(unit, Mark(call_id="", action="", at=clock.now()))
         raise
-    job = _JOB.search(out)
+    job = _JOB.search(told)
     return Begun(
         name=plan.name,
         at=at,
-        id=f"job {job[1].decode()}" if job else "",
+        id=f"job {job[1]}" if job else "",
         evidence={"asked_at": at},
     )
 

@@ -103,13 +103,22 @@ class Commands:
 
     async def control(self, *arguments: str, max_bytes: int = 1024 * 1024) -> bytes:
         """What `systemctl` writes; raises the errors of this module for an exit code."""
+        return (await self._controlled(*arguments, max_bytes=max_bytes)).out
+
+    async def enqueue(self, verb: str, unit: str) -> str:
+        """Ask for a job without waiting for it; what `systemctl` tells of it, which it writes where
+        others write errors. Raises as `control` does."""
+        asked = (verb, "--no-block", "--show-transaction", "--", unit)
+        return (await self._controlled(*asked, max_bytes=64 * 1024)).errors
+
+    async def _controlled(self, *arguments: str, max_bytes: int) -> Ran:
         fixed = ("--no-pager", "--no-ask-password", *(("--user",) if self.user else ()))
         ran = await self._run(self.systemctl, (*fixed, *arguments), max_bytes)
         if ran.cut:
             raise BadAnswer("systemctl wrote more than any answer of it should have.")
         if ran.code != 0:
             raise failure(ran, self.redactor)
-        return ran.out
+        return ran
 
     async def journal(self, *arguments: str, max_bytes: int) -> Ran:
         """What `journalctl` writes, newest first; output beyond the bound is left."""

@@ -163,7 +163,7 @@ class Systemctl:
         self.fault = fault
 
     def run(self, verb: str, units: list[str], options: dict[str, str]) -> str:
-        """What is written to stdout."""
+        """What is written when it ends well."""
         if self.fault in ("no-bus", "not-booted"):
             raise Ended(1, _NO_BUS if self.fault == "no-bus" else _NOT_BOOTED)
         if verb == "show":
@@ -301,7 +301,8 @@ def main(folder: Path, program: str, arguments: list[str]) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     while fault == "flood":
         sys.stdout.write(out)
-    sys.stdout.write(out)
+    # Of the jobs that it made systemctl tells where others tell of errors.
+    (sys.stderr if "--show-transaction" in arguments else sys.stdout).write(out)
     return 0
 
 
