@@ -15,12 +15,12 @@ import pytest
 
 from mcp_ops.adapters.process.control import short_path
 from mcp_ops.adapters.process.keeper import Keeper
-from mcp_ops.adapters.process.proof import left_over
 from mcp_ops.adapters.process.record import read_state
 from mcp_ops.adapters.process.ring import LOG, OLD_LOG, Ring
 from mcp_ops.errors import BadAnswer, NotFound, Rejected, UpstreamTimeout
 from mcp_ops.tools.deployments import restart_deployment
 from mcp_ops.tools.rollouts import start_deployment
+from mcp_ops.wire.marked import left_over
 from tests.adapters.process_stage import Stage, serving, shell, stage, write
 
 

@@ -15,6 +15,7 @@ from mcp_ops.errors import (
     NotFound,
     Rejected,
     Unreachable,
+    UpstreamBroken,
     UpstreamTimeout,
 )
 from mcp_ops.tools.deployments import restart_deployment
@@ -252,6 +253,27 @@ async def test_killed_server_is_followed_by_one_that_restarts_once(
         frame = goes_on(write(call_id="call-1"), plan)
         done: Any = await restart_deployment.function(place.platform, frame, REDIS, 10)
         assert done.outcome == "verified"
+        assert place.effects() == [("restart", REDIS)]
+
+
+async def test_systemctl_that_a_lost_process_left_is_ended_before_another_one_asks(
+    tmp_path: Path,
+) -> None:
+    async with stage(tmp_path) as place, anyio.create_task_group() as tasks:
+        plan = await place.platform.plan_restart(REDIS)
+        place.box.inject("restart", "late")
+        ended = anyio.Event()
+
+        async def left_behind() -> None:
+            with pytest.raises(UpstreamBroken, match="ended with code -9"):
+                await place.platform.begin(plan, reason="r", call_id="call-1")
+            ended.set()
+
+        tasks.start_soon(left_behind)
+        while place.box.coming():
+            await anyio.sleep(0.01)
+        await place.platform.begin(plan, reason="r", call_id="call-1")
+        await ended.wait()
         assert place.effects() == [("restart", REDIS)]
 
 

@@ -18,7 +18,6 @@ from tests.faults.later import LocalAgent, local
 from tests.faults.platform_writes import kinds
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
-from tests.faults.units import lost_at_units
 from tests.faults.writes import KINDS, names, writing_of
 from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import Between, Fault, broken, lost
@@ -37,7 +36,6 @@ async def fault_11(run: Run, size: Size) -> None:
         ways = [_LOST[(n + n // len(KINDS) + first) % len(_LOST)] for n in range(len(asked))]
         await _writes(run, ("cluster",), dict(zip(asked, ways, strict=True)))
         await _at_platforms(run, every=size == "long")
-        await lost_at_units(run)
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
 

@@ -1,4 +1,5 @@
-"""The writes that rows play at App Service, at Railway and at HTTP job endpoints.
+"""The writes that rows play at App Service, at Railway and at HTTP job endpoints; and, of this
+machine, at systemd and plain processes.
 
 `azure-restart-03` is an app that is restarted, `railway-scale-01` a service that is scaled.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from tests.faults import local_writes
 from tests.faults.writing import Writing
 
 # What the log of a platform says of a start that was asked for.
@@ -266,7 +268,7 @@ _JOBS: Final[Mapping[str, Writing]] = {
 # Those that start a run.
 RUNS: Final = ("job-run", "job-keyed")
 
-WRITES: Final[Mapping[str, Writing]] = {**_AZURE, **_RAILWAY, **_JOBS}
+WRITES: Final[Mapping[str, Writing]] = {**_AZURE, **_RAILWAY, **_JOBS, **local_writes.WRITES}
 """By the beginning of the names of their objects."""
 
 

@@ -33,8 +33,9 @@ _DAY: Final = 86_400.0
 _TAKES_S: Final = 0.3
 # Longer than a deployment needs to replace another one: what runs until then is not steady.
 _STEADY_S: Final = 0.3
-# Jobs are configuration: these are there before a row says which it runs.
-MOST_JOBS: Final = 12
+# Jobs, units and commands are configuration: so many of each kind are there before a row says which
+# it changes.
+MOST: Final = 12
 
 
 def _as_it_is(app: ASGIApp) -> ASGIApp:
@@ -205,7 +206,7 @@ def _service_of(world: RailwayWorld, variables: Mapping[str, Any]) -> str:
 
 def jobs_part(directory: Path, *, key: str, variable: str) -> Platform:
     """Jobs that start a run for one key once, and jobs that know no keys; each can be told to."""
-    names = each(MOST_JOBS, "jobs")
+    names = each(MOST, "jobs")
     there = {"sales": False, **{name: name.startswith("job-keyed") for name in names}}
     stand_in = sync_backend(
         directory=directory,

@@ -13,8 +13,11 @@ TARGETS: Final[Mapping[str, str]] = {
     "railway": "store",
     "jobs": "syncs",
     "units": "box",
+    "commands": "local",
 }
 PLATFORMS: Final = ("azure", "railway", "jobs")
+# Those of the machine that the server runs on.
+LOCAL: Final = ("units", "commands")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mcp_ops.adapters.process.proof import MARK, die_with, end_left_over, kills_by_memory
+from mcp_ops.adapters.process.kernel import die_with, kills_by_memory
 from mcp_ops.adapters.process.record import (
     ENDED,
     LOCK,
@@ -34,6 +34,7 @@ from mcp_ops.adapters.process.record import (
     read_state,
 )
 from mcp_ops.adapters.process.ring import Ring
+from mcp_ops.wire.marked import MARK, end_left_over
 
 CALLS = 50
 _LINGER_S = 0.2

@@ -32,6 +32,7 @@ from mcp_ops.errors import (
     UpstreamTimeout,
 )
 from mcp_ops.redact import Redactor, tame
+from mcp_ops.wire.marked import MARK
 
 _MAX_ERRORS: Final = 8_192
 _POLKIT: Final = (
@@ -101,10 +102,12 @@ class Commands:
     redactor: Redactor
     environment: Mapping[str, str]
 
-    async def control(self, *arguments: str, max_bytes: int = 1024 * 1024) -> bytes:
-        """What `systemctl` writes; raises the errors of this module for an exit code."""
+    async def control(self, *arguments: str, max_bytes: int = 1024 * 1024, mark: str = "") -> bytes:
+        """What `systemctl` writes; raises the errors of this module for an exit code. With a
+        `mark` another process of the server can tell it from others, and end it."""
         fixed = ("--no-pager", "--no-ask-password", *(("--user",) if self.user else ()))
-        ran = await self._run(self.systemctl, (*fixed, *arguments), max_bytes)
+        marked = {MARK: mark} if mark else {}
+        ran = await self._run(self.systemctl, (*fixed, *arguments), max_bytes, **marked)
         if ran.cut:
             raise BadAnswer("systemctl wrote more than any answer of it should have.")
         if ran.code != 0:
@@ -119,11 +122,12 @@ class Commands:
             raise failure(ran, self.redactor)
         return ran
 
-    async def _run(self, program: Path, arguments: tuple[str, ...], max_bytes: int) -> Ran:
+    async def _run(
+        self, program: Path, arguments: tuple[str, ...], max_bytes: int, **more: str
+    ) -> Ran:
+        argv, environment = [str(program), *arguments], {**self.environment, **more}
         with anyio.move_on_after(self.timeout_s):
-            return await run(
-                [str(program), *arguments], environment=self.environment, max_bytes=max_bytes
-            )
+            return await run(argv, environment=environment, max_bytes=max_bytes)
         raise UpstreamTimeout(f"{program.name} did not end within {self.timeout_s:g} seconds.")
 
 
