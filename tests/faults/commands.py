@@ -1,4 +1,4 @@
-"""Plain processes as a part of a stage: real commands, their keepers, and a gate before each keeper.
+"""Plain processes as a part of a stage: real commands, their keepers, a gate before each keeper.
 
 What happened is what the commands wrote themselves. A keeper that the server starts listens where
 the gate was; it is then asked without one.
@@ -74,9 +74,13 @@ class Commands:
         await peer.say(said)
 
     async def _pass_on(self, name: str, line: bytes) -> bytes:
-        """What the keeper says; nothing where there is none behind the gate."""
-        said = bytearray()
-        with suppress(*GONE), short_path(self._state / name) as path:
+        """What the keeper says. Where there is none, the gate is as one that is about to end: it
+        tells the state, and goes without a word when it is asked for more."""
+        said, folder = bytearray(), self._state / name
+        if not (folder / _REAL).exists():
+            state = {"ok": True, "state": read_state(folder)}
+            return json.dumps(state).encode() + b"\n" if json.loads(line)["do"] == "state" else b""
+        with suppress(*GONE), short_path(folder) as path:
             async with await anyio.connect_unix(Path(path).with_name(_REAL)) as keeper:
                 await keeper.send(line + b"\n")
                 while not said.endswith(b"\n"):

@@ -63,7 +63,7 @@ def _command(verb: str) -> Writing:
         looks="/{name}/state",
         # The request itself is locked to what was looked at.
         meanwhile=("POST", f"/{{name}}/{verb}", 0),
-        blind="unconfirmed",  # a keeper is asked again, and answers what it did
+        asks_again=True,
     )
 
 

@@ -167,6 +167,21 @@ _AZURE: Final[Mapping[str, Writing]] = {
         meanwhile=("GET", _PROCESSES, 3),
         repeats=False,
     ),
+    # Its worker has nothing else on it, and no process that could be ended.
+    "azure-worker": Writing(
+        part="azure",
+        tool="restart_instance",
+        more={"instance": INSTANCE},
+        look="get_deployment_logs",
+        looked=_logged(_APP_STARTS),
+        found=_any_item,
+        method="POST",
+        asks="/serverfarms/plan-{name}/workers/",
+        looks="/eventtypes/",
+        meanwhile=_INSTANCES,
+        repeats=False,
+        marked=False,  # but in the activity log, minutes later
+    ),
     "azure-config": Writing(
         part="azure",
         tool="set_config",

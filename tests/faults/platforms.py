@@ -79,6 +79,7 @@ access_token = "env:{variable}"
 arm_url = "{url}"
 scm_url = "{url}/scm/{{site}}"
 log_stream_s = 0
+restart_workers = true
 tiers = ["{SMALLER}"]
 """
 

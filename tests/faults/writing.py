@@ -29,7 +29,8 @@ class Writing:
     looked at once more before that, and how often the same one is sent before it. `more` may have
     the object's name in it, as `{name}`. `repeats`: another process begins it again, where the
     target shows nothing of it. `marked`: a target that has done it shows that. `blind` is the
-    outcome where the answer was lost, and nothing could be looked at. `waits`: the tool takes how
+    outcome where the answer was lost, and nothing could be looked at. `asks_again`: the target is
+    asked once more where it answered nothing, and tells what it did. `waits`: the tool takes how
     long it is to wait.
     """
 
@@ -47,6 +48,7 @@ class Writing:
     repeats: bool = True
     marked: bool = True
     blind: str = "unknown"
+    asks_again: bool = False
     waits: bool = True
 
     @property
