@@ -148,6 +148,8 @@ class Control:
                 env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
                 check=False,
                 start_new_session=True,
+                # A pipe would be waited for until the keeper ends: uvloop leaves it a copy.
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
         except OSError as exc:
