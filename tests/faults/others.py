@@ -20,6 +20,9 @@ _THEIRS = "c3" * 20
 async def change(stage: Stage, name: str) -> None:
     """Change the object of a write so that it is not what was looked at."""
     part = writing_of(name).part
+    if part in stage.local:
+        await stage.local[part].change(name)
+        return
     world = stage.platforms[part].world
     if isinstance(world, AzureWorld):
         _change_app(world, name)
@@ -49,7 +52,11 @@ def _change_app(world: AzureWorld, name: str) -> None:
 
 async def overtake(stage: Stage, name: str) -> None:
     """Change it again right after ours was done: what is there then is not ours."""
-    world = stage.platforms[writing_of(name).part].world
+    part = writing_of(name).part
+    if part in stage.local:
+        await stage.local[part].overtake(name)
+        return
+    world = stage.platforms[part].world
     if isinstance(world, AzureWorld):
         app = world.apps[name]
         if name.startswith("azure-config"):
@@ -77,7 +84,11 @@ async def _run(stage: Stage, name: str) -> None:
 
 def spoil(stage: Stage, name: str) -> None:
     """What is started of it from now on does not come up."""
-    world = stage.platforms[writing_of(name).part].world
+    part = writing_of(name).part
+    if part in stage.local:
+        stage.local[part].spoil(name)
+        return
+    world = stage.platforms[part].world
     if isinstance(world, AzureWorld):
         next(one for one in world.apps[name].deployments if one["active"])["broken"] = True
         return
