@@ -115,6 +115,25 @@ async def test_oneshot_that_ended_well_did_what_it_is_for(tmp_path: Path) -> Non
         assert (await place.platform.follow(plan, begun)).state == "superseded"
 
 
+@pytest.mark.parametrize("act", [restart, start])
+async def test_unit_that_somebody_stops_after_its_start_is_not_verified(
+    tmp_path: Path, act: Any
+) -> None:
+    name = REDIS if act is restart else "networkmanager.service"
+    unit = REDIS if act is restart else "NetworkManager.service"
+    how = {"result": "success", "code": 2, "status": 15}  # systemctl stop: SIGTERM
+
+    def stopped() -> None:
+        place.box.crash(unit, active="inactive", **how)
+
+    async with stage(tmp_path, settle_s=60.0) as place:
+        done = await act(place, name, between=stopped)
+        assert (done.outcome, done.problem) == (
+            "unconfirmed",
+            "The unit was stopped after it was started.",
+        )
+
+
 async def test_oneshot_that_systemd_forgot_is_unconfirmed(tmp_path: Path) -> None:
     async with stage(tmp_path) as place:
         name = "NetworkManager.service"

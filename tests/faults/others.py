@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import anyio
 import httpx2
 
@@ -9,6 +12,7 @@ from mcp_ops.clock import rfc3339
 from mcp_ops.lab.azure.world import World as AzureWorld
 from mcp_ops.lab.azure.world import deployment_of
 from mcp_ops.lab.railway.world import World as RailwayWorld
+from tests.faults.platforms import SOMEBODY
 from tests.faults.stage import JOBS_KEY, Stage
 from tests.faults.writes import writing_of
 
@@ -29,6 +33,8 @@ async def change(stage: Stage, name: str) -> None:
     elif isinstance(world, RailwayWorld):
         world.deploy(world.by_name(name), reason="deploy", commit=_THEIRS)
     else:
+        if name.startswith("job-cancel"):
+            await _ask(stage, name, "/cancel")
         await _run(stage, name)
 
 
@@ -67,19 +73,25 @@ async def overtake(stage: Stage, name: str) -> None:
             app.state = "Stopped"
     elif isinstance(world, RailwayWorld):
         world.deploy(world.by_name(name), reason="deploy", commit=_THEIRS)
+    elif name.startswith(("job-hold", "job-letgo")):
+        await _ask(stage, name, "/unpause" if name.startswith("job-hold") else "/pause")
     else:
-        await anyio.sleep(_A_RUN_S)
+        if not name.startswith("job-cancel"):
+            await anyio.sleep(_A_RUN_S)
         await _run(stage, name)
 
 
-async def _run(stage: Stage, name: str) -> None:
-    """Start a run of a job as somebody else, who asks for all of it."""
-    url = f"http://127.0.0.1:{stage.proxies['jobs'].port}/admin/sync-{name}/"
+async def _ask(stage: Stage, name: str, act: str = "", **body: str) -> None:
+    """Ask for a run of a job, or for what else can be done with it, as somebody else."""
+    url = f"http://127.0.0.1:{stage.proxies['jobs'].port}/admin/sync-{name}{act}"
+    headers = {"x-admin-key": JOBS_KEY, "user-agent": SOMEBODY}
     async with httpx2.AsyncClient(trust_env=False) as http:
-        answer = await http.post(
-            url.rstrip("/"), json={"mode": "full"}, headers={"x-admin-key": JOBS_KEY}
-        )
-    assert answer.status_code == 202, answer.text
+        answer = await http.post(url, json=body, headers=headers)
+    assert answer.is_success, answer.text
+
+
+async def _run(stage: Stage, name: str) -> None:
+    await _ask(stage, name, mode="full")
 
 
 def spoil(stage: Stage, name: str) -> None:
@@ -95,3 +107,17 @@ def spoil(stage: Stage, name: str) -> None:
     assert isinstance(world, RailwayWorld), "runs fail while their endpoint has a fault"
     runs = world.by_name(name).deployments[-1]
     runs.settled, runs.settled_at, runs.outcome = "SUCCESS", runs.born, "build-fails"
+
+
+@contextmanager
+def never(stage: Stage, name: str, fault: str) -> Iterator[None]:
+    """What is begun of it meanwhile does not come to its end: by that fault of its platform, or on
+    this machine for good."""
+    part = writing_of(name).part
+    if part in stage.local:
+        stage.local[part].never(name)
+        yield
+        return
+    stage.stand_ins[part].inject(fault)
+    yield
+    stage.stand_ins[part].mend(fault)

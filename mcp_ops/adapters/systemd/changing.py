@@ -14,7 +14,7 @@ import anyio
 
 from mcp_ops.adapters.systemd.commands import Commands
 from mcp_ops.adapters.systemd.marks import Mark, Marks
-from mcp_ops.adapters.systemd.units import Unit, get_unit
+from mcp_ops.adapters.systemd.units import EXITED, Unit, get_unit
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.clock import Clock, rfc3339
@@ -266,7 +266,8 @@ def _came_up(unit: Unit, now: float, settle_s: float) -> tuple[str, str]:
     if unit.active == "failed" or unit.again:
         return "failed", unit.explained()
     if unit.active == "inactive":
-        if unit.result == "success" and unit.exit_code:
+        # A signal that counts as success (SIGTERM) is how somebody stops it.
+        if unit.result == "success" and unit.exit_code == EXITED:
             return "verified", ""
         return "superseded", "The unit was stopped after it was started."
     if not unit.up:
