@@ -17,9 +17,10 @@ _GONE = frozenset({("client.delete", "Pod"), ("client.delete", "Job")})
 def _of_cluster(line: Mapping[str, Any]) -> list[Effect]:
     what = (line["effect"], line.get("kind"))
     if what in _GONE:
-        return [
-            Effect(intent=line["name"].removesuffix("-0") if what[1] == "Pod" else line["name"])
-        ]
+        name = str(line["name"])
+        if "-ops-" in name:  # a run that we started, and somebody else ended
+            return []
+        return [Effect(intent=name.removesuffix("-0") if what[1] == "Pod" else name)]
     if what not in _EFFECTS:
         return []
     marks = {path: call for path, call in line["changed"].items() if path.endswith(CALL_ID)}
