@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from mcp_ops.adapters.process.control import Control, short_path
 from mcp_ops.adapters.process.record import ENDED, SOCKET, read_state
 from mcp_ops.adapters.process.settings import CommandSettings
-from tests.adapters.process_stage import gone
+from tests.adapters.process_stage import alive, gone
 from tests.faults import kept_command
 from tests.faults.checker import Effect
 from tests.faults.lines import GONE, Peer, asked, gate, listen
@@ -48,6 +48,7 @@ class Commands:
         self._names = names
         self._secret = secret
         self._made: set[str] = set()
+        self._gates: dict[str, int] = {}
         self._tasks: TaskGroup | None = None
 
     async def open(self, tasks: TaskGroup) -> None:
@@ -64,6 +65,7 @@ class Commands:
             await self._theirs(name, "start")
             (folder / SOCKET).rename(folder / _REAL)
         await listen(self._tasks, folder, SOCKET, lambda peer: self._meet(name, peer))
+        self._gates[name] = (folder / SOCKET).stat().st_ino
 
     async def _meet(self, name: str, peer: Peer) -> None:
         line = await peer.line()
@@ -80,12 +82,25 @@ class Commands:
         if not (folder / _REAL).exists():
             state = {"ok": True, "state": read_state(folder)}
             return json.dumps(state).encode() + b"\n" if json.loads(line)["do"] == "state" else b""
-        with suppress(*GONE), short_path(folder) as path:
-            async with await anyio.connect_unix(Path(path).with_name(_REAL)) as keeper:
+        try:
+            with short_path(folder) as path:
+                keeper = await anyio.connect_unix(Path(path).with_name(_REAL))
+        except OSError:
+            self._nobody_listens(name)
+            return b""
+        with suppress(*GONE):
+            async with keeper:
                 await keeper.send(line + b"\n")
                 while not said.endswith(b"\n"):
                     said += await keeper.receive()
         return bytes(said)
+
+    def _nobody_listens(self, name: str) -> None:
+        """The keeper behind the gate was killed: the gate goes, too."""
+        path = self._state / name / SOCKET
+        with suppress(OSError):
+            if path.stat().st_ino == self._gates[name]:
+                path.unlink()
 
     def stands(self, name: str, held: Gate) -> bool:
         """Whether it is the command that holds its keeper when it has started: a keeper that is
@@ -131,8 +146,9 @@ class Commands:
 
     def _still(self, name: str) -> bool:
         facts = read_state(self._state / name)
-        up = facts["phase"] == "running" and (facts["ready"] or self._told(name, "mute"))
-        return bool(up or facts["phase"] in (*ENDED, "backoff"))
+        if facts["phase"] == "running":
+            return bool(facts["ready"] or self._told(name, "mute") or not alive(facts["pid"]))
+        return facts["phase"] in (*ENDED, "backoff")
 
     def _told(self, name: str, what: str) -> bool:
         return (self.folder / f"{name}.{what}").exists()
@@ -172,6 +188,10 @@ class Commands:
     def spoil(self, name: str) -> None:
         """What is started of it from now on does not stay up."""
         (self.folder / f"{name}.broken").touch()
+
+    def bereave(self, name: str) -> None:
+        """The next start of it is the end of its keeper."""
+        (self.folder / f"{name}.kills").touch()
 
     def never(self, name: str) -> None:
         """What is started of it from now on never says that it is ready."""

@@ -43,8 +43,11 @@ _NEVER = {
     "unit-restart-02": "",
     "cmd-restart-02": "",
 }
-# What is started of them does not stay up.
-_SICK = ("unit-restart-03", "cmd-restart-03", "cmd-start-03")
+# What is started of them does not stay up, or has its keeper killed right then.
+_SICK = {
+    **dict.fromkeys(("unit-restart-03", "cmd-restart-03", "cmd-start-03"), others.spoil),
+    **dict.fromkeys(("cmd-restart-04", "cmd-start-04"), others.bereave),
+}
 
 
 async def at_platforms(run: Run) -> None:
@@ -83,8 +86,9 @@ async def _at(run: Run, set_up: Stage, history: History, agent: LocalAgent, part
     history.recovered(f"change at {part}")
     for name in here(_NEVER):
         await _never(run, set_up, agent, name, _NEVER[name])
-    for name in here(_SICK):
-        await _sick(run, set_up, agent, name)
+    async with anyio.create_task_group() as tasks:
+        for name in here(_SICK):
+            tasks.start_soon(_failed, run, set_up, agent, name)
 
 
 async def _changed_before(
@@ -140,9 +144,9 @@ async def _shown(set_up: Stage, name: str) -> None:
             await anyio.sleep(0.02)
 
 
-async def _sick(run: Run, set_up: Stage, agent: LocalAgent, name: str) -> None:
+async def _failed(run: Run, set_up: Stage, agent: LocalAgent, name: str) -> None:
     """What does not stay up has failed, and is started once."""
-    others.spoil(set_up, name)
+    _SICK[name](set_up, name)
     answer = await agent.restart(name, wait_s=30)
     run.expect(answer.outcome == "failed", f"{name}: {answer.body}")
 

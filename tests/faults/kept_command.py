@@ -2,8 +2,8 @@
 
 Run as `python kept_command.py FOLDER NAME`; needs nothing but Python. Files beside its log tell it
 what to do: with NAME.theirs what happens is somebody else's doing, with NAME.stands it stops its
-keeper once when it has started, with NAME.broken it ends at once, with NAME.mute it never says that
-it is up.
+keeper once when it has started, with NAME.kills it kills its keeper, with NAME.broken it ends at
+once, and with NAME.mute it never says that it is up.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ def main(folder: Path, name: str) -> int:
     if told("stands"):
         (folder / f"{name}.stands").rename(folder / f"{name}.stood")
         os.kill(os.getppid(), signal.SIGSTOP)
+    if told("kills"):
+        (folder / f"{name}.kills").unlink()
+        os.kill(os.getppid(), signal.SIGKILL)  # whoever it keeps ends with it
     if told("broken"):
         return 3
     if not told("mute"):

@@ -12,6 +12,7 @@ from mcp_ops.clock import rfc3339
 from mcp_ops.lab.azure.world import World as AzureWorld
 from mcp_ops.lab.azure.world import deployment_of
 from mcp_ops.lab.railway.world import World as RailwayWorld
+from tests.faults.commands import Commands
 from tests.faults.platforms import SOMEBODY
 from tests.faults.stage import JOBS_KEY, Stage
 from tests.faults.writes import writing_of
@@ -107,6 +108,13 @@ def spoil(stage: Stage, name: str) -> None:
     assert isinstance(world, RailwayWorld), "runs fail while their endpoint has a fault"
     runs = world.by_name(name).deployments[-1]
     runs.settled, runs.settled_at, runs.outcome = "SUCCESS", runs.born, "build-fails"
+
+
+def bereave(stage: Stage, name: str) -> None:
+    """The keeper of a command is killed when it has started it."""
+    commands = stage.local[writing_of(name).part]
+    assert isinstance(commands, Commands)
+    commands.bereave(name)
 
 
 @contextmanager
