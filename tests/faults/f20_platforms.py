@@ -28,9 +28,11 @@ _SLACK_S = 5.0
 _LOCKED = (*kinds("azure", "railway", *LOCAL), *RUNS, "job-cancel")
 # What is there after ours shows that another one came.
 _OVERTAKEN = (
-    *("azure-restart-01", "azure-scale-01", "azure-config-01"),
+    *("azure-restart-01", "azure-scale-01", "azure-config-01", "azure-rollback-01"),
     *(f"{kind}-01" for kind in (*kinds("railway", *LOCAL), *RUNS, "job-hold", "job-letgo")),
 )
+# What was undone is seen as what has not come yet.
+_UNDONE = tuple(f"azure-{kind}-01" for kind in ("stop", "start", "tier", "instance", "worker"))
 # Theirs has to be there still when it is looked for.
 _ENDED = "job-cancel-01"
 # How that is told.
@@ -54,7 +56,7 @@ async def at_platforms(run: Run) -> None:
     """The lock is optimistic, the wait is bounded, and the state is told as it is."""
     place = run.place()
     history = run.history(place)
-    asked = [*(f"{kind}-00" for kind in _LOCKED), *_OVERTAKEN, _ENDED, *_NEVER, *_SICK]
+    asked = [*(f"{kind}-00" for kind in _LOCKED), *_OVERTAKEN, *_UNDONE, _ENDED, *_NEVER, *_SICK]
     async with stage(place, *PLATFORMS, *LOCAL) as set_up:
         await set_up.workloads(*asked)
         async with local(set_up, history, name="s1") as agent, anyio.create_task_group() as tasks:
@@ -78,7 +80,7 @@ async def _at(run: Run, set_up: Stage, history: History, agent: LocalAgent, part
         for name in here(f"{kind}-00" for kind in _LOCKED):
             tasks.start_soon(_changed_before, run, set_up, history, agent, name)
     async with anyio.create_task_group() as tasks:
-        for name in here(_OVERTAKEN):
+        for name in here((*_OVERTAKEN, *_UNDONE)):
             tasks.start_soon(_overtaken, run, set_up, agent, name)
     for name in here([_ENDED]):
         set_up.stand_ins[part].inject("hung")
@@ -132,10 +134,11 @@ async def _overtaken(run: Run, set_up: Stage, agent: LocalAgent, name: str) -> N
             gate.released.set()
 
         tasks.start_soon(change)
-        answer = await agent.restart(name, wait_s=30)
+        answer = await agent.restart(name, wait_s=_WAIT_S if name in _UNDONE else 30)
     run.expect(answer.outcome == "unconfirmed", f"{name}: {answer.body}")
     said = str(answer.body.get("problem"))
-    run.expect(any(words in said for words in _SAID), f"{name}: {answer.body}")
+    wanted = ("Not ready in time",) if name in _UNDONE else _SAID
+    run.expect(any(words in said for words in wanted), f"{name}: {answer.body}")
 
 
 async def _shown(set_up: Stage, name: str) -> None:

@@ -61,7 +61,12 @@ async def listen(
 
     with short_path(folder) as path:
         listener = await anyio.create_unix_listener(Path(path).with_name(name))
-    tasks.start_soon(listener.serve, one)
+
+    async def serve() -> None:
+        async with listener:
+            await listener.serve(one)
+
+    tasks.start_soon(serve)
 
 
 def gate() -> Between:

@@ -9,10 +9,11 @@ import anyio
 import httpx2
 
 from mcp_ops.clock import rfc3339
+from mcp_ops.lab.azure.world import App, deployment_of
 from mcp_ops.lab.azure.world import World as AzureWorld
-from mcp_ops.lab.azure.world import deployment_of
 from mcp_ops.lab.railway.world import World as RailwayWorld
 from tests.faults.commands import Commands
+from tests.faults.platform_writes import LARGER, LARGER_TIER
 from tests.faults.platforms import SOMEBODY
 from tests.faults.stage import JOBS_KEY, Stage
 from tests.faults.writes import writing_of
@@ -49,12 +50,34 @@ def _change_app(world: AzureWorld, name: str) -> None:
     elif name.startswith("azure-config"):
         app.settings["OTHER"] = "theirs"
     elif name.startswith("azure-rollback"):
-        for one in app.deployments:
-            one["active"] = False
-        theirs = deployment_of("rel-3", rfc3339(world.now()), message="theirs", active=True)
-        app.deployments.insert(0, theirs)
+        _deploy(world, app)
     else:
         world.touch(app)
+
+
+def _deploy(world: AzureWorld, app: App) -> None:
+    for one in app.deployments:
+        one["active"] = False
+    theirs = deployment_of("rel-3", rfc3339(world.now()), message="theirs", active=True)
+    app.deployments.insert(0, theirs)
+
+
+async def _undo_app(world: AzureWorld, name: str) -> None:
+    app = world.apps[name]
+    if name.startswith("azure-config"):
+        app.settings["REGION"] = "theirs"
+    elif name.startswith("azure-scale"):
+        app.farm.capacity = 3
+    elif name.startswith("azure-tier"):
+        app.farm.sku, app.farm.tier = LARGER, LARGER_TIER
+    elif name.startswith("azure-rollback"):
+        with anyio.fail_after(30):
+            while not next(one for one in app.deployments if one["id"] == "rel-1")["active"]:
+                await anyio.sleep(0.02)
+                world.advance()
+        _deploy(world, app)
+    else:
+        app.state = "Running" if name.startswith("azure-stop") else "Stopped"
 
 
 async def overtake(stage: Stage, name: str) -> None:
@@ -65,13 +88,7 @@ async def overtake(stage: Stage, name: str) -> None:
         return
     world = stage.platforms[part].world
     if isinstance(world, AzureWorld):
-        app = world.apps[name]
-        if name.startswith("azure-config"):
-            app.settings["REGION"] = "theirs"
-        elif name.startswith("azure-scale"):
-            app.farm.capacity = 3
-        else:
-            app.state = "Stopped"
+        await _undo_app(world, name)
     elif isinstance(world, RailwayWorld):
         world.deploy(world.by_name(name), reason="deploy", commit=_THEIRS)
     elif name.startswith(("job-hold", "job-letgo")):

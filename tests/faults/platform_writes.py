@@ -19,7 +19,9 @@ _STARTED: Final = "Starting Container"
 # What stands at a platform when the rows come to it: deployments made earlier.
 RELEASES: Final = 2
 JOB_MODE: Final = "incremental"
-# The size that a plan is given, and its tier.
+# The size that a plan has, the one that it is given, and the tiers of both.
+LARGER: Final = "P1v3"
+LARGER_TIER: Final = "PremiumV3"
 SMALLER: Final = "S1"
 SMALLER_TIER: Final = "Standard"
 # The one instance of an app that loses its process.

@@ -26,7 +26,15 @@ from mcp_ops.lab.standin import StandIn
 from mcp_ops.lab.sync import sync_backend
 from tests.faults.checker import Effect
 from tests.faults.naming import Named, as_sent
-from tests.faults.platform_writes import INSTANCE, JOB_MODE, RELEASES, SMALLER, each
+from tests.faults.platform_writes import (
+    INSTANCE,
+    JOB_MODE,
+    LARGER,
+    LARGER_TIER,
+    RELEASES,
+    SMALLER,
+    each,
+)
 
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
@@ -98,7 +106,7 @@ def _app(world: AzureWorld, name: str, secret: str) -> None:
     """An app on a plan of its own, with two deployments; one that is swapped has a slot."""
     # A process of its own can be ended at Windows only.
     linux = not name.startswith("azure-instance")
-    farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=linux)
+    farm = Farm(name=f"plan-{name}", sku=LARGER, tier=LARGER_TIER, capacity=1, linux=linux)
     farm.workers = [INSTANCE]
     world.farms[farm.name] = farm
     for key in (name, *([f"{name}/staging"] if name.startswith("azure-swap") else [])):
