@@ -146,7 +146,7 @@ def _planning(set_up: Stage, name: str) -> Gate:
 
 
 async def _begun(set_up: Stage, effects: int = 5) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while len(set_up.effects()) < effects:
             await anyio.sleep(0.02)
 

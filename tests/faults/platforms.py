@@ -35,6 +35,7 @@ from tests.faults.platform_writes import (
     SMALLER,
     each,
 )
+from tests.faults.writing import PATIENT
 
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
@@ -90,6 +91,7 @@ arm_url = "{url}"
 scm_url = "{url}/scm/{{site}}"
 log_stream_s = 0
 restart_workers = true
+{PATIENT}
 tiers = ["{SMALLER}"]
 """
 
@@ -146,6 +148,7 @@ token = "env:{variable}"
 url = "{url}{PATH}"
 steady_s = {_STEADY_S}
 recheck_s = {SETTLE_S}
+{PATIENT}
 """
 
     return Platform(
@@ -235,6 +238,7 @@ kind = "http_jobs"
 environment = "dev"
 url = "{url}"
 headers = {{ X-Admin-Key = "env:{variable}" }}
+{PATIENT}
 """
         return head + "".join(_job(name, keyed=there[name]) for name in names)
 

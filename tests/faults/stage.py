@@ -37,6 +37,7 @@ from tests.faults.platform_writes import each
 from tests.faults.platforms import MOST, Platform, azure_part, jobs_part, railway_part
 from tests.faults.units import Units
 from tests.faults.writes import writing_of
+from tests.faults.writing import PATIENT
 from tests.kubernetes_lab import Between, served
 from tests.served import loopback
 
@@ -214,6 +215,7 @@ async def _cluster(made: Stage, stack: AsyncExitStack) -> str:
 kind = "kubernetes"
 environment = "dev"
 kubeconfig = {json.dumps(str(path))}
+{PATIENT}
 """
 
 

@@ -15,6 +15,8 @@ TARGETS: Final[Mapping[str, str]] = {
     "units": "box",
     "commands": "local",
 }
+# Gates hold requests for as long as a row needs on a busy machine: no target gives up before.
+PATIENT: Final = "request_timeout_s = 60"
 PLATFORMS: Final = ("azure", "railway", "jobs")
 # Those of the machine that the server runs on.
 LOCAL: Final = ("units", "commands")
