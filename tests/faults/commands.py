@@ -129,14 +129,17 @@ class Commands:
         return [json.loads(line) for line in lines]
 
     async def close(self) -> None:
-        """End the keepers; a command ends with its keeper."""
-        keepers = {(line["command"], line["keeper"]) for line in self._lines()}
-        for name, keeper in keepers:
+        """End the keepers, which have their folder among their arguments; a command ends with its
+        keeper."""
+        below = f"{self._state}/".encode()
+        for process in Path("/proc").iterdir():
+            if not process.name.isdigit():
+                continue
             with suppress(OSError):
-                facts = Path(f"/proc/{keeper}/cmdline").read_bytes()
-                if str(self._state / name).encode() in facts.split(b"\0"):
-                    os.kill(keeper, signal.SIGKILL)
-                    await gone(keeper)
+                arguments = (process / "cmdline").read_bytes().split(b"\0")
+                if any(each.startswith(below) for each in arguments):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    await gone(int(process.name))
 
     async def settled(self) -> None:
         """Wait until each has come to where it was told to go."""
