@@ -51,6 +51,10 @@ class Between:
         await self.app(scope, receive, send)
         return None
 
+    def count(self, method: str, part: str) -> int:
+        """How many requests of that method had that part in their path."""
+        return sum(each == method and part in path for each, path in self.seen)
+
     def inject(self, method: str, part: str, *faults: Fault) -> None:
         """The next requests of that method whose path has that part meet these faults."""
         self.faults[method, part] = list(faults)

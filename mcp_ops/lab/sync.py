@@ -174,16 +174,17 @@ class _Backend:
             return _started(job, job.keys[key])
         if job.running:
             return JSONResponse({"detail": "Sync already running (lock is held)"}, 409)
-        self._begin(job, mode, key)
+        self._begin(job, mode, key, request)
         return cut_answer() if "lost-response" in self._faults else _started(job, job.run_id)
 
-    def _begin(self, job: _Job, mode: str, key: str) -> None:
+    def _begin(self, job: _Job, mode: str, key: str, request: Request) -> None:
         job.run_id, job.mode, job.error = next(self._ids), mode, ""
         job.started, job.ended = self._clock(), None
         job.hung, job.fails = "hung" in self._faults, "sync-fails" in self._faults
         if key:
             job.keys[key] = job.run_id
-        self._log.append("sync-started", job=job.name, mode=mode, run=job.run_id, key=key)
+        facts = {"mode": mode, "run": job.run_id, "key": key, "agent": _agent(request)}
+        self._log.append("sync-started", job=job.name, **facts)
 
     async def act(self, request: Request) -> Response:
         """Cancel, pause and unpause: all but `sales` can be told to."""
@@ -200,7 +201,7 @@ class _Backend:
         else:
             changes, job.held = job.held != (act == "pause"), act == "pause"
         if changes:
-            self._log.append(f"sync-{act}", job=job.name)
+            self._log.append(f"sync-{act}", job=job.name, agent=_agent(request))
         return cut_answer() if "lost-response" in self._faults else JSONResponse({"ok": True})
 
     def _settled(self, name: str) -> _Job:
@@ -224,6 +225,10 @@ class _Backend:
             Route("/admin/sync-{job}", self.start, methods=["POST"]),
             Route("/admin/sync-{job}/{act}", self.act, methods=["POST"]),
         ]
+
+
+def _agent(request: Request) -> str:
+    return request.headers.get("user-agent", "")
 
 
 def _mode(body: bytes) -> str:

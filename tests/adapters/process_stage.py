@@ -15,12 +15,12 @@ import anyio
 
 from mcp_ops.adapter import Wiring
 from mcp_ops.adapters.process.adapter import ProcessAdapter
-from mcp_ops.adapters.process.proof import end_left_over
 from mcp_ops.adapters.process.record import LOCK, STATE, read_state
 from mcp_ops.adapters.process.settings import ProcessSettings
 from mcp_ops.clock import SystemClock
 from mcp_ops.redact import Redactor
 from mcp_ops.tool import Write
+from mcp_ops.wire.marked import end_left_over
 
 SERVE = 'echo "effect start $$" >> {log}; echo ready $$; exec sleep 600'
 

@@ -15,24 +15,25 @@ import pytest
 
 from mcp_ops.adapters.process.control import short_path
 from mcp_ops.adapters.process.keeper import Keeper
-from mcp_ops.adapters.process.proof import left_over
 from mcp_ops.adapters.process.record import read_state
 from mcp_ops.adapters.process.ring import LOG, OLD_LOG, Ring
-from mcp_ops.errors import BadAnswer, NotFound, Rejected, UpstreamTimeout
+from mcp_ops.errors import BadAnswer, ConnectionLost, NotFound, Rejected, UpstreamTimeout
 from mcp_ops.tools.deployments import restart_deployment
 from mcp_ops.tools.rollouts import start_deployment
+from mcp_ops.wire.marked import left_over
 from tests.adapters.process_stage import Stage, serving, shell, stage, write
 
 
 @asynccontextmanager
-async def pretending(place: Stage, answer: bytes) -> AsyncIterator[None]:
-    """Somebody who listens where the keeper would, and says this."""
+async def pretending(place: Stage, *answers: bytes) -> AsyncIterator[None]:
+    """Somebody who listens where the keeper would, and says this, one after the other."""
     place.folder().mkdir(parents=True)
+    left = list(answers)
 
     async def say(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.receive()
-            await stream.send(answer)
+            await stream.send(left.pop(0) if len(left) > 1 else left[0])
 
     with short_path(place.folder()) as path:
         listener = await anyio.create_unix_listener(path)
@@ -83,6 +84,39 @@ async def test_hostile_answer_of_a_keeper_is_told(
             with pytest.raises(kind):
                 await place.platform.begin(plan, reason="r", call_id="call-1")
         assert place.starts() == []
+
+
+def test_keeper_is_started_on_the_fast_loop_and_inherits_nothing(tmp_path: Path) -> None:
+    async def begun() -> set[str]:
+        async with stage(tmp_path) as place:
+            plan = await place.platform.plan_start("crm")
+            await place.platform.begin(plan, reason="r", call_id="call-1")
+            await place.until(lambda record: record["ready"] > 0)
+            folder = Path(f"/proc/{place.keeper()}/fd")
+            return {str(each.readlink()) for each in folder.iterdir()}
+
+    held = anyio.run(begun, backend_options={"use_uvloop": True})
+    kept = ("anon_inode:", "/dev/null", str(tmp_path))
+    others = {each for each in held if not each.startswith(kept)}
+    # Its socket, a pair to wake it, and the command's two pipes.
+    assert sorted(each.partition(":")[0] for each in others) == [*["pipe"] * 2, *["socket"] * 3]
+
+
+@pytest.mark.parametrize("silences", [3, 9])
+async def test_keeper_that_goes_without_a_word_is_asked_again_and_not_taken_for_gone(
+    tmp_path: Path, silences: int
+) -> None:
+    async with stage(tmp_path) as place:
+        state = {**read_state(place.folder()), "phase": "running", "ready": 1.0, "run": 1}
+        told = json.dumps({"ok": True, "state": state}).encode() + b"\n"
+        async with pretending(place, *[b""] * silences, told):
+            (place.folder() / "state.json").write_text(json.dumps(state))
+            if silences == 3:
+                assert (await place.platform.describe("crm")).problem == "none"
+            else:
+                with pytest.raises(ConnectionLost):
+                    await place.platform.describe("crm")
+            (place.folder() / "state.json").unlink()  # there is no keeper to end
 
 
 async def test_hostile_state_is_not_believed_further_than_its_shape(tmp_path: Path) -> None:

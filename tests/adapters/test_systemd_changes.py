@@ -15,6 +15,7 @@ from mcp_ops.errors import (
     NotFound,
     Rejected,
     Unreachable,
+    UpstreamBroken,
     UpstreamTimeout,
 )
 from mcp_ops.tools.deployments import restart_deployment
@@ -114,6 +115,25 @@ async def test_oneshot_that_ended_well_did_what_it_is_for(tmp_path: Path) -> Non
         assert (await place.platform.follow(plan, begun)).state == "verified"
         place.box.crash("NetworkManager.service", active="inactive", result="success", code=0)
         assert (await place.platform.follow(plan, begun)).state == "superseded"
+
+
+@pytest.mark.parametrize("act", [restart, start])
+async def test_unit_that_somebody_stops_after_its_start_is_not_verified(
+    tmp_path: Path, act: Any
+) -> None:
+    name = REDIS if act is restart else "networkmanager.service"
+    unit = REDIS if act is restart else "NetworkManager.service"
+    how = {"result": "success", "code": 2, "status": 15}  # systemctl stop: SIGTERM
+
+    def stopped() -> None:
+        place.box.crash(unit, active="inactive", **how)
+
+    async with stage(tmp_path, settle_s=60.0) as place:
+        done = await act(place, name, between=stopped)
+        assert (done.outcome, done.problem) == (
+            "unconfirmed",
+            "The unit was stopped after it was started.",
+        )
 
 
 async def test_oneshot_that_systemd_forgot_is_unconfirmed(tmp_path: Path) -> None:
@@ -287,6 +307,27 @@ async def test_killed_server_is_followed_by_one_that_restarts_once(
         frame = goes_on(write(call_id="call-1"), plan)
         done: Any = await restart_deployment.function(place.platform, frame, REDIS, 10)
         assert done.outcome == "verified"
+        assert place.effects() == [("restart", REDIS)]
+
+
+async def test_systemctl_that_a_lost_process_left_is_ended_before_another_one_asks(
+    tmp_path: Path,
+) -> None:
+    async with stage(tmp_path) as place, anyio.create_task_group() as tasks:
+        plan = await place.platform.plan_restart(REDIS)
+        place.box.inject("restart", "late")
+        ended = anyio.Event()
+
+        async def left_behind() -> None:
+            with pytest.raises(UpstreamBroken, match="ended with code -9"):
+                await place.platform.begin(plan, reason="r", call_id="call-1")
+            ended.set()
+
+        tasks.start_soon(left_behind)
+        while place.box.coming():
+            await anyio.sleep(0.01)
+        await place.platform.begin(plan, reason="r", call_id="call-1")
+        await ended.wait()
         assert place.effects() == [("restart", REDIS)]
 
 

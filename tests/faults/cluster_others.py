@@ -15,8 +15,8 @@ from tests.faults.writes import KINDS
 
 # A run is not locked to its schedule. A run that has ended was not ended by somebody else's doing.
 CHANGED_BEFORE: Final = tuple(kind for kind in KINDS if kind not in ("run", "endrun"))
-# What is gone shows nothing of what came after it.
-CHANGED_AFTER: Final = tuple(kind for kind in CHANGED_BEFORE if kind != "evict")
+# What is gone shows nothing of what came after it; a run can be ended before it has shown its end.
+CHANGED_AFTER: Final = (*(kind for kind in CHANGED_BEFORE if kind != "evict"), "run")
 _SCALED: Final = {"replicas": 3}
 _MOVED: Final = {"template": {"spec": {"nodeName": "elsewhere"}}}
 _BEFORE: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -48,7 +48,13 @@ async def change(cluster: httpx2.AsyncClient, name: str) -> None:
 
 
 async def change_again(cluster: httpx2.AsyncClient, name: str) -> None:
-    """Change what was made of it."""
+    """Change what was made of it, or end the run of it."""
+    if name.startswith("run-"):
+        found = (await cluster.get(f"{JOBS}/jobs")).json()["items"]
+        runs = [one["metadata"]["name"] for one in found]
+        for run in (run for run in runs if run.startswith(f"{name}-ops-")):
+            await _delete(cluster, run)
+        return
     await _patch(cluster, name, _AFTER.get(name.rpartition("-")[0], _MOVED))
 
 
@@ -69,9 +75,13 @@ async def _replace_pod(cluster: httpx2.AsyncClient, name: str) -> None:
 
 async def begin_another_run(cluster: httpx2.AsyncClient, name: str) -> None:
     """End a run, and begin another one that has its name."""
-    answer = await cluster.delete(f"{JOBS}/jobs/{name}?propagationPolicy=Background")
-    assert answer.status_code == 200, answer.text
+    await _delete(cluster, name)
     await cluster_objects.make(cluster, "stop_job", name, OLD)
+
+
+async def _delete(cluster: httpx2.AsyncClient, run: str) -> None:
+    answer = await cluster.delete(f"{JOBS}/jobs/{run}?propagationPolicy=Background")
+    assert answer.status_code == 200, answer.text
 
 
 async def still_runs(cluster: httpx2.AsyncClient, name: str) -> bool:

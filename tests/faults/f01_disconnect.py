@@ -25,21 +25,21 @@ from tests.faults.row import Run, Size
 from tests.faults.servers import Server, server
 from tests.faults.stage import AGENT_KEY, Stage, stage
 from tests.faults.writes import KINDS, names, writing_of
-from tests.faults.writing import PLATFORMS
+from tests.faults.writing import LOCAL, PLATFORMS
 
 
 async def fault_01(run: Run, size: Size) -> None:
     """The effect completes or never starts; the call that is sent again gets its outcome."""
     await _over_the_network(run, "http", (MODERN, ERAS[1]), _some(run, 2))
     await _over_pipes(run, names(len(KINDS)))
-    await _over_pipes(run, each(1, *PLATFORMS))
+    await _over_pipes(run, each(1, *PLATFORMS, *LOCAL))
     if size == "long":
         for _ in run.rounds(short=1, most=15):
             await _over_the_network(run, "http", ERAS, _some(run, 3 * len(ERAS)))
-            await _over_the_network(run, "http", ERAS, each(1, *PLATFORMS))
+            await _over_the_network(run, "http", ERAS, each(1, *PLATFORMS, *LOCAL))
             await _over_the_network(run, "sse", ERAS[1:], _some(run, 3 * len(ERAS[1:])))
             await _over_pipes(run, names(5 * len(KINDS)))
-            await _over_pipes(run, each(1, *PLATFORMS))
+            await _over_pipes(run, each(1, *PLATFORMS, *LOCAL))
 
 
 def _some(run: Run, count: int) -> list[str]:
@@ -71,6 +71,7 @@ async def _over_the_network(
                     run.expect(again is not None and again.body["replayed"], f"{name} ran again")
         if transport != "http":
             await _again(run, set_up, history, asked)
+        await set_up.settled()
         await run.judge(
             history,
             place,
@@ -166,6 +167,7 @@ async def _over_pipes(run: Run, asked: list[str]) -> None:
                 # The server answers what it began before it goes.
                 answer = await agent.answer(number)
                 run.expect(answer is not None, f"{asked[number - 1]} was not answered")
+        await set_up.settled()
         await run.judge(
             history,
             place,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import anyio
 
@@ -12,17 +13,31 @@ from tests.faults import books
 from tests.faults.agents import WHY, Answer
 from tests.faults.gates import Gate
 from tests.faults.items import Queued, fill
+from tests.faults.platform_writes import kinds
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
-from tests.faults.writes import writing_of
-from tests.faults.writing import PLATFORMS
+from tests.faults.writes import KINDS, writing_of
+from tests.faults.writing import LOCAL, PLATFORMS
 
-# By which look each is planned, and what keeps it from its end.
-_CHANGES = {
-    "azure-swap": (("POST", "/sites/{name}/slotsdiffs"), "stuck-operation"),
-    "railway-config": (("POST", "/Service/{name}"), "never-ready"),
-    "job-run": (("GET", "/admin/sync-{name}/status"), "hung"),
+# The look by which a change is planned, by what the name of its object begins with.
+_LOOKS: Final[Mapping[str, tuple[str, str]]] = {
+    "azure": ("GET", "/sites/{name}"),
+    "railway": ("POST", "/Service/{name}"),
+    "job": ("GET", "/admin/sync-{name}/status"),
+    "unit": ("GET", "/{name}/show"),
+    "cmd": ("GET", "/{name}/state"),
+    "run": ("GET", "/cronjobs/{name}"),
+    "evict": ("GET", "/statefulsets/{name}"),
+    "autoscale": ("GET", "/deployments/{name}"),
 }
+# What never comes to its end, and why.
+_ROLLOUTS: Final = ("w", "rollback", "config", "resources")
+_STUCK: Final = {
+    "azure-swap": "stuck-operation",
+    "railway-config": "never-ready",
+    "job-run": "hung",
+}
+_ON_THE_WAY: Final = ("unit-restart", "unit-start", "cmd-restart", "cmd-start")
 ALL = "2000-01-01T00:00:00Z"
 
 
@@ -72,25 +87,26 @@ async def _changes(run: Run) -> None:
     nobody waits for it any more."""
     place = run.place()
     history = run.history(place)
-    early = [f"{name}-00" for name in _CHANGES]
-    waiting = [f"{name}-01" for name in _CHANGES]
-    async with stage(place, *PLATFORMS) as set_up:
+    early = [f"{kind}-00" for kind in (*KINDS, *kinds(*PLATFORMS, *LOCAL))]
+    waiting = [f"{kind}-01" for kind in (*_ROLLOUTS, *_STUCK, *_ON_THE_WAY)]
+    async with stage(place, "cluster", *PLATFORMS, *LOCAL) as set_up:
         await set_up.workloads(*early, *waiting)
-        for name, (_, fault) in _CHANGES.items():
-            set_up.stand_ins[writing_of(f"{name}-00").part].inject(fault)
+        await _never(set_up)
         async with run.served(set_up, history) as (_, agent):
             answers: dict[str, Answer | None] = {}
-            gates = [_planning(set_up, f"{name}-00", _CHANGES[name][0]) for name in _CHANGES]
+            gates = [_planning(set_up, name) for name in early]
 
             async def one(name: str) -> None:
                 answers[name] = await agent.restart(name, wait_s=45)
 
             async with anyio.create_task_group() as tasks:
-                for name in (*early, *waiting):
+                for name in waiting:
+                    tasks.start_soon(one, name)
+                await _begun(set_up, len(waiting))
+                for name in early:
                     tasks.start_soon(one, name)
                 for gate in gates:
                     await gate.reached()
-                await _begun(set_up, len(waiting))
                 await anyio.sleep(run.random.uniform(0, 1))
                 history.fault("cancelled")
                 await _cancel(set_up)
@@ -100,6 +116,7 @@ async def _changes(run: Run) -> None:
             said = "" if answer is None else answer.outcome or answer.code
             run.expect(said == ("conflict" if name in early else "unconfirmed"), f"{name}: {said}")
             run.expect("was cancelled" in str(answer), f"{name}: {answer}")
+        await set_up.settled()
         await run.judge(
             history,
             place,
@@ -109,17 +126,27 @@ async def _changes(run: Run) -> None:
         )
 
 
-def _planning(set_up: Stage, name: str, request: tuple[str, str]) -> Gate:
+async def _never(set_up: Stage) -> None:
+    """What is begun from now on never comes to its end."""
+    for kind in _ROLLOUTS:
+        await set_up.change(f"{kind}-01", {"minReadySeconds": 300})
+    for kind, fault in _STUCK.items():
+        set_up.stand_ins[writing_of(f"{kind}-01").part].inject(fault)
+    for kind in _ON_THE_WAY:
+        set_up.local[writing_of(f"{kind}-01").part].never(f"{kind}-01")
+
+
+def _planning(set_up: Stage, name: str) -> Gate:
     """The look stands still by which the change is planned."""
     gate = Gate()
-    method, part = request
-    between = set_up.between[writing_of(name).part]
-    between.inject(method, part.format(name=name), gate.before())
+    writing = writing_of(name)
+    method, part = _LOOKS.get(name.partition("-")[0], ("GET", writing.looks))
+    set_up.between[writing.part].inject(method, part.format(name=name), gate.before())
     return gate
 
 
 async def _begun(set_up: Stage, effects: int = 5) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while len(set_up.effects()) < effects:
             await anyio.sleep(0.02)
 

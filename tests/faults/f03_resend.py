@@ -14,7 +14,7 @@ from tests.faults.platform_writes import each
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
 from tests.faults.writes import KINDS, names
-from tests.faults.writing import PLATFORMS
+from tests.faults.writing import LOCAL, PLATFORMS
 
 _AT_ONCE = 8
 
@@ -23,15 +23,15 @@ async def fault_03(run: Run, size: Size) -> None:
     """However often and through whichever process the call is sent again: one effect."""
     for _ in run.rounds(short=1, most=10):
         # Of each platform one at least, whichever it is.
-        some = [run.random.choice(each(1, part)) for part in PLATFORMS]
-        here = each(2, *PLATFORMS) if size == "long" else some
+        some = [run.random.choice(each(1, part)) for part in (*PLATFORMS, *LOCAL)]
+        here = each(2, *PLATFORMS, *LOCAL) if size == "long" else some
         await _once(run, [*names({"short": 1, "long": 3}[size] * len(KINDS)), *here])
 
 
 async def _once(run: Run, asked: list[str]) -> None:
     place = run.place()
     history = run.history(place)
-    async with stage(place, "cluster", *PLATFORMS) as set_up:
+    async with stage(place, "cluster", *PLATFORMS, *LOCAL) as set_up:
         await set_up.workloads(*asked)
         async with (
             run.served(set_up, history) as (_, one),
@@ -48,6 +48,7 @@ async def _once(run: Run, asked: list[str]) -> None:
                     ) and last.outcome == "in_progress":
                         await anyio.sleep(0.05)
                 run.expect(last is not None and last.outcome in DONE, f"{name} not done")
+        await set_up.settled()
         await run.judge(
             history,
             place,

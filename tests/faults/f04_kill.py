@@ -10,9 +10,9 @@ from tests.faults.gates import Gate, hold, hold_look
 from tests.faults.row import Run, Size
 from tests.faults.salvo import close_the_books, salvo_of
 from tests.faults.stage import stage
-from tests.faults.units import at_units
 from tests.faults.writes import KINDS, writing_of
 from tests.faults.writes import names as names_of
+from tests.faults.writing import LOCAL, PLATFORMS
 
 IN_FLIGHT = 8
 _SALVOS = 5
@@ -21,14 +21,14 @@ _SALVOS = 5
 async def fault_04(run: Run, size: Size) -> None:
     """After a restart every operation reaches a terminal state, and nothing ran twice."""
     await _at_boundaries(run)
-    await at_boundaries(run)
-    await at_units(run)
+    for parts in (PLATFORMS, LOCAL):
+        await at_boundaries(run, parts)
     if size == "long":
         for _ in run.rounds(short=1, most=40):
             await _at_random(run, _SALVOS)
-            await at_boundaries(run)
-            await at_random(run, _SALVOS)
-            await at_units(run)
+            for parts in (PLATFORMS, LOCAL):
+                await at_boundaries(run, parts)
+                await at_random(run, _SALVOS, parts)
 
 
 async def _at_boundaries(run: Run) -> None:

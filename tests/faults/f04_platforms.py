@@ -1,4 +1,4 @@
-"""F4 at App Service, Railway and HTTP job endpoints: `kill -9` around the request of each write.
+"""F4 at all platforms but Kubernetes: `kill -9` around the request of each write.
 
 They keep no versions. What another process can't find there it begins again only where the target
 would take it once; else it says that it does not know, and a look has to tell.
@@ -20,7 +20,6 @@ from tests.faults.salvo import close_the_books, salvo_of
 from tests.faults.servers import Server
 from tests.faults.stage import Stage, stage
 from tests.faults.writes import writing_of
-from tests.faults.writing import PLATFORMS
 from tests.kubernetes_lab import Fault
 
 _SALVO = 2
@@ -29,14 +28,14 @@ _SHOWS_S = 0.3
 _LEAST = (1, 1 / 2)
 
 
-async def at_boundaries(run: Run) -> None:
+async def at_boundaries(run: Run, parts: tuple[str, ...]) -> None:
     """One kill hits a write of each kind before its request comes to the target, another one after
     the target has done it, before its answer; and one while the request is on its way, where it
     stays until another process has gone on."""
     place = run.place()
     history = run.history(place)
-    lost, done, late = (each(1, *PLATFORMS, first=n) for n in range(3))
-    async with stage(place, *PLATFORMS) as set_up:
+    lost, done, late = (each(1, *parts, first=n) for n in range(3))
+    async with stage(place, *parts) as set_up:
         await set_up.workloads(*lost, *done, *late)
         async with run.served(set_up, history) as (server, agent):
             await _held(set_up, history, server, agent, lost, Gate.lost)
@@ -88,18 +87,19 @@ async def _held(
     return gates
 
 
-async def at_random(run: Run, kills: int) -> None:
+async def at_random(run: Run, kills: int, parts: tuple[str, ...]) -> None:
     """Kills at random moments of salvos."""
     place = run.place()
     history = run.history(place)
-    names = each(_SALVO * kills, *PLATFORMS)
-    many = _SALVO * len(kinds(*PLATFORMS))
-    async with stage(place, *PLATFORMS) as set_up:
+    names = each(_SALVO * kills, *parts)
+    many = _SALVO * len(kinds(*parts))
+    async with stage(place, *parts) as set_up:
         await set_up.workloads(*names)
         for kill in range(kills):
             async with run.served(set_up, history, f"r{kill}") as (server, agent):
                 if kill:
-                    await agent.must("get_deployment", target="web", name=names[0])
+                    writing = writing_of(names[0])
+                    await agent.must(writing.look, **writing.look_arguments(names[0]))
                     history.recovered("kill -9")
                 await salvo_of(run, history, server, agent, names[kill * many : (kill + 1) * many])
             history.mended("kill -9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any, Final
 
 import anyio
 
@@ -11,8 +12,10 @@ from tests.faults.history import History
 from tests.faults.later import LocalAgent, local
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
+from tests.faults.units import failing
 from tests.faults.writes import KINDS, names, writing_of
-from tests.kubernetes_lab import answering
+from tests.faults.writing import LOCAL
+from tests.kubernetes_lab import Fault, answering
 
 _READ_S = 5
 # A read that is told to wait answers in this time: nothing a target says holds a call for longer.
@@ -28,12 +31,14 @@ async def fault_10(run: Run, size: Size) -> None:
         history = run.history(place)
         circuit = {"threshold": 3, "minimum_calls": 10, "open_s": 1}
         limits = {"read_timeout_s": _READ_S}
-        async with stage(place, "cluster", circuit=circuit, limits=limits) as set_up:
-            await set_up.workloads(*_refused_names(size))
+        async with stage(place, "cluster", *LOCAL, circuit=circuit, limits=limits) as set_up:
+            await set_up.workloads(*_refused_names(size), *_FLAPPING)
             async with local(set_up, history, name="s1") as agent:
                 await _storm(run, set_up, history, agent, calls={"short": 60, "long": 300}[size])
                 await _refused_writes(run, set_up, agent, _refused_names(size))
-                await _flapping(run, set_up, history, agent)
+                async with anyio.create_task_group() as tasks:
+                    for name, fault in _FLAPPING.items():
+                        tasks.start_soon(_flapping, run, set_up, history, agent, name, fault)
             await run.judge(
                 history,
                 place,
@@ -56,10 +61,12 @@ async def _storm(
     history.fault("429 storm")
     took: list[float] = []
 
+    web: dict[str, Any] = {"target": "shop", "name": "web"}
+
     async def one(number: int) -> None:
         begun = time.monotonic()
-        # Each asks another question: identical reads in flight would share one call.
-        answer = await agent.call("get_deployment", name="web", deadline_s=_LONGEST_S * 4)
+        # One after the other: identical reads in flight would share one call.
+        answer = await agent.call("get_deployment", deadline_s=_LONGEST_S * 4, **web)
         took.append(time.monotonic() - begun)
         run.expect(answer.code == "upstream_rate_limited", f"call {number} said {answer.code}")
         wait = answer.body.get("retry_after_s")
@@ -73,7 +80,7 @@ async def _storm(
     run.expect(max(took) <= _LONGEST_S, f"a throttled read took {max(took):.1f} s")
     gate.inject("GET", "/deployments/web")
     history.mended("429 storm")
-    answer = await agent.call("get_deployment", name="web")
+    answer = await agent.call("get_deployment", **web)
     # 429 is an answer: a circuit that had opened would refuse this read.
     run.expect(answer.code == "ok", f"after the storm: {answer.code}")
     history.recovered("429 storm")
@@ -97,25 +104,41 @@ def _refused_names(size: Size) -> list[str]:
     return names({"short": 1, "long": 2}[size] * len(KINDS))
 
 
-async def _flapping(run: Run, set_up: Stage, history: History, agent: LocalAgent) -> None:
-    """503 in a row open the circuit: then the target is left alone, and probed once a second."""
-    gate = set_up.between["cluster"]
-    gate.inject("GET", "/deployments/web", *[answering(503, _status(503))] * 500)
-    history.fault("503")
-    codes = [(await agent.call("get_deployment", name="web")).code for _ in range(8)]
-    run.expect("circuit_open" in codes, f"the circuit stayed closed: {codes}")
-    seen = len(gate.seen)
-    while_open = [(await agent.call("get_deployment", name="web")).code for _ in range(5)]
-    probes = len(gate.seen) - seen
-    run.expect(probes <= 2, f"{probes} requests reached a target whose circuit is open")
+async def _flapping(
+    run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str, fault: Fault
+) -> None:
+    """Failures in a row open the circuit: then the target is left alone, and probed once a
+    second."""
+    writing = writing_of(name)
+    gate, request = set_up.between[writing.part], writing.looked_at(name)
+    gate.inject(*request, *[fault] * 500)
+    history.fault(f"failures at {writing.part}")
+
+    async def look() -> str:
+        return (await agent.call(writing.look, **writing.look_arguments(name))).code
+
+    codes = [await look() for _ in range(8)]
+    run.expect("circuit_open" in codes, f"the circuit of {name} stayed closed: {codes}")
+    seen = gate.count(*request)
+    while_open = [await look() for _ in range(5)]
+    probes = gate.count(*request) - seen
+    run.expect(probes <= 2, f"{probes} requests reached {name}, whose circuit is open")
     run.expect("circuit_open" in while_open, f"while it is open: {while_open}")
-    gate.inject("GET", "/deployments/web")
-    history.mended("503")
+    gate.inject(*request)
+    history.mended(f"failures at {writing.part}")
     with anyio.fail_after(10):
-        while (await agent.call("get_deployment", name="web")).code != "ok":
+        while await look() != "ok":
             await anyio.sleep(0.1)
-    history.recovered("503")
+    history.recovered(f"failures at {writing.part}")
 
 
 def _status(code: int) -> dict[str, object]:
     return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
+
+
+# What is looked at there, and how each fails.
+_FLAPPING: Final = {
+    "w-web": answering(503, _status(503)),
+    "unit-stop-00": answering(200, failing("Failed to connect to bus: Connection refused")),
+    "cmd-stop-00": answering(200, b"no answer of a keeper\n"),
+}

@@ -15,12 +15,12 @@ from tests.faults.f02_cancel import ALL
 from tests.faults.history import History
 from tests.faults.items import fill
 from tests.faults.later import LocalAgent, local
+from tests.faults.lines import cut
 from tests.faults.platform_writes import kinds
 from tests.faults.row import Run, Size
 from tests.faults.stage import Stage, stage
-from tests.faults.units import lost_at_units
 from tests.faults.writes import KINDS, names, writing_of
-from tests.faults.writing import PLATFORMS
+from tests.faults.writing import LOCAL, PLATFORMS
 from tests.kubernetes_lab import Between, Fault, broken, lost
 
 _LOST = ("restart", "restart and look", "bytes")
@@ -37,7 +37,6 @@ async def fault_11(run: Run, size: Size) -> None:
         ways = [_LOST[(n + n // len(KINDS) + first) % len(_LOST)] for n in range(len(asked))]
         await _writes(run, ("cluster",), dict(zip(asked, ways, strict=True)))
         await _at_platforms(run, every=size == "long")
-        await lost_at_units(run)
         await _redrive(run, items={"short": 6, "long": 60}[size])
 
 
@@ -48,9 +47,9 @@ async def _at_platforms(run: Run, *, every: bool) -> None:
     asked = {
         f"{kind}-{way:02}": _LOST[(number + way + first) % len(_LOST)]
         for way in ways
-        for number, kind in enumerate(kinds(*PLATFORMS))
+        for number, kind in enumerate(kinds(*PLATFORMS, *LOCAL))
     }
-    await _writes(run, PLATFORMS, asked)
+    await _writes(run, (*PLATFORMS, *LOCAL), asked)
 
 
 async def _writes(run: Run, parts: tuple[str, ...], asked: Mapping[str, str]) -> None:
@@ -75,6 +74,7 @@ async def _writes(run: Run, parts: tuple[str, ...], asked: Mapping[str, str]) ->
                         if how == turn:
                             tasks.start_soon(lose, name, how)
             await anyio.sleep(_SHOWS_S)
+            await set_up.settled()
             await run.resolve(agent, history)
         unknown = [
             line
@@ -100,22 +100,23 @@ async def _lose(
     run: Run, set_up: Stage, history: History, agent: LocalAgent, name: str, how: str
 ) -> None:
     writing = writing_of(name)
-    gate, wire = set_up.between[writing.part], set_up.proxies[writing.part]
+    gate, wire = set_up.between[writing.part], set_up.proxies.get(writing.part)
     fault = f"{how} of {name}"
     history.fault(fault)
     request = writing.requests(name)
     if how == "bytes":
-        gate.inject(*request, _cut_from_here(wire, run))
+        gate.inject(*request, _cut_from_here(wire, run) if wire else cut(run.random.random()))
     else:
         blind = how == "restart and look"
         gate.inject(*request, _lost_and_blind(gate, writing.looked_at(name)) if blind else lost)
     lost_it = await agent.restart(name, wait_s=0)
     if how != "bytes":  # which may have cut only what came after the answer
         found = how == "restart" and writing.marked
-        wanted = DONE if found else {writing.blind}
+        wanted = DONE if found or writing.asks_again else {writing.blind}
         run.expect(lost_it.outcome in wanted, f"{name}, {how}: {lost_it.body}")
     gate.inject(*writing.looked_at(name))
-    wire.cut_to_client_after = None
+    if wire is not None:
+        wire.cut_to_client_after = None
     history.mended(fault)
     again = await agent.restart(name, wait_s=0)
     run.expect(bool(again.body.get("replayed")), f"{name} was run again after {how}")

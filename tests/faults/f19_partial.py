@@ -15,26 +15,37 @@ from tests.faults.others import spoil
 from tests.faults.row import Run, Size
 from tests.faults.stage import stage
 from tests.faults.writes import writing_of
-from tests.faults.writing import PLATFORMS
+from tests.faults.writing import LOCAL, PLATFORMS
 
 _LIMIT = 3  # failures in a row after which a redrive stops
 
-_PARTLY = ("azure-restart", "railway-config", "job-run")
+# What is seen to fail where what it starts does not come up.
+_ROLLOUTS = ("w", "scale", "rollback", "config", "run", "start", "resources")
+_PARTLY = (
+    *("azure-restart", "railway-config", "railway-redeploy", "job-run", "job-keyed"),
+    *("unit-restart", "unit-start", "cmd-restart", "cmd-start"),
+)
 
 
 async def fault_19(run: Run, size: Size) -> None:
-    """Restarts of ten workloads, a third of which can't start; a redrive whose endpoint fails."""
+    """Changes of workloads, a third of which can't start; a redrive whose endpoint fails."""
     for _ in run.rounds(short=1, most=20):
-        await _restarts(run, many={"short": 6, "long": 10}[size])
+        await _at_cluster(run, many={"short": 3, "long": 9}[size])
         await _at_platforms(run, many={"short": 3, "long": 9}[size])
         await _redrive(run, items={"short": 8, "long": 60}[size])
 
 
-async def _restarts(run: Run, *, many: int) -> None:
+def _third(kinds: tuple[str, ...], many: int) -> tuple[list[str], set[str]]:
+    """So many names of each kind, and the third of them that is to fail."""
+    names = [f"{kind}-{number:02}" for kind in kinds for number in range(many)]
+    return names, {name for name in names if int(name[-2:]) % 3 == 2}
+
+
+async def _at_cluster(run: Run, *, many: int) -> None:
+    """Rollouts and runs, of which each third does not start."""
     place = run.place()
     history = run.history(place)
-    names = [f"w-{number}" for number in range(many)]
-    bad = set(names[2::3])
+    names, bad = _third(_ROLLOUTS, many)
     async with stage(place, "cluster") as set_up:
         await set_up.workloads(*(name for name in names if name not in bad))
         await set_up.workloads(*bad, image="lab/faults:broken")
@@ -44,7 +55,11 @@ async def _restarts(run: Run, *, many: int) -> None:
                 again = await agent.restart(name, wait_s=30)
                 run.expect(bool(again.body.get("replayed")), f"{name} was run again")
         await run.judge(
-            history, place, effects=set_up.effects(), least_calls=2 * many, least_effects=many
+            history,
+            place,
+            effects=set_up.effects(),
+            least_calls=2 * len(names),
+            least_effects=len(names),
         )
 
 
@@ -62,13 +77,12 @@ async def _exactly(run: Run, agent: LocalAgent, names: list[str], bad: set[str])
 
 
 async def _at_platforms(run: Run, *, many: int) -> None:
-    """Restarts, changed variables and runs, of which each third can't start, fails to build, or
-    ends badly."""
+    """Restarts, changed variables, runs, units and commands, of which each third can't start, fails
+    to build, or ends badly."""
     place = run.place()
     history = run.history(place)
-    names = [f"{kind}-{number:02}" for kind in _PARTLY for number in range(many)]
-    bad = {name for name in names if int(name[-2:]) % 3 == 2}
-    async with stage(place, *PLATFORMS) as set_up:
+    names, bad = _third(_PARTLY, many)
+    async with stage(place, *PLATFORMS, *LOCAL) as set_up:
         await set_up.workloads(*names)
         for name in bad:
             if writing_of(name).part != "jobs":
@@ -83,6 +97,7 @@ async def _at_platforms(run: Run, *, many: int) -> None:
             for name in names:
                 again = await agent.restart(name, wait_s=30)
                 run.expect(bool(again.body.get("replayed")), f"{name} was run again")
+        await set_up.settled()
         await run.judge(
             history,
             place,

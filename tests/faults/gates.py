@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tests.faults.commands import Commands
 from tests.faults.stage import Stage
 from tests.faults.writes import writing_of
 from tests.kubernetes_lab import Fault, broken
@@ -65,8 +66,10 @@ class Gate:
                 return None
 
             await self.stand()
-            await app(scope, again, nobody)
-            self.passed.set()
+            try:
+                await app(scope, again, nobody)
+            finally:  # a program that was ended comes no more
+                self.passed.set()
 
         return fault
 
@@ -96,6 +99,9 @@ def hold(stage: Stage, name: str, how: Callable[[Gate], Fault]) -> Gate:
     """The request of that write meets a gate."""
     gate = Gate()
     writing = writing_of(name)
+    commands = stage.local.get(writing.part)
+    if how is Gate.after and isinstance(commands, Commands) and commands.stands(name, gate):
+        return gate
     between, request = stage.between[writing.part], writing.requests(name)
     between.inject(*request, how(gate))
     return gate

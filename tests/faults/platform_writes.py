@@ -1,4 +1,5 @@
-"""The writes that rows play at App Service, at Railway and at HTTP job endpoints.
+"""The writes that rows play at App Service, at Railway and at HTTP job endpoints; and, of this
+machine, at systemd and plain processes.
 
 `azure-restart-03` is an app that is restarted, `railway-scale-01` a service that is scaled.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from tests.faults import local_writes
 from tests.faults.writing import Writing
 
 # What the log of a platform says of a start that was asked for.
@@ -17,7 +19,9 @@ _STARTED: Final = "Starting Container"
 # What stands at a platform when the rows come to it: deployments made earlier.
 RELEASES: Final = 2
 JOB_MODE: Final = "incremental"
-# The size that a plan is given, and its tier.
+# The size that a plan has, the one that it is given, and the tiers of both.
+LARGER: Final = "P1v3"
+LARGER_TIER: Final = "PremiumV3"
 SMALLER: Final = "S1"
 SMALLER_TIER: Final = "Standard"
 # The one instance of an app that loses its process.
@@ -165,6 +169,21 @@ _AZURE: Final[Mapping[str, Writing]] = {
         meanwhile=("GET", _PROCESSES, 3),
         repeats=False,
     ),
+    # Its worker has nothing else on it, and no process that could be ended.
+    "azure-worker": Writing(
+        part="azure",
+        tool="restart_instance",
+        more={"instance": INSTANCE},
+        look="get_deployment_logs",
+        looked=_logged(_APP_STARTS),
+        found=_any_item,
+        method="POST",
+        asks="/serverfarms/plan-{name}/workers/",
+        looks="/eventtypes/",
+        meanwhile=_INSTANCES,
+        repeats=False,
+        marked=False,  # but in the activity log, minutes later
+    ),
     "azure-config": Writing(
         part="azure",
         tool="set_config",
@@ -266,7 +285,7 @@ _JOBS: Final[Mapping[str, Writing]] = {
 # Those that start a run.
 RUNS: Final = ("job-run", "job-keyed")
 
-WRITES: Final[Mapping[str, Writing]] = {**_AZURE, **_RAILWAY, **_JOBS}
+WRITES: Final[Mapping[str, Writing]] = {**_AZURE, **_RAILWAY, **_JOBS, **local_writes.WRITES}
 """By the beginning of the names of their objects."""
 
 

@@ -26,15 +26,27 @@ from mcp_ops.lab.standin import StandIn
 from mcp_ops.lab.sync import sync_backend
 from tests.faults.checker import Effect
 from tests.faults.naming import Named, as_sent
-from tests.faults.platform_writes import INSTANCE, JOB_MODE, RELEASES, SMALLER, each
+from tests.faults.platform_writes import (
+    INSTANCE,
+    JOB_MODE,
+    LARGER,
+    LARGER_TIER,
+    RELEASES,
+    SMALLER,
+    each,
+)
+from tests.faults.writing import PATIENT
 
 SETTLE_S: Final = 0.05
 _DAY: Final = 86_400.0
 _TAKES_S: Final = 0.3
+# How somebody else calls themselves.
+SOMEBODY: Final = "somebody"
 # Longer than a deployment needs to replace another one: what runs until then is not steady.
 _STEADY_S: Final = 0.3
-# Jobs are configuration: these are there before a row says which it runs.
-MOST_JOBS: Final = 12
+# Jobs, units and commands are configuration: so many of each kind are there before a row says which
+# it changes.
+MOST: Final = 12
 
 
 def _as_it_is(app: ASGIApp) -> ASGIApp:
@@ -78,6 +90,8 @@ access_token = "env:{variable}"
 arm_url = "{url}"
 scm_url = "{url}/scm/{{site}}"
 log_stream_s = 0
+restart_workers = true
+{PATIENT}
 tiers = ["{SMALLER}"]
 """
 
@@ -94,7 +108,7 @@ def _app(world: AzureWorld, name: str, secret: str) -> None:
     """An app on a plan of its own, with two deployments; one that is swapped has a slot."""
     # A process of its own can be ended at Windows only.
     linux = not name.startswith("azure-instance")
-    farm = Farm(name=f"plan-{name}", sku="P1v3", tier="PremiumV3", capacity=1, linux=linux)
+    farm = Farm(name=f"plan-{name}", sku=LARGER, tier=LARGER_TIER, capacity=1, linux=linux)
     farm.workers = [INSTANCE]
     world.farms[farm.name] = farm
     for key in (name, *([f"{name}/staging"] if name.startswith("azure-swap") else [])):
@@ -134,6 +148,7 @@ token = "env:{variable}"
 url = "{url}{PATH}"
 steady_s = {_STEADY_S}
 recheck_s = {SETTLE_S}
+{PATIENT}
 """
 
     return Platform(
@@ -205,7 +220,7 @@ def _service_of(world: RailwayWorld, variables: Mapping[str, Any]) -> str:
 
 def jobs_part(directory: Path, *, key: str, variable: str) -> Platform:
     """Jobs that start a run for one key once, and jobs that know no keys; each can be told to."""
-    names = each(MOST_JOBS, "jobs")
+    names = each(MOST, "jobs")
     there = {"sales": False, **{name: name.startswith("job-keyed") for name in names}}
     stand_in = sync_backend(
         directory=directory,
@@ -223,6 +238,7 @@ kind = "http_jobs"
 environment = "dev"
 url = "{url}"
 headers = {{ X-Admin-Key = "env:{variable}" }}
+{PATIENT}
 """
         return head + "".join(_job(name, keyed=there[name]) for name in names)
 
@@ -258,9 +274,10 @@ run_id = "$.run_id"
 
 
 def _of_jobs(line: Mapping[str, Any]) -> list[Effect]:
+    if line["agent"] == SOMEBODY:
+        return []
     if line["effect"] in ("sync-cancel", "sync-pause", "sync-unpause"):
         return [Effect(intent=line["job"])]
-    # Somebody else asks for another mode.
-    if line["effect"] != "sync-started" or line["mode"] != JOB_MODE:
+    if line["effect"] != "sync-started":
         return []
     return [Effect(intent=line["job"], call=line["key"])]

@@ -57,7 +57,8 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory(prefix=f"faults-{each.number}-") as folder:
             outcome = _outcome(each, size, asked, Path(folder), _under(say))
             if asked.keep is not None and not outcome.passed:
-                shutil.copytree(folder, asked.keep / each.number, dirs_exist_ok=True)
+                kept = asked.keep / each.number
+                shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=_sockets)
         outcomes.append(outcome)
         say(_line(outcome))
     if asked.json:
@@ -125,6 +126,11 @@ async def _play(
         say=say,
         budget_s=asked.budget_s,
     )
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """Those that can't be copied."""
+    return [name for name in names if (Path(folder) / name).is_socket()]
 
 
 def _say(text: str) -> None:

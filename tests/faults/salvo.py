@@ -65,6 +65,7 @@ async def close_the_books(
             gate.released.set()
             await gate.passed.wait()
         await anyio.sleep(shows_s)
+        await set_up.settled()
         await run.resolve(agent, history)
     await run.judge(
         history,

@@ -30,9 +30,14 @@ from mcp_ops.lab.standin import StandIn
 from tests.faults.checker import Effect
 from tests.faults.cluster_objects import APPS, make, patch
 from tests.faults.cluster_writes import OLD
+from tests.faults.commands import Commands
+from tests.faults.effects import READ
 from tests.faults.naming import Named, as_sent
-from tests.faults.platforms import Platform, azure_part, jobs_part, railway_part
+from tests.faults.platform_writes import each
+from tests.faults.platforms import MOST, Platform, azure_part, jobs_part, railway_part
+from tests.faults.units import Units
 from tests.faults.writes import writing_of
+from tests.faults.writing import PATIENT
 from tests.kubernetes_lab import Between, served
 from tests.served import loopback
 
@@ -57,7 +62,6 @@ CANARIES = (
     *(CLUSTER_TOKEN, QUEUE_PASSWORD, STORE_PASSWORD, STORE_KEY),
     *(AGENT_KEY, OTHER_KEY, APPROVER_KEY),
 )
-CALL_ID = "mcp-ops.io/call-id"
 SETTLE_S = 0.05
 QUEUE_URL = "FAULTS_QUEUE_URL"
 AGAIN = "orders:again"
@@ -111,6 +115,7 @@ class Stage:
     proxies: dict[str, Proxy] = field(default_factory=dict)
     stand_ins: dict[str, StandIn] = field(default_factory=dict)
     platforms: dict[str, Platform] = field(default_factory=dict)
+    local: dict[str, Units | Commands] = field(default_factory=dict)
     queue: Valkey | None = None
     postgres: Postgres | None = None
     variables: dict[str, str] = field(default_factory=dict)
@@ -143,6 +148,8 @@ class Stage:
                 writing = writing_of(name)
                 if writing.part in self.platforms:
                     self.platforms[writing.part].make(name)
+                elif writing.part in self.local:
+                    tasks.start_soon(self.local[writing.part].make, name)
                 else:
                     tasks.start_soon(make, self.there, writing.tool, name, image)
 
@@ -161,43 +168,14 @@ class Stage:
         """What really happened at all stand-ins, as the checker reads it."""
         found: list[Effect] = []
         for name, stand_in in self.stand_ins.items():
-            read = self.platforms[name].effects if name in self.platforms else _READ[name]
+            read = self.platforms[name].effects if name in self.platforms else READ[name]
             found += [effect for line in stand_in.log.read() for effect in read(line)]
-        return found
+        return found + [effect for part in self.local.values() for effect in part.effects()]
 
-
-_PATCHED = ("Deployment", "HorizontalPodAutoscaler", "CronJob")
-_EFFECTS = frozenset({("client.create", "Job"), *(("client.patch", kind) for kind in _PATCHED)})
-# What is gone has no mark of a call: only its name says whose effect it is.
-_GONE = frozenset({("client.delete", "Pod"), ("client.delete", "Job")})
-
-
-def _of_cluster(line: Mapping[str, Any]) -> list[Effect]:
-    what = (line["effect"], line.get("kind"))
-    if what in _GONE:
-        return [
-            Effect(intent=line["name"].removesuffix("-0") if what[1] == "Pod" else line["name"])
-        ]
-    if what not in _EFFECTS:
-        return []
-    marks = {path: call for path, call in line["changed"].items() if path.endswith(CALL_ID)}
-    # A rollback may bring back a template with the mark of an earlier restart: the object's own
-    # mark, which stands before the template's, is the one of this change.
-    call = next((marks[path] for path in sorted(marks) if marks[path]), "")
-    if not call:  # by somebody else
-        return []
-    return [Effect(intent=line["name"].rpartition("-ops-")[0] or line["name"], call=call)]
-
-
-def _of_coordinator(line: Mapping[str, Any]) -> list[Effect]:
-    # The key is the item's id and attempt: an item is one intent, whatever the attempt.
-    return [Effect(intent=str(line["operation"]).rpartition("-")[0])]
-
-
-_READ: Mapping[str, Callable[[Mapping[str, Any]], list[Effect]]] = {
-    "cluster": _of_cluster,
-    "coordinator": _of_coordinator,
-}
+    async def settled(self) -> None:
+        """Wait until what was begun on this machine shows in the effects."""
+        for part in self.local.values():
+            await part.settled()
 
 
 @asynccontextmanager
@@ -237,6 +215,7 @@ async def _cluster(made: Stage, stack: AsyncExitStack) -> str:
 kind = "kubernetes"
 environment = "dev"
 kubeconfig = {json.dumps(str(path))}
+{PATIENT}
 """
 
 
@@ -353,6 +332,29 @@ async def _platform(made: Stage, stack: AsyncExitStack, name: str, part: Platfor
     return part.configured(url)
 
 
+async def _units(made: Stage, stack: AsyncExitStack) -> str:
+    part = Units(made.directory / "units", each(MOST, "units"))
+    await _tended(made, stack, "units", part)
+    return part.configured()
+
+
+async def _commands(made: Stage, stack: AsyncExitStack) -> str:
+    made.variables["FAULTS_SETTING"] = SETTING
+    folders = (made.directory / "state", made.directory / "commands")
+    part = Commands(*folders, each(MOST, "commands"), secret=SETTING)
+    await _tended(made, stack, "commands", part)
+    return part.configured("FAULTS_SETTING")
+
+
+async def _tended(made: Stage, stack: AsyncExitStack, name: str, part: Units | Commands) -> None:
+    """A part of this machine is open, and what it started ends with it."""
+    made.local[name], made.between[name] = part, part.between
+    tasks = await stack.enter_async_context(anyio.create_task_group())
+    stack.callback(tasks.cancel_scope.cancel)
+    stack.push_async_callback(part.close)
+    await part.open(tasks)
+
+
 async def _behind(
     made: Stage,
     stack: AsyncExitStack,
@@ -383,6 +385,8 @@ _PARTS = {
     "azure": _azure,
     "railway": _railway,
     "jobs": _jobs,
+    "units": _units,
+    "commands": _commands,
     "coordinator": _coordinator,
     "queue": _queue,
     "moves": _moves,

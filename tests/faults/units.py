@@ -1,141 +1,119 @@
-"""F4 and F11 at systemd: `kill -9` around what systemctl does, and answers of it that are lost.
+"""The lab's systemd as a part of a stage: its `systemctl` stands before a gate.
 
-systemctl is a process of its own: what it was told to do it may do after the server is gone.
+Each run of systemctl is a process of its own, and what it was told to do it may do after the server
+is gone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
+from anyio.abc import TaskGroup
 
 from mcp_ops.lab.systemd import programs
 from mcp_ops.lab.systemd.place import FakeSystemd
-from tests.faults.agents import HttpAgent
-from tests.faults.checker import DONE, Effect
-from tests.faults.history import History
-from tests.faults.later import local
-from tests.faults.row import Run
-from tests.faults.servers import Server
-from tests.faults.stage import stage
-from tests.faults.unit_writes import VERBS
+from tests.faults import gated_systemctl
+from tests.faults.checker import Effect
+from tests.faults.lines import Peer, asked, gate, listen
+from tests.faults.local_writes import FIRST_RUN
+from tests.kubernetes_lab import Between
 
-# What becomes of the program that a killed server leaves behind.
-_ENDS: Final = {"lost": "silent", "done": "stuck", "late": "late"}
+_LONGEST_S: Final = 60
 
 
-async def at_units(run: Run) -> None:
-    """Another process ends each as done: it finds the one, and begins the other; systemd would take
-    a start or a stop once, and what a restart did shows in the unit."""
-    place = run.place()
-    history = run.history(place)
-    names = {(verb, end): f"unit-{verb}-{end}.service" for verb in VERBS for end in _ENDS}
-    box = _box(place, names)
-    async with stage(place, more=_configured(box, names.values())) as set_up:
-        async with run.served(set_up, history) as (server, agent):
-            await _killed(history, server, agent, box, names)
-        history.mended("kill -9")
-        async with run.served(set_up, history, "s2") as (_, agent):
-            for number, name in enumerate(names.values()):
-                await agent.restart(name, wait_s=0)
-                if not number:
-                    history.recovered("kill -9")
-        async with local(set_up, history) as later:
-            for name in names.values():
-                ended = (await later.end_of(name)).outcome
-                run.expect(ended in DONE, f"{name} ended as {ended}")
-    await _judge(run, history, box, len(names))
-
-
-async def lost_at_units(run: Run) -> None:
-    """systemctl dies when systemd has taken the change: what the unit shows tells that it has."""
-    place = run.place()
-    history = run.history(place)
-    names = {verb: f"unit-{verb}-cut.service" for verb in VERBS}
-    box = _box(place, names)
-    async with (
-        stage(place, more=_configured(box, names.values())) as set_up,
-        local(set_up, history, name="s1") as agent,
-    ):
-        for verb, name in names.items():
-            box.inject(verb, "lost")
-            first = await agent.restart(name, wait_s=0)
-            run.expect(first.outcome in DONE, f"{name}: {first.body}")
-            again = await agent.restart(name, wait_s=0)
-            run.expect(bool(again.body.get("replayed")), f"{name} was done again")
-    await _judge(run, history, box, len(names))
-
-
-def _box(place: Path, names: Mapping[Any, str]) -> FakeSystemd:
+class Units:
     """Units of which those run that are not to be started."""
-    box = FakeSystemd(place / "box", *names.values())
-    for name in names.values():
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.between: Between = gate()
+        self.box = FakeSystemd(folder, *map(_unit, names))
+        self._names = names
+        script = [sys.executable, "-I", "-S", gated_systemctl.__file__, programs.__file__]
+        line = shlex.join([*script, str(folder)])
+        self.box.systemctl.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="utf-8")
+
+    async def open(self, tasks: TaskGroup) -> None:
+        """Listen to the programs."""
+        await listen(tasks, self.box.folder, gated_systemctl.GATE, self._meet)
+
+    async def _meet(self, program: Peer) -> None:
+        arguments = json.loads(await program.line())["arguments"]
+        verb, *units = [one for one in arguments if not one.startswith("--")]
+
+        async def act() -> bytes:
+            await program.say(b'{"go": true}\n')
+            return await program.line() + b"\n"
+
+        path = f"/{units[0].removesuffix('.service')}/{verb}"
+        said = await asked(self.between, path, act, looks=verb == "show")
+        if said.endswith(b"\n"):  # else the program dies
+            await program.say(said)
+
+    async def make(self, name: str) -> None:
+        """A unit as the write of that name wants it."""
         if not name.startswith("unit-start"):
-            box.start(name)
-    return box
+            self.box.start(_unit(name))
+            self.box.set(_unit(name), InvocationID=FIRST_RUN)
 
+    async def close(self) -> None:
+        """Nothing is left: no unit has a process."""
 
-async def _judge(run: Run, history: History, box: FakeSystemd, count: int) -> None:
-    await run.judge(
-        history,
-        box.folder.parent,
-        effects=[Effect(intent=line["unit"]) for line in box.log.read()],
-        least_calls=2 * count,
-        least_effects=count,
-    )
+    async def settled(self) -> None:
+        """What systemd was asked for is done when systemctl ends."""
 
+    def effects(self) -> list[Effect]:
+        """What systemctl was told and did, in the stand-in's own words."""
+        return [
+            Effect(intent=line["unit"].removesuffix(".service")) for line in self.box.log.read()
+        ]
 
-async def _killed(
-    history: History,
-    server: Server,
-    agent: HttpAgent,
-    box: FakeSystemd,
-    names: dict[tuple[str, str], str],
-) -> None:
-    """The server is killed while a program of each write stands still."""
-    async with anyio.create_task_group() as tasks:
-        for (verb, end), name in names.items():
-            # Faults are told by the verb: one after the other.
-            box.inject(verb, _ENDS[end])
-            tasks.start_soon(agent.restart, name)
-            await _met(box)
-        history.fault("kill -9")
-        await server.kill()
-    await _acted(box, [name for (_, end), name in names.items() if end == "late"])
+    async def change(self, name: str) -> None:
+        """Somebody else starts it, so that it is another run than the one that was looked at."""
+        self.box.start(_unit(name))
 
+    async def overtake(self, name: str) -> None:
+        """Somebody else undoes what was done."""
+        if name.startswith("unit-stop"):
+            self.box.start(_unit(name))
+        else:
+            how: dict[str, Any] = {"result": "success", "code": 2, "status": 15}
+            self.box.crash(_unit(name), active="inactive", **how)
 
-async def _met(box: FakeSystemd) -> None:
-    """A program has met the fault that was meant for it, and done what it does."""
+    def spoil(self, name: str) -> None:
+        """What is started of it from now on does not come up."""
+        self.box.set(_unit(name), fails=3)
 
-    def coming() -> list[list[str]]:
-        with programs.held(box.folder):
-            found: list[list[str]] = json.loads((box.folder / programs.FAULTS).read_text("utf-8"))
-            return found
+    def never(self, name: str) -> None:
+        """What is started of it from now on is on its way for good."""
+        self.box.set(_unit(name), slow=True)
 
-    with anyio.fail_after(30):
-        while coming():
-            await anyio.sleep(0.02)
+    def configured(self) -> str:
+        """The target."""
 
+        def quoted(path: Path) -> str:
+            return json.dumps(str(path))
 
-async def _acted(box: FakeSystemd, names: Iterable[str]) -> None:
-    with anyio.fail_after(30):
-        while not set(names) <= {line["unit"] for line in box.log.read()}:
-            await anyio.sleep(0.01)
-
-
-def _configured(box: FakeSystemd, names: Iterable[str]) -> str:
-    def quoted(path: Path) -> str:
-        return json.dumps(str(path))
-
-    return f"""
+        return f"""
 [targets.box]
 kind = "systemd"
 environment = "dev"
-units = {json.dumps(list(names))}
+units = {json.dumps([_unit(name) for name in self._names])}
 settle_s = 0
-systemctl = {quoted(box.systemctl)}
-journalctl = {quoted(box.journalctl)}
+timeout_s = {_LONGEST_S}
+systemctl = {quoted(self.box.systemctl)}
+journalctl = {quoted(self.box.journalctl)}
 """
+
+
+def _unit(name: str) -> str:
+    return f"{name}.service"
+
+
+def failing(words: str, code: int = 1) -> bytes:
+    """What a program that fails is told to say."""
+    return json.dumps({"code": code, "out": "", "errors": f"{words}\n"}).encode() + b"\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.faults import cluster_writes, platform_writes, unit_writes
+from tests.faults import cluster_writes, platform_writes
 from tests.faults.writing import Writing
 
 # What most rows play by turns; the first is a restart.
@@ -16,7 +16,6 @@ KINDS: Final = ("w", *cluster_writes.WRITES)
 _WRITES: Final[Mapping[str, Writing]] = {
     **cluster_writes.WRITES,
     **platform_writes.WRITES,
-    **unit_writes.WRITES,
 }
 
 

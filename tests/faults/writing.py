@@ -13,8 +13,13 @@ TARGETS: Final[Mapping[str, str]] = {
     "railway": "store",
     "jobs": "syncs",
     "units": "box",
+    "commands": "local",
 }
+# Gates hold requests for as long as a row needs on a busy machine: no target gives up before.
+PATIENT: Final = "request_timeout_s = 60"
 PLATFORMS: Final = ("azure", "railway", "jobs")
+# Those of the machine that the server runs on.
+LOCAL: Final = ("units", "commands")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +31,8 @@ class Writing:
     looked at once more before that, and how often the same one is sent before it. `more` may have
     the object's name in it, as `{name}`. `repeats`: another process begins it again, where the
     target shows nothing of it. `marked`: a target that has done it shows that. `blind` is the
-    outcome where the answer was lost, and nothing could be looked at. `waits`: the tool takes how
+    outcome where the answer was lost, and nothing could be looked at. `asks_again`: the target is
+    asked once more where it answered nothing, and tells what it did. `waits`: the tool takes how
     long it is to wait.
     """
 
@@ -44,6 +50,7 @@ class Writing:
     repeats: bool = True
     marked: bool = True
     blind: str = "unknown"
+    asks_again: bool = False
     waits: bool = True
 
     @property

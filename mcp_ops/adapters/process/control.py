@@ -29,6 +29,7 @@ from mcp_ops.errors import (
     BadAnswer,
     ConfigurationError,
     Conflict,
+    ConnectionLost,
     Rejected,
     Unreachable,
     UpstreamTimeout,
@@ -36,6 +37,7 @@ from mcp_ops.errors import (
 
 _BEGIN_S: Final = 20.0
 _PAUSE_S: Final = 0.05
+_LOOKS: Final = 5
 _ROOT: Final = str(Path(mcp_ops.__file__).parent.parent)
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]);"
@@ -72,10 +74,18 @@ class Control:
     answer_s: float
 
     async def look(self) -> Record:
-        """The command now."""
-        told = await self._ask({"do": "state"})
-        if told is not None and isinstance(told.get("state"), dict):
-            return Record(kept=True, facts={**read_state(Path("/nonexistent")), **told["state"]})
+        """The command now. A keeper that goes without a word is asked again: it may be busy, or
+        about to end."""
+        for _ in range(_LOOKS):
+            told = await self._ask({"do": "state"})
+            if told is not None and isinstance(told.get("state"), dict):
+                facts = {**read_state(Path("/nonexistent")), **told["state"]}
+                return Record(kept=True, facts=facts)
+            if told != {}:
+                break
+            await anyio.sleep(_PAUSE_S)
+        else:
+            raise ConnectionLost("The keeper of the command ends connections without an answer.")
         facts = await anyio.to_thread.run_sync(read_state, self.folder)
         return Record(kept=False, facts=facts)
 
@@ -89,12 +99,12 @@ class Control:
         with anyio.move_on_after(_BEGIN_S):
             while True:
                 told = await self._ask(asked)
-                if told is None:
+                if not told:
                     await self._start_keeper(asked)
                     told = await self._ask(asked)
-                if told is None:  # a command that ended at once: its keeper is gone again
+                if not told:  # a command that ended at once: its keeper is gone again
                     told = await self._noted(call_id)
-                if told is not None:
+                if told:
                     return _note(told)
                 await anyio.sleep(_PAUSE_S)
         raise UpstreamTimeout("The keeper of the command gave no answer in time.")
@@ -105,18 +115,21 @@ class Control:
         return None if note is None else {"ok": True, "call": note}
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The keeper's answer; None when there is no keeper, or it went without a word."""
+        """The keeper's answer; None when there is no keeper, empty when it went without a word."""
         with anyio.move_on_after(self.answer_s):
             try:
                 with short_path(self.folder) as path:
                     stream = await anyio.connect_unix(path)
+            except OSError:
+                return None
+            try:
                 async with stream:
                     await stream.send(json.dumps(request).encode("ascii") + b"\n")
                     data = bytearray()
                     while not data.endswith(b"\n") and len(data) < ANSWER_BYTES:
                         data += await stream.receive()
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
-                return None
+                return {}
             try:
                 told = json.loads(data)
             except ValueError as exc:
@@ -135,6 +148,8 @@ class Control:
                 env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
                 check=False,
                 start_new_session=True,
+                # A pipe would be waited for until the keeper ends: uvloop leaves it a copy.
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
         except OSError as exc:

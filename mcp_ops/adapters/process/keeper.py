@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mcp_ops.adapters.process.proof import MARK, die_with, end_left_over, kills_by_memory
+from mcp_ops.adapters.process.kernel import die_with, kills_by_memory
 from mcp_ops.adapters.process.record import (
     ENDED,
     LOCK,
@@ -34,10 +34,12 @@ from mcp_ops.adapters.process.record import (
     read_state,
 )
 from mcp_ops.adapters.process.ring import Ring
+from mcp_ops.wire.marked import MARK, end_left_over
 
 CALLS = 50
 _LINGER_S = 0.2
 _SHORT_RUN_S = 60.0
+_DESCRIPTORS = 4_096
 
 
 class Keeper:
@@ -298,6 +300,7 @@ class Keeper:
 def main(folder: str) -> int:
     """Become a keeper; 0 once it listens (in the process that was started), 3 when there is one."""
     given = json.loads(sys.stdin.buffer.read())
+    os.closerange(3, _DESCRIPTORS)  # what uvloop leaves to whatever it starts
     os.umask(0o077)
     os.chdir(folder)
     lock = Path(LOCK).open("w")  # noqa: SIM115 - held until the end

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+import anyio
+
 from mcp_ops.adapters.systemd.commands import Commands
 from mcp_ops.adapters.systemd.marks import Mark, Marks
-from mcp_ops.adapters.systemd.units import Unit, get_unit
+from mcp_ops.adapters.systemd.units import EXITED, Unit, get_unit
 from mcp_ops.capabilities.base import Undo
 from mcp_ops.capabilities.changes import Begun, Plan, Progress
 from mcp_ops.clock import Clock, rfc3339
 from mcp_ops.errors import Conflict, Failed, Rejected, Upstream
+from mcp_ops.wire.marked import end_left_over
 
 RESTART: Final = "restart"
 STOP: Final = "stop"
@@ -111,9 +114,13 @@ async def begin(
     systemd has no request that is locked to a state: between the look here and the request another
     one can slip in, for some milliseconds.
     """
-    earlier = await find(commands, marks, unit, plan, call_id, clock=clock)
-    if earlier is not None:
-        return earlier
+    mark = await marks.read(unit)
+    if mark is not None and mark.call_id == call_id:  # of a process that was lost
+        # Its systemctl may still stand somewhere: it must not ask for the same later on.
+        await anyio.to_thread.run_sync(end_left_over, _run_of(call_id))
+        earlier = await find(commands, marks, unit, plan, call_id, clock=clock)
+        if earlier is not None:
+            return earlier
     now = await get_unit(commands, unit, clock=clock)
     _allow(now, plan)
     at = rfc3339(clock.now())
@@ -121,7 +128,7 @@ async def begin(
         await _forget_failure(commands, unit)
     await marks.write(unit, Mark(call_id=call_id, action=plan.action, at=clock.now()))
     try:
-        told = await commands.enqueue(plan.action, unit)
+        told = await commands.enqueue(plan.action, unit, mark=_run_of(call_id))
     except Upstream as error:
         if error.executed == "no":
             await marks.write(unit, Mark(call_id="", action="", at=clock.now()))
@@ -133,6 +140,11 @@ async def begin(
         id=f"job {job[1]}" if job else "",
         evidence={"asked_at": at},
     )
+
+
+def _run_of(call_id: str) -> str:
+    """The mark of the systemctl that asks for what this call wants."""
+    return f"systemctl {call_id}"
 
 
 async def _forget_failure(commands: Commands, unit: str) -> None:
@@ -250,7 +262,8 @@ def _came_up(unit: Unit, now: float, settle_s: float) -> tuple[str, str]:
     if unit.active == "failed" or unit.again:
         return "failed", unit.explained()
     if unit.active == "inactive":
-        if unit.result == "success" and unit.exit_code:
+        # A signal that counts as success (SIGTERM) is how somebody stops it.
+        if unit.result == "success" and unit.exit_code == EXITED:
             return "verified", ""
         return "superseded", "The unit was stopped after it was started."
     if not unit.up:

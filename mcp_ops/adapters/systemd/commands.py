@@ -32,6 +32,7 @@ from mcp_ops.errors import (
     UpstreamTimeout,
 )
 from mcp_ops.redact import Redactor, tame
+from mcp_ops.wire.marked import MARK
 
 _MAX_ERRORS: Final = 8_192
 _POLKIT: Final = (
@@ -105,15 +106,16 @@ class Commands:
         """What `systemctl` writes; raises the errors of this module for an exit code."""
         return (await self._controlled(*arguments, max_bytes=max_bytes)).out
 
-    async def enqueue(self, verb: str, unit: str) -> str:
+    async def enqueue(self, verb: str, unit: str, *, mark: str) -> str:
         """Ask for a job without waiting for it; what `systemctl` tells of it, which it writes where
-        others write errors. Raises as `control` does."""
+        others write errors. By its mark another process of the server can tell this systemctl from
+        others, and end it. Raises as `control` does."""
         asked = (verb, "--no-block", "--show-transaction", "--", unit)
-        return (await self._controlled(*asked, max_bytes=64 * 1024)).errors
+        return (await self._controlled(*asked, max_bytes=64 * 1024, **{MARK: mark})).errors
 
-    async def _controlled(self, *arguments: str, max_bytes: int) -> Ran:
+    async def _controlled(self, *arguments: str, max_bytes: int, **more: str) -> Ran:
         fixed = ("--no-pager", "--no-ask-password", *(("--user",) if self.user else ()))
-        ran = await self._run(self.systemctl, (*fixed, *arguments), max_bytes)
+        ran = await self._run(self.systemctl, (*fixed, *arguments), max_bytes, **more)
         if ran.cut:
             raise BadAnswer("systemctl wrote more than any answer of it should have.")
         if ran.code != 0:
@@ -128,11 +130,12 @@ class Commands:
             raise failure(ran, self.redactor)
         return ran
 
-    async def _run(self, program: Path, arguments: tuple[str, ...], max_bytes: int) -> Ran:
+    async def _run(
+        self, program: Path, arguments: tuple[str, ...], max_bytes: int, **more: str
+    ) -> Ran:
+        argv, environment = [str(program), *arguments], {**self.environment, **more}
         with anyio.move_on_after(self.timeout_s):
-            return await run(
-                [str(program), *arguments], environment=self.environment, max_bytes=max_bytes
-            )
+            return await run(argv, environment=environment, max_bytes=max_bytes)
         raise UpstreamTimeout(f"{program.name} did not end within {self.timeout_s:g} seconds.")
 
 

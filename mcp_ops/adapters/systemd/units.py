@@ -29,6 +29,8 @@ _NOT_LOADED: Final[Mapping[str, str]] = {
     "error": "systemd can't load the unit: its file is wrong.",
     "bad-setting": "systemd can't load the unit: its file is wrong.",
 }
+# ExecMainCode as waitid(2) has it: the process ended by itself.
+EXITED: Final = 1
 _NO_NUMBER: Final = frozenset({"", "[not set]", "infinity"})
 _LARGEST: Final = 2**63
 _RESULTS: Final[Mapping[str, str]] = {
@@ -123,7 +125,7 @@ class Unit:
 
     def last_exit(self) -> str:
         """How its main process ended, or empty while it runs."""
-        if self.exit_code == 1:
+        if self.exit_code == EXITED:
             return f"exit code {self.exit_status}"
         if self.exit_code in (2, 3):
             return f"ended by {_signal(self.exit_status)}"

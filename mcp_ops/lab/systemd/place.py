@@ -41,6 +41,13 @@ class FakeSystemd:
             coming += [[where, each] for each in faults]
             path.write_text(json.dumps(coming), encoding="utf-8")
 
+    def coming(self) -> list[list[str]]:
+        """The faults that no program has met yet."""
+        with programs.held(self.folder):
+            path = self.folder / programs.FAULTS
+            found: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+
     def change(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Change the state as something else on the machine would."""
         with programs.held(self.folder):

@@ -1,13 +1,12 @@
 """Which processes are ours: proven by a mark in their environment, never by their number.
 
 A number can come to mean another process; a descriptor that was opened before the mark was read
-can't. Needs nothing but Python: the keeper uses it, too. Linux only; elsewhere nothing is proven
-and nothing is ended.
+can't. Needs nothing but Python: keepers of commands use it, too. Linux only; elsewhere nothing is
+proven and nothing is ended.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from pathlib import Path
@@ -51,27 +50,3 @@ def end_left_over(token: str, own: int = 0) -> int:
         finally:
             os.close(handle)
     return len(handles)
-
-
-def die_with(keeper: int) -> None:
-    """In the child: hear SIGHUP, which the keeper does not, and end when the keeper ends, however
-    it ends (Linux only)."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != keeper:
-        os._exit(1)
-
-
-def kills_by_memory() -> int:
-    """How often the kernel ended something in the keeper's control group for want of memory."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-        path = next(line.partition("::")[2] for line in lines if line.startswith("0::"))
-        events = Path(f"/sys/fs/cgroup{path}/memory.events").read_text(encoding="ascii")
-        found = dict(line.split() for line in events.splitlines())
-        return int(found.get("oom_kill", 0))
-    except (OSError, ValueError, StopIteration):
-        return 0
