@@ -114,6 +114,7 @@ ON_DELETE = {"updateStrategy": {"type": "OnDelete"}}
             False,
             "2 of 3 instances are of the new generation",
         ),
+        (STATEFUL_SET, workload(**DONE, **TWO_REVISIONS), True, "complete"),
         (
             STATEFUL_SET,
             workload(spec=PARTITION, **{**DONE, "updatedReplicas": 1}, **TWO_REVISIONS),
@@ -152,6 +153,11 @@ def test_missed_deadline_is_a_failed_rollout() -> None:
             DEPLOYMENT,
             workload(**DONE, conditions=progressing("ProgressDeadlineExceeded")),
             "rollout_stuck",
+        ),
+        (
+            DEPLOYMENT,
+            workload(**DONE, generation=3, conditions=progressing("ProgressDeadlineExceeded")),
+            "rolling_out",
         ),
         (
             DEPLOYMENT,
