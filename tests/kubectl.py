@@ -17,6 +17,7 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from mcp_ops.adapters.kubernetes.rollout import RolloutState
 from mcp_ops.lab.kubernetes.api import kubeconfig
 from mcp_ops.lab.standin import StandIn
 from tests.deploy.tools import install
@@ -25,6 +26,7 @@ from tests.lab.kubernetes_serving import served
 # A process that says nothing for so long hangs; the machine may be busy.
 LONGEST_S = 60
 PAUSE_S = 0.02
+COMPLETE = ("successfully rolled out", "roll out complete")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,15 @@ class Kubectl:
         found = json.loads(self.says("get", *arguments, "--show-managed-fields", "-o", "json"))
         return found["items"] if found["kind"] == "List" else found
 
+    def verdict(self, workload: str) -> str:
+        """What it makes of a rollout: done, failed, pending; or that it judges none such."""
+        done = self.run("rollout", "status", workload, "--watch=false")
+        if done.code:
+            assert done.code == 1
+            known = {"exceeded its progress deadline": "failed", "only available for": "not judged"}
+            return next(word for text, word in known.items() if text in done.err)
+        return "done" if any(word in done.out for word in COMPLETE) else "pending"
+
     def rows(self, *arguments: str) -> list[list[str]]:
         """The cells of a table without its head."""
         shown = self.says("get", *arguments, "--no-headers")
@@ -106,6 +117,11 @@ class Cluster:
     def mend(self, fault: str) -> None:
         """Take a fault back."""
         self.portal.call(self.stand_in.mend, fault)
+
+
+def ours(state: RolloutState) -> str:
+    """The verdict of the adapter, in the words of `Kubectl.verdict`."""
+    return "done" if state.done else "failed" if state.failed else "pending"
 
 
 @functools.cache
