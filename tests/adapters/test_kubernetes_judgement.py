@@ -114,6 +114,7 @@ ON_DELETE = {"updateStrategy": {"type": "OnDelete"}}
             False,
             "2 of 3 instances are of the new generation",
         ),
+        (STATEFUL_SET, workload(**DONE, **TWO_REVISIONS), True, "complete"),
         (
             STATEFUL_SET,
             workload(spec=PARTITION, **{**DONE, "updatedReplicas": 1}, **TWO_REVISIONS),
@@ -152,6 +153,11 @@ def test_missed_deadline_is_a_failed_rollout() -> None:
             DEPLOYMENT,
             workload(**DONE, conditions=progressing("ProgressDeadlineExceeded")),
             "rollout_stuck",
+        ),
+        (
+            DEPLOYMENT,
+            workload(**DONE, generation=3, conditions=progressing("ProgressDeadlineExceeded")),
+            "rolling_out",
         ),
         (
             DEPLOYMENT,
@@ -294,6 +300,14 @@ def described(obj: dict[str, Any], pods: list[dict[str, Any]], *, cut: bool = Fa
             "crash_loop",
             "Its last rollout failed",
         ),
+        (
+            workload(
+                **{**DONE, "availableReplicas": 1}, conditions=progressing("ReplicaSetUpdated")
+            ),
+            [pod(waiting="CrashLoopBackOff")],
+            "crash_loop",
+            "A rollout is under way: 1 of 3 new instances are available.",
+        ),
         (workload(**DONE), [pod()], "not_ready", "without getting traffic"),
     ],
 )
@@ -303,6 +317,14 @@ def test_explanation_names_the_most_telling_problem(
     found = described(obj, pods)
     assert found.problem == problem
     assert words in found.explanation
+
+
+def test_instances_that_fail_after_a_complete_rollout_are_no_rollout() -> None:
+    complete = progressing("NewReplicaSetAvailable")
+    obj = workload(**{**DONE, "availableReplicas": 1}, conditions=complete)
+    found = described(obj, [pod(waiting="CrashLoopBackOff")])
+    assert found.problem == "crash_loop"
+    assert "rollout" not in found.explanation
 
 
 def test_explanation_says_when_not_every_instance_was_looked_at() -> None:

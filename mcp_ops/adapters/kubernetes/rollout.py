@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcp_ops.adapters.kubernetes.fields import Obj, condition, text
+from mcp_ops.adapters.kubernetes.fields import Obj, condition
 from mcp_ops.adapters.kubernetes.pods import Pod
 from mcp_ops.adapters.kubernetes.workloads import (
     DAEMON_SET,
@@ -99,11 +99,9 @@ def _missing(kind: Kind, workload: Obj, counts: Counts) -> str:
 def _missing_stateful(workload: Obj, counts: Counts) -> str:
     if counts.ready < counts.desired:
         return f"{counts.ready} of {counts.desired} instances are ready"
-    if kept := partition_of(STATEFUL_SET, workload):
-        wanted = max(counts.desired - kept, 0)
-        if counts.updated < wanted:
-            return f"{counts.updated} of {wanted} instances are of the new generation"
-        return ""
-    if text(workload, "status", "updateRevision") != text(workload, "status", "currentRevision"):
-        return f"{counts.updated} of {counts.desired} instances are of the new generation"
+    # `currentRevision` says nothing more: it moves when all instances are available, and never
+    # where they are replaced by hand (OnDelete).
+    wanted = max(counts.desired - partition_of(STATEFUL_SET, workload), 0)
+    if counts.updated < wanted:
+        return f"{counts.updated} of {wanted} instances are of the new generation"
     return ""

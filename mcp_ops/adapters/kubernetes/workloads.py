@@ -149,8 +149,9 @@ def status_problem(kind: Kind, workload: Obj) -> Problem:
     counts = counts_of(kind, workload)
     if counts.desired == 0:
         return "none" if kind is DAEMON_SET else "scaled_to_zero"
-    progressing = condition(workload, "Progressing")
-    if progressing.get("reason") == NO_PROGRESS or stuck_creating(workload):
+    late = condition(workload, "Progressing").get("reason") == NO_PROGRESS
+    # What the conditions say is of the generation before, until the newest is looked at.
+    if counts.generation <= counts.observed and (late or stuck_creating(workload)):
         return "rollout_stuck"
     if paused(workload):
         return "paused"

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from starlette.applications import Starlette
@@ -28,7 +28,8 @@ from mcp_ops.lab.kubernetes.kinds import POD, POD_METRICS, Obj
 from mcp_ops.lab.kubernetes.metrics import answer_metrics
 from mcp_ops.lab.kubernetes.output import PodOutput
 from mcp_ops.lab.kubernetes.podlog import pod_log
-from mcp_ops.lab.kubernetes.reading import Lists, form_of, partial, selected, table
+from mcp_ops.lab.kubernetes.protobuf import PROTOBUF, parse_protobuf
+from mcp_ops.lab.kubernetes.reading import Lists, form_of, selected
 from mcp_ops.lab.kubernetes.roles import Role
 from mcp_ops.lab.kubernetes.seed import add_namespace, seed
 from mcp_ops.lab.kubernetes.status import (
@@ -39,6 +40,7 @@ from mcp_ops.lab.kubernetes.status import (
     too_many_requests,
 )
 from mcp_ops.lab.kubernetes.store import Store
+from mcp_ops.lab.kubernetes.tables import partial, table
 from mcp_ops.lab.kubernetes.watching import watch
 from mcp_ops.lab.kubernetes.wirefaults import Awkward, WireFaults
 from mcp_ops.lab.kubernetes.world import World
@@ -164,7 +166,9 @@ class _Server:
         if known is not None and request.method in ("GET", "HEAD"):
             return JSONResponse(known)
         if path.startswith(REVIEWS) and request.method == "POST":
-            return self._review(role, path.removeprefix(REVIEWS), await _body(request))
+            body, kind = await _body(request), request.headers.get("content-type", "")
+            review = parse_protobuf(body) if kind == PROTOBUF else parse(body)
+            return self._review(role, path.removeprefix(REVIEWS), review)
         address = parse_path(request.url.path)
         if address is None or (address.kind is POD_METRICS and not self._world.measured):
             return PlainTextResponse("404 page not found\n", status_code=404)
@@ -236,7 +240,8 @@ class _Server:
         form = form_of(call)
         if form == "Table":
             version = obj["metadata"]["resourceVersion"]
-            return table(call.address.kind, [obj], {"resourceVersion": version})
+            now = self._world.store.now()
+            return table(call.address.kind, [obj], {"resourceVersion": version}, now)
         return partial(obj) if form.startswith("Partial") else obj
 
     def _evict(self, call: Call) -> Response:
@@ -254,8 +259,7 @@ class _Server:
         answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return JSONResponse({**answer, "code": 201}, status_code=201)
 
-    def _review(self, role: Role, plural: str, body: bytes) -> Response:
-        review = parse(body)
+    def _review(self, role: Role, plural: str, review: Any) -> Response:
         if not isinstance(review, dict):
             raise bad_request("the body is not a review")
         spec = review.get("spec") or {}

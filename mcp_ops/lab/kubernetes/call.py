@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.kinds import NAMESPACE, Kind, find_kind
 from mcp_ops.lab.kubernetes.patch import APPLY_PATCH, PATCH_TYPES
+from mcp_ops.lab.kubernetes.protobuf import PROTOBUF, parse_protobuf
 from mcp_ops.lab.kubernetes.status import bad_request, method_not_allowed, unsupported_media_type
 
 JSON: Final = "application/json"
@@ -52,9 +53,11 @@ class Call:
 
     def document(self) -> Any:
         """The body as JSON; an object that is written must be."""
-        accepted = PATCH_TYPES if self.verb == "patch" else (JSON,)
+        accepted = PATCH_TYPES if self.verb == "patch" else (JSON, PROTOBUF)
         if self.media_type not in accepted and not (self.media_type == "" and JSON in accepted):
             raise unsupported_media_type(accepted)
+        if self.media_type == PROTOBUF:
+            return parse_protobuf(self.body)
         return parse_yaml(self.body) if self.media_type == APPLY_PATCH else parse(self.body)
 
     def options(self) -> dict[str, Any]:

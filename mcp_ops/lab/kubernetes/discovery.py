@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from mcp_ops.lab.kubernetes.kinds import POD_METRICS, SERVED, Obj
+from mcp_ops.lab.kubernetes.kinds import (
+    AUTOSCALER,
+    CRON_JOB,
+    JOB,
+    POD,
+    POD_METRICS,
+    ROLE,
+    SERVED,
+    WORKLOADS,
+    Obj,
+)
+from mcp_ops.lab.kubernetes.openapi import openapi_document
 
 VERSION: Final[Obj] = {
     "major": "1",
@@ -22,8 +33,11 @@ GROUPS: Final = {
     "authorization.k8s.io": "v1",
     "autoscaling": "v2",
     "batch": "v1",
+    ROLE.group: ROLE.version,
     POD_METRICS.group: POD_METRICS.version,
 }
+# What a client means by `all`.
+_ALL: Final = (POD, *WORKLOADS, JOB, CRON_JOB, AUTOSCALER)
 _REVIEWS: Final = ("SelfSubjectAccessReview", "SelfSubjectRulesReview")
 
 
@@ -47,7 +61,7 @@ def document(path: str, *, measured: bool = True) -> Obj | None:
     for group, version in groups.items():
         fixed[f"/apis/{group}"] = {"kind": "APIGroup", "apiVersion": "v1", **_group(group)}
         fixed.setdefault(f"/apis/{group}/{version}", _resources(group, version))
-    return fixed.get(path)
+    return fixed.get(path) or openapi_document(path)
 
 
 def _core_versions() -> Obj:
@@ -67,6 +81,8 @@ def _resources(group: str, version: str) -> Obj:
             continue
         common = {"singularName": kind.name.lower(), "namespaced": kind.namespaced}
         one = {"name": kind.plural, **common, "kind": kind.name, "verbs": sorted(kind.verbs)}
+        if kind in _ALL:
+            one["categories"] = ["all"]
         listed.append({**one, "shortNames": [kind.short]} if kind.short else one)
         for sub in kind.subresources:
             one = {**common, "singularName": "", "name": f"{kind.plural}/{sub}"}

@@ -15,6 +15,8 @@ from mcp_ops.lab.kubernetes.kinds import (
     NAMESPACE,
     POD,
     REPLICA_SET,
+    ROLE,
+    ROLE_BINDING,
     STATEFUL_SET,
     Kind,
     Obj,
@@ -93,6 +95,8 @@ def _tree(kind: Kind) -> dict[str, Any]:
         return {**_TOP, "spec": _SPECS[kind.plural], "status": ANY}
     if kind is CONFIG_MAP:
         return {**_TOP, **_fields("data binaryData immutable")}
+    if kind in (ROLE, ROLE_BINDING):
+        return {**_TOP, **_fields("rules roleRef subjects")}
     if kind is CONTROLLER_REVISION:
         return {**_TOP, **_fields("data revision")}
     return {**_TOP, **_EVENT}

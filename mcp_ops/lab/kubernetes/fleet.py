@@ -19,8 +19,8 @@ from mcp_ops.lab.kubernetes.kinds import DEPLOYMENT, EVENT, POD, REPLICA_SET, Ki
 from mcp_ops.lab.kubernetes.managed import with_manager
 from mcp_ops.lab.kubernetes.owned import ALPHABET
 from mcp_ops.lab.kubernetes.podstatus import Shown, condition, terminated, waiting, write_status
-from mcp_ops.lab.kubernetes.reading import partial
 from mcp_ops.lab.kubernetes.store import rfc3339
+from mcp_ops.lab.kubernetes.tables import partial
 from mcp_ops.lab.kubernetes.world import owner_reference
 
 FLEET: Final = "fleet"

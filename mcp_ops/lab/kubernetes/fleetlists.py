@@ -16,8 +16,10 @@ from mcp_ops.lab.kubernetes.call import Call
 from mcp_ops.lab.kubernetes.fleet import ITEM, PARTIAL, USAGE, VERSION, Fleet
 from mcp_ops.lab.kubernetes.kinds import POD_METRICS, Obj
 from mcp_ops.lab.kubernetes.output import Cut
-from mcp_ops.lab.kubernetes.reading import form_of, partial, selected, table, whole_number
+from mcp_ops.lab.kubernetes.reading import form_of, selected, whole_number
 from mcp_ops.lab.kubernetes.status import bad_request, expired, method_not_allowed, not_found
+from mcp_ops.lab.kubernetes.tables import partial, table
+from mcp_ops.lab.kubernetes.watching import bookmark, initial_events
 from mcp_ops.lab.kubernetes.world import World
 from mcp_ops.lab.kubernetes.writing import scale_of
 
@@ -43,7 +45,8 @@ class FleetLists:
         if call.verb == "list":
             return self._list(call)
         if call.verb == "watch":
-            return StreamingResponse(self._watch(call), media_type="application/json")
+            stream = self._watch(call, initial_events(call))
+            return StreamingResponse(stream, media_type="application/json")
         if call.verb != "get":
             raise method_not_allowed(call.address.kind, call.verb)
         number = self._fleet.find(call.address.kind, call.address.name)
@@ -62,7 +65,8 @@ class FleetLists:
         numbers, meta = self._page(call)
         kind, form = call.address.kind, form_of(call)
         if form == "Table":
-            return JSONResponse(table(kind, [self._fleet.make(kind, n) for n in numbers], meta))
+            page = [self._fleet.make(kind, number) for number in numbers]
+            return JSONResponse(table(kind, page, meta, self._world.store.now()))
         if form:
             head = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
         else:
@@ -127,14 +131,17 @@ class FleetLists:
             yield (b"" if first else b",") + b",".join(piece)
         yield b"]}"
 
-    async def _watch(self, call: Call) -> AsyncIterator[bytes]:
+    async def _watch(self, call: Call, asked: bool | None) -> AsyncIterator[bytes]:
         """What is there, when no version is named; then nothing, for the fleet stands still."""
-        if not call.params.get("resourceVersion"):
+        if asked or (asked is None and not call.params.get("resourceVersion")):
             labels = call.params.get("labelSelector", "")
             candidates = self._fleet.candidates(call.address.kind, labels)
             for number in self._matching(call, candidates):
                 text = self._fleet.text(call.address.kind, number)
                 yield f'{{"type":"ADDED","object":{text}}}\n'.encode()
+        if asked:
+            end = {"type": "BOOKMARK", "object": bookmark(call.address.kind, VERSION)}
+            yield json.dumps(end).encode() + b"\n"
         await anyio.sleep(min(whole_number(call, "timeoutSeconds") or LONGEST_S, LONGEST_S))
 
     def _log(self, pod: Obj, call: Call) -> Response:

@@ -80,6 +80,16 @@ AUTOSCALER: Final = Kind(
     group="autoscaling",
     version="v2",
 )
+ROLE: Final = Kind(
+    name="Role", plural="roles", short="", group="rbac.authorization.k8s.io", has_status=False
+)
+ROLE_BINDING: Final = Kind(
+    name="RoleBinding",
+    plural="rolebindings",
+    short="",
+    group="rbac.authorization.k8s.io",
+    has_status=False,
+)
 # Measured, not stored.
 POD_METRICS: Final = Kind(
     name="PodMetrics",
@@ -104,6 +114,8 @@ KINDS: Final = (
     JOB,
     CRON_JOB,
     AUTOSCALER,
+    ROLE,
+    ROLE_BINDING,
 )
 SERVED: Final = (*KINDS, POD_METRICS)
 WORKLOADS: Final = (DEPLOYMENT, REPLICA_SET, STATEFUL_SET, DAEMON_SET)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mcp_ops.lab.kubernetes.call import Call
-from mcp_ops.lab.kubernetes.kinds import DEPLOYMENT, POD, Kind, Obj
-from mcp_ops.lab.kubernetes.podstatus import is_ready
+from mcp_ops.lab.kubernetes.kinds import Obj
 from mcp_ops.lab.kubernetes.selectors import Matches, field_selector, label_selector
 from mcp_ops.lab.kubernetes.status import bad_request, expired, not_acceptable
 from mcp_ops.lab.kubernetes.store import Store
+from mcp_ops.lab.kubernetes.tables import partial, table
 
 KEPT_SNAPSHOTS: Final = 64
 LARGEST: Final = 2**62
@@ -94,7 +94,7 @@ class Lists:
     def _shaped(self, call: Call, page: list[Obj], meta: dict[str, Any]) -> Obj:
         kind, form = call.address.kind, form_of(call)
         if form == "Table":
-            return table(kind, page, meta)
+            return table(kind, page, meta, self.store.now())
         if form in ("PartialObjectMetadataList", "PartialObjectMetadata"):
             return {
                 "kind": "PartialObjectMetadataList",
@@ -133,52 +133,3 @@ def form_of(call: Call) -> str:
 
 
 _FORMS: Final = ("Table", "PartialObjectMetadataList", "PartialObjectMetadata")
-
-
-def partial(obj: Obj) -> Obj:
-    """An object's metadata only."""
-    return {
-        "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": obj["metadata"],
-    }
-
-
-def table(kind: Kind, page: list[Obj], meta: dict[str, Any]) -> Obj:
-    """Objects as the table that a person's client prints."""
-    columns = {
-        DEPLOYMENT.plural: ("Name", "Ready", "Up-to-date", "Available", "Age"),
-        POD.plural: ("Name", "Ready", "Status", "Restarts", "Age"),
-    }.get(kind.plural, ("Name", "Created At"))
-    return {
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": meta,
-        "columnDefinitions": [
-            {
-                "name": name,
-                "type": "string",
-                "format": "name" if name == "Name" else "",
-                "description": "",
-                "priority": 0,
-            }
-            for name in columns
-        ],
-        "rows": [{"cells": _cells(kind, obj), "object": partial(obj)} for obj in page],
-    }
-
-
-def _cells(kind: Kind, obj: Obj) -> list[Any]:
-    name, created = obj["metadata"]["name"], obj["metadata"]["creationTimestamp"]
-    status = obj.get("status") or {}
-    if kind is DEPLOYMENT:
-        ready = f"{status.get('readyReplicas', 0)}/{obj['spec']['replicas']}"
-        updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
-        return [name, ready, updated, available, created]
-    if kind is POD:
-        containers = status.get("containerStatuses") or []
-        total = len(obj["spec"]["containers"])
-        restarts = sum(one["restartCount"] for one in containers)
-        ready = f"{total if is_ready(obj) else 0}/{total}"
-        return [name, ready, status.get("phase", ""), restarts, created]
-    return [name, created]

@@ -28,6 +28,18 @@ def owned_revisions(world: World, workload: Obj) -> list[Obj]:
     return sorted(owned, key=lambda one: int(one["revision"]))
 
 
+def former(world: World, workload: Obj, revision: str) -> tuple[Obj, str]:
+    """A stateful set as it was, with the revision that its status calls current; as it is, where
+    that one is not kept any more."""
+    named = str((workload.get("status") or {}).get("currentRevision", ""))
+    for one in owned_revisions(world, workload):
+        if one["metadata"]["name"] == named:
+            template = {**one["data"]["spec"]["template"]}
+            template.pop("$patch", None)
+            return {**workload, "spec": {**workload["spec"], "template": template}}, named
+    return workload, revision
+
+
 def sync_revisions(world: World, kind: Kind, workload: Obj) -> None:
     """Keep the present template as the newest revision; one that comes back is not kept twice."""
     owned = owned_revisions(world, workload)

@@ -87,6 +87,18 @@ def _available(available: int, bounds: Bounds) -> dict[str, str]:
     }
 
 
+def are_conditions(value: Any) -> bool:
+    """Whether a client's word on conditions is one that can be gone on from."""
+    try:
+        texts = [one[key] for one in value for key in ("type", "status", "reason", "message")]
+        for one in value:
+            from_rfc3339(one["lastUpdateTime"])
+            from_rfc3339(one["lastTransitionTime"])
+    except (TypeError, KeyError, ValueError):
+        return False
+    return all(isinstance(text, str) for text in texts)
+
+
 def _condition(
     earlier: dict[str, Obj], now: str, what: dict[str, str], *, renew: bool = False
 ) -> Obj:

@@ -20,7 +20,7 @@ from mcp_ops.lab.kubernetes.owned import (
     without_zeros,
 )
 from mcp_ops.lab.kubernetes.podstatus import is_over, is_ready
-from mcp_ops.lab.kubernetes.revisions import REVISION_LABEL, pod_label, sync_revisions
+from mcp_ops.lab.kubernetes.revisions import REVISION_LABEL, former, pod_label, sync_revisions
 from mcp_ops.lab.kubernetes.troubles import NODES
 from mcp_ops.lab.kubernetes.world import World, controller_uid
 
@@ -102,10 +102,10 @@ def _step(world: World, kind: Kind, workload: Obj, state: _State, wanted: int) -
         for slot in gaps[:1] if ordered else gaps:
             _fill(world, kind, workload, state, slot)
         return
-    on_delete = (workload["spec"].get("updateStrategy") or {}).get("type") == "OnDelete"
-    if gaps or on_delete:
+    if gaps or _by_hand(workload):
         return
-    olds = [slot for slot, pod in state.pods.items() if _revision(pod) != state.revision]
+    kept = _partition(kind, workload)
+    olds = [s for s, pod in state.pods.items() if s >= kept and _revision(pod) != state.revision]
     stuck = [slot for slot in olds if not is_ready(state.pods[slot])]
     if olds and (stuck or len(state.ready) == wanted):
         end_pod(world, kind, workload, state.pods.pop(max(stuck or olds)))
@@ -116,14 +116,30 @@ def _fill(world: World, kind: Kind, workload: Obj, state: _State, slot: int) -> 
     pod_name = f"{name}-{slot if kind is STATEFUL_SET else random_suffix()}"
     if world.store.get(POD, workload["metadata"]["namespace"], pod_name) is not None:
         return
-    labels = {REVISION_LABEL: state.revision, SLOT_LABEL: str(slot)}
-    state.pods[slot] = create_pod(world, kind, workload, pod_name, labels)
+    owner, revision = workload, state.revision
+    if slot < _partition(kind, workload):
+        owner, revision = former(world, workload, state.revision)
+    labels = {REVISION_LABEL: revision, SLOT_LABEL: str(slot)}
+    state.pods[slot] = create_pod(world, kind, owner, pod_name, labels)
+
+
+def _by_hand(workload: Obj) -> bool:
+    """Whether pods are replaced only when somebody deletes them; nobody says then that all are."""
+    return (workload["spec"].get("updateStrategy") or {}).get("type") == "OnDelete"
+
+
+def _partition(kind: Kind, workload: Obj) -> int:
+    """The pods below this number keep the version that they have."""
+    strategy = workload["spec"].get("updateStrategy") or {}
+    rolling = strategy.get("rollingUpdate") or {}
+    return int(rolling.get("partition") or 0) if kind is STATEFUL_SET else 0
 
 
 def _tell_stateful(world: World, workload: Obj, state: _State) -> None:
-    done = len(state.updated) == len(state.pods)
     before = (workload.get("status") or {}).get("currentRevision", state.revision)
     ready = len([pod for pod in state.pods.values() if is_ready(pod)])
+    complete = len(state.updated) == len(state.pods) == ready == workload["spec"]["replicas"]
+    done = before == state.revision or (complete and not _by_hand(workload))
     status = {
         "observedGeneration": workload["metadata"].get("generation", 1),
         "replicas": len(state.pods),

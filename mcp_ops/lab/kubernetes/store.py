@@ -106,6 +106,40 @@ def from_rfc3339(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def ago(moment: str | None, now: float) -> str:
+    """How long ago a time was, as tables of the API server tell it."""
+    return short(now - from_rfc3339(moment)) if moment else "<unknown>"
+
+
+def duration(start: str | None, end: str | None, now: float) -> str:
+    """How long something took, or takes until now; nothing when it has not begun."""
+    if not start:
+        return ""
+    return short((from_rfc3339(end) if end else now) - from_rfc3339(start))
+
+
+def short(seconds: float) -> str:
+    """A time span as people read it: the longer it is, the less exact."""
+    s = max(int(seconds), 0)
+    minutes, hours, days = s // 60, s // 3600, s // 86_400
+    years = days // 365
+    steps = (
+        (s < 120, f"{s}s"),
+        (minutes < 10, _two(minutes, "m", s % 60, "s")),
+        (hours < 3, f"{minutes}m"),
+        (hours < 8, _two(hours, "h", minutes % 60, "m")),
+        (hours < 48, f"{hours}h"),
+        (hours < 192, _two(days, "d", hours % 24, "h")),
+        (years < 2, f"{days}d"),
+        (years < 8, _two(years, "y", days % 365, "d")),
+    )
+    return next((shown for fits, shown in steps if fits), f"{years}y")
+
+
+def _two(large: int, unit: str, small: int, part: str) -> str:
+    return f"{large}{unit}{small}{part}" if small else f"{large}{unit}"
+
+
 def new_uid() -> str:
     """An identity that no other object ever had."""
     return str(uuid.uuid4())

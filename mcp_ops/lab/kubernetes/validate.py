@@ -47,6 +47,8 @@ _TYPES: Final[tuple[tuple[str, type], ...]] = (
     ("spec.strategy", dict),
     ("spec.strategy.rollingUpdate", dict),
     ("spec.updateStrategy", dict),
+    ("spec.updateStrategy.rollingUpdate", dict),
+    ("spec.updateStrategy.rollingUpdate.partition", int),
     ("spec.template", dict),
     ("spec.template.metadata", dict),
     ("spec.template.metadata.labels", dict),

@@ -25,6 +25,7 @@ from mcp_ops.lab.kubernetes.kinds import (
 from mcp_ops.lab.kubernetes.managed import with_manager
 from mcp_ops.lab.kubernetes.owned import random_suffix
 from mcp_ops.lab.kubernetes.patch import apply_patch
+from mcp_ops.lab.kubernetes.rollout_status import are_conditions
 from mcp_ops.lab.kubernetes.status import (
     already_exists,
     bad_request,
@@ -271,12 +272,15 @@ def _merge_fixed(current: Obj, new: Obj, sub: str) -> None:
 
 
 def _keep_controlled(current: Obj, new: Obj) -> None:
-    """The controllers alone say how pods are; they would set a client's word right at once."""
+    """The controllers alone say how pods are; they would set a client's word right at once. They
+    go on from conditions, so that one they can't read is left out."""
     if new["kind"] in _TOLD:
         new["status"] = copy.deepcopy(current.get("status", {}))
         return
     status = new.setdefault("status", {})
     for key in ("conditions", "containerStatuses", "initContainerStatuses"):
+        if key == "conditions" and are_conditions(status.get(key)):
+            continue
         status.pop(key, None)
         if key in current.get("status", {}):
             status[key] = copy.deepcopy(current["status"][key])
