@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -192,11 +193,13 @@ async def _listen(azure: Azure, site: Site, address: str, since: float) -> tuple
     seconds = min(azure.settings.log_stream_s, left)
     if seconds <= 0 or not site.running:
         return [], ""
-    try:
+    heard: bytes | None = None
+    # What the files said is an answer all the same, also where the stream says nothing at all.
+    with anyio.move_on_after(left), suppress(Upstream):
         heard = await azure.scm.listen(
             address, READ, Listen(seconds=seconds, most_bytes=FILE_BYTES)
         )
-    except Upstream:  # what the files said is an answer all the same
+    if heard is None:
         return [], "the log stream could not be listened to"
     # A line that was cut by the end is one that was not heard, nor is one by the beginning.
     words = heard.decode("utf-8", "replace").rpartition("\n")[0]
