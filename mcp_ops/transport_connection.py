@@ -89,7 +89,8 @@ class Bounds(Protocol):
             return
         before = self.cycle
         waits = before is None or before.response_complete
-        if not waits and not before.more_body:
+        unheard = before is not None and before.more_body
+        if not waits and not unheard:
             self._ahead(before, data)
             return
         super().data_received(data)
@@ -101,7 +102,8 @@ class Bounds(Protocol):
         if self.cycle is not before:
             self._begins(self.cycle, self._head + len(data))
             return
-        self._awaits_head(len(data))
+        # The rest of a body that was answered before is no head, and no answer is for it.
+        self._awaits_head(0 if unheard else len(data))
 
     def _awaits_head(self, size: int) -> None:
         """So much of a head came, and it is not whole."""

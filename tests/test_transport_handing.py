@@ -27,7 +27,7 @@ from mcp_ops.transport_answer import new_session_id
 from mcp_ops.transport_connection import MAX_HEAD, guarded_protocol
 from mcp_ops.transport_handing import PAGE_WORKER, handing, whose
 from mcp_ops.transport_http import _Serving
-from mcp_ops.transport_inbox import Inbox, Worker, bound_inboxes
+from mcp_ops.transport_inbox import Inbox, Worker, bound_inboxes, leave
 from tests.served import loopback
 
 AWAY = 4
@@ -578,3 +578,18 @@ def test_the_directory_is_this_user_s_and_goes() -> None:
         assert inboxes.directory.stat().st_mode & 0o777 == 0o700
         assert len(list(inboxes.directory.iterdir())) == 2
     assert not inboxes.directory.exists()
+
+
+def test_who_leaves_last_takes_the_sockets_of_the_killed_along() -> None:
+    with bound_inboxes(3) as inboxes, socket.socket() as unused:
+        for number in (1, 2):  # the third was killed, and who starts it as well
+            transport_inbox._rename(inboxes.directory, number, awake=True)
+        first, second = (
+            Worker(number=number, listener=unused, inbox=unused, directory=inboxes.directory)
+            for number in (1, 2)
+        )
+        leave(first)
+        assert {each.name for each in inboxes.directory.iterdir()} == {"2", "3.away"}
+        leave(second)
+        assert not inboxes.directory.exists()
+        leave(first)  # nothing is left to take
