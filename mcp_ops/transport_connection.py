@@ -63,6 +63,7 @@ class Bounds(Protocol):
     connections: Any
     flow: Any
     loop: Any
+    parser: Any
     pipeline: Any
     transport: Any
 
@@ -142,6 +143,10 @@ class Bounds(Protocol):
             self.pipeline.clear()
             self.cycle = before
             self._ahead(before, b"more")
+        if self.parser.should_upgrade():
+            # Nothing is upgraded here, but the parser believes it, and would take the body that
+            # comes for the next request.
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if not self._deaf:
