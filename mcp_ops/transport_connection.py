@@ -41,6 +41,7 @@ NEXT_TURN: Final = "mcp_ops.next_turn"
 """Stands in the scope of a request whose answer may be written with the loop's next turn: what
 others are told in this one comes first."""
 
+_TWO_LENGTHS = {b"content-length", b"transfer-encoding"}
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -164,10 +165,11 @@ class Bounds(Protocol):
         if cycle.more_body:
             self._stop("_body_timer")
             self._body_timer = self.loop.call_later(self.body_s, self._trickles, cycle)
-        if size > MAX_HEAD:
-            pairs = cycle.scope["headers"]
-            if sum(len(name) + len(value) for name, value in pairs) > MAX_HEAD:
-                cycle.scope[LARGE_HEAD] = True
+        pairs = cycle.scope["headers"]
+        if self.conn is not None and {name for name, _ in pairs} >= _TWO_LENGTHS:
+            cycle.keep_alive = False  # a proxy may have believed the other one; httptools refuses
+        if size > MAX_HEAD and sum(len(name) + len(value) for name, value in pairs) > MAX_HEAD:
+            cycle.scope[LARGE_HEAD] = True
 
     def _trickles(self, cycle: Any) -> None:
         self._body_timer = None
