@@ -192,6 +192,29 @@ async def test_what_follows_an_early_answer_is_looked_at(base: type[Protocol]) -
 
 
 @on_each
+async def test_what_comes_at_once_with_the_end_of_an_answered_body(base: type[Protocol]) -> None:
+    async with standing(base) as workers:
+        early = request(path="/early", body=b"x" * 100)
+        for behind, status, heard in (
+            (request(), 200, True),
+            (request(1, body=b"y"), 200, True),
+            (request(2, body=b"y"), 503, False),
+            (request(path="/approvals"), 200, True),  # the first worker's
+            (request(path=f"/messages/?session_id={ID}", body=b"y"), 503, False),
+        ):
+            async with await connected(workers[0]) as stream:
+                await stream.send(early[:-50])
+                assert (await answer(stream))["path"] == "/early"
+                await stream.send(early[-50:] + behind)
+                got = await answer(stream)
+                assert got["status"] == status
+                assert ("worker" in got) is heard
+                if not heard:
+                    assert await rest(stream) == b""
+        assert not workers[1].heard
+
+
+@on_each
 async def test_who_has_not_read_its_answer_is_not_given_away(base: type[Protocol]) -> None:
     async with standing(base) as workers, await connected(workers[0]) as stream:
         await stream.send(request(path="/big"))
