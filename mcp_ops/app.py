@@ -16,6 +16,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     nullcontext,
+    suppress,
 )
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -330,8 +331,9 @@ def _watching(app: App, sdk: Any) -> AbstractAsyncContextManager[Metrics | None]
 
 
 def _say_ready(url: str) -> None:
-    sys.stderr.write(f"mcp-ops: serving at {url} (Streamable HTTP at {url}/mcp)\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody reads it
+        sys.stderr.write(f"mcp-ops: serving at {url} (Streamable HTTP at {url}/mcp)\n")
+        sys.stderr.flush()
 
 
 async def _stop_on_signals(stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:

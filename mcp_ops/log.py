@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -90,7 +91,8 @@ class _Handler(logging.StreamHandler[Any]):
 def missing(stream: Any, record: logging.LogRecord, message: str) -> None:
     """A line about one that is not where it should be, with nothing of it but whose it was."""
     line = {"level": "error", "logger": "mcp_ops.log", "message": message}
-    stream.write(orjson.dumps({**line, "of": tame(record.name, 100)}).decode() + "\n")
+    with suppress(OSError, ValueError):  # nobody reads any more: who logs goes on all the same
+        stream.write(orjson.dumps({**line, "of": tame(record.name, 100)}).decode() + "\n")
 
 
 def to_stderr(level: str, redactor: Redactor | None = None) -> None:

@@ -41,6 +41,7 @@ NEXT_TURN: Final = "mcp_ops.next_turn"
 """Stands in the scope of a request whose answer may be written with the loop's next turn: what
 others are told in this one comes first."""
 
+_TWO_LENGTHS = {b"content-length", b"transfer-encoding"}
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -63,6 +64,7 @@ class Bounds(Protocol):
     connections: Any
     flow: Any
     loop: Any
+    parser: Any
     pipeline: Any
     transport: Any
 
@@ -89,7 +91,8 @@ class Bounds(Protocol):
             return
         before = self.cycle
         waits = before is None or before.response_complete
-        if not waits and not before.more_body:
+        unheard = before is not None and before.more_body
+        if not waits and not unheard:
             self._ahead(before, data)
             return
         super().data_received(data)
@@ -101,7 +104,8 @@ class Bounds(Protocol):
         if self.cycle is not before:
             self._begins(self.cycle, self._head + len(data))
             return
-        self._awaits_head(len(data))
+        # The rest of a body that was answered before is no head, and no answer is for it.
+        self._awaits_head(0 if unheard else len(data))
 
     def _awaits_head(self, size: int) -> None:
         """So much of a head came, and it is not whole."""
@@ -140,6 +144,10 @@ class Bounds(Protocol):
             self.pipeline.clear()
             self.cycle = before
             self._ahead(before, b"more")
+        if self.parser.should_upgrade():
+            # Nothing is upgraded here, but the parser believes it, and would take the body that
+            # comes for the next request.
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if not self._deaf:
@@ -157,10 +165,11 @@ class Bounds(Protocol):
         if cycle.more_body:
             self._stop("_body_timer")
             self._body_timer = self.loop.call_later(self.body_s, self._trickles, cycle)
-        if size > MAX_HEAD:
-            pairs = cycle.scope["headers"]
-            if sum(len(name) + len(value) for name, value in pairs) > MAX_HEAD:
-                cycle.scope[LARGE_HEAD] = True
+        pairs = cycle.scope["headers"]
+        if self.conn is not None and {name for name, _ in pairs} >= _TWO_LENGTHS:
+            cycle.keep_alive = False  # a proxy may have believed the other one; httptools refuses
+        if size > MAX_HEAD and sum(len(name) + len(value) for name, value in pairs) > MAX_HEAD:
+            cycle.scope[LARGE_HEAD] = True
 
     def _trickles(self, cycle: Any) -> None:
         self._body_timer = None

@@ -90,7 +90,10 @@ class Handing(Bounds):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf or not self._between():
+            before = self.cycle
             self._parse(data)
+            if self.cycle is not before:
+                self._came_behind(self.cycle)
             return
         if not self._kept and data[0] in _BLANK:  # before a request, or behind a body
             rest = data.lstrip(_BLANK)
@@ -101,6 +104,17 @@ class Handing(Bounds):
         request = self._request(data)
         if request and not self._given_away(request):
             self._parse(request)
+
+    def _came_behind(self, cycle: Any) -> None:
+        """A request came with the end of a body that was answered before: it is parsed already. One
+        that is another worker's is not told that there is no such session."""
+        scope = cycle.scope
+        fields = b"".join(b"%s:%s\r\n" % pair for pair in scope["headers"])
+        line = b"GET %s?%s HTTP/1.1\r\n" % (scope["raw_path"], scope["query_string"])
+        if whose(line + fields + _BLANK)[0] not in (0, self.inbox.number):
+            cycle.disconnected = True  # nothing is read or written for it
+            self._deaf = True
+            self._end(_BUSY)
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)

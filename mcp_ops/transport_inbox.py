@@ -119,11 +119,13 @@ def _bound(directory: Path, number: int, stack: ExitStack) -> socket.socket:
 
 
 def leave(worker: Worker) -> None:
-    """Take away a worker's socket, the last one the directory: who made them was killed."""
-    for awake in (True, False):
-        _path(worker.directory, worker.number, awake=awake).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        worker.directory.rmdir()
+    """Take away a worker's socket, since who made them was killed: the last one that serves takes
+    the directory, with the sockets of those that were killed as well."""
+    with contextlib.suppress(OSError):  # another one has taken it
+        for awake in (True, False):
+            _path(worker.directory, worker.number, awake=awake).unlink(missing_ok=True)
+        if not any(each.name.isdigit() for each in worker.directory.iterdir()):
+            shutil.rmtree(worker.directory, ignore_errors=True)
 
 
 class Inbox:

@@ -3,173 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import resource
-import socket
 from asyncio import Protocol
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import pytest
-import uvicorn
-import uvloop
 from anyio.abc import SocketStream
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mcp_ops import transport_inbox
-from mcp_ops.transport_answer import new_session_id
-from mcp_ops.transport_connection import MAX_HEAD, guarded_protocol
-from mcp_ops.transport_handing import PAGE_WORKER, handing, whose
-from mcp_ops.transport_http import _Serving
-from mcp_ops.transport_inbox import Inbox, Worker, bound_inboxes
-from tests.served import loopback
-
-AWAY = 4
-"""A number that no worker of these tests has."""
-
-
-@dataclass
-class Standing:
-    """A worker in this process, on a port of its own: a test chooses who takes a connection."""
-
-    number: int
-    port: int
-    inbox: Inbox
-    serving: _Serving
-    heard: list[str] = field(default_factory=list)
-    go_on: anyio.Event = field(default_factory=anyio.Event)
-
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers what it knows of a request; `/late` when the test says so, `/early` before it
-        has the body, `/big` with much."""
-        self.heard.append(scope["path"])
-        size = 0
-        while scope["path"] != "/early":
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            size += len(message["body"])
-            if not message["more_body"]:
-                break
-        if scope["path"] == "/late":
-            await self.go_on.wait()
-        facts = {"worker": self.number, "size": size, "client": scope["client"]}
-        facts |= {"path": scope["path"], "method": scope["method"]}
-        body = json.dumps(facts).encode() + (b" " * 8_000_000 if scope["path"] == "/big" else b"")
-        head = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": head})
-        await send({"type": "http.response.body", "body": body})
-
-    @property
-    def connections(self) -> int:
-        return len(self.serving.server_state.connections)
-
-
-@asynccontextmanager
-async def standing(
-    base: type[Protocol], *, take_s: float = 20, **bounds: Any
-) -> AsyncIterator[list[Standing]]:
-    """Three workers. `workers[1]` is the one of number 2."""
-    with bound_inboxes(3) as inboxes:
-        async with AsyncExitStack() as stack:
-            made = []
-            for number in (1, 2, 3):
-                bound, url = loopback()
-                inherited = socket.socket(fileno=os.dup(inboxes.descriptor(number)))
-                stack.enter_context(inherited)
-                worker = Worker(
-                    number=number, listener=bound, inbox=inherited, directory=inboxes.directory
-                )
-                inbox = Inbox(worker, take_s=take_s)
-                config = uvicorn.Config(
-                    None,  # type: ignore[arg-type] # it is set below
-                    log_level="critical",
-                    lifespan="off",
-                    ws="none",
-                    interface="asgi3",
-                    http=guarded_protocol(base, over=handing(inbox), **bounds),
-                    h11_max_incomplete_event_size=MAX_HEAD,
-                )
-                port = int(url.rpartition(":")[2])
-                serving = _Serving(config, lambda: None, inbox)
-                each = Standing(number=number, port=port, inbox=inbox, serving=serving)
-                config.app = each.app
-                config.load()
-                serving.lifespan = config.lifespan_class(config)
-                await serving.startup(sockets=[bound])
-                stack.push_async_callback(serving.shutdown, [bound])
-                made.append(each)
-            with anyio.fail_after(30):
-                yield made
-
-
-def on_each(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test with both parsers, on both loops."""
-
-    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-    @pytest.mark.parametrize("base", [HttpToolsProtocol, H11Protocol])
-    def run(base: type[Protocol], loop: Any) -> None:
-        anyio.run(test, base, backend_options={"loop_factory": loop})
-
-    run.__name__ = test.__name__
-    each: Callable[..., None] = run
-    return each
-
-
-def request(
-    worker: int = 0, path: str = "/mcp", *, body: bytes = b"", method: str = "POST", **more: str
-) -> bytes:
-    """A request of a session of this worker; 0 is of none."""
-    head = [f"{method} {path} HTTP/1.1", "Host: localhost", "Accept: text/event-stream"]
-    if worker:
-        head.append(f"Mcp-Session-Id: {new_session_id(worker)}")
-    head += [f"{name}: {value}" for name, value in more.items()]
-    if body:
-        head.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
-async def answer(stream: SocketStream) -> dict[str, Any]:
-    """What the next answer says, with its status."""
-    got = b""
-    while b"\r\n\r\n" not in got:
-        got += await stream.receive()
-    head, _, body = got.partition(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
-    size = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-    while len(body) < size:
-        body += await stream.receive()
-    assert len(body) == size
-    facts = json.loads(body) if body.startswith(b"{") else {}
-    return {"status": int(lines[0].split()[1]), **facts}
-
-
-async def rest(stream: SocketStream) -> bytes:
-    """Everything until the other side hangs up."""
-    got = b""
-    try:
-        while True:
-            got += await stream.receive()
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
-        return got
-
-
-async def connected(worker: Standing) -> SocketStream:
-    """A connection that this worker takes."""
-    return await anyio.connect_tcp("127.0.0.1", worker.port)
-
-
-async def until(found: Callable[[], Any]) -> None:
-    """Wait for what no event tells."""
-    while not found():
-        await anyio.sleep(0.01)
-
+from mcp_ops.transport_handing import PAGE_WORKER, whose
+from tests.handing import AWAY, answer, connected, on_each, request, rest, standing, tcp, until
 
 ID = "02" + "a" * 30
 HEADS = [
@@ -280,18 +123,6 @@ async def test_a_session_of_a_worker_that_is_away_is_not_found_here(base: type[P
         assert "/approvals" not in workers[1].heard
 
 
-@contextmanager
-def tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection; the server's is second."""
-    bound, _ = loopback()
-    with bound, socket.socket() as client:
-        bound.listen()
-        client.connect(bound.getsockname())
-        taken, _ = bound.accept()
-        with taken:
-            yield client, taken
-
-
 @on_each
 async def test_a_connection_is_not_sent_to_and_fro(base: type[Protocol]) -> None:
     async with standing(base) as workers:
@@ -302,48 +133,6 @@ async def test_a_connection_is_not_sent_to_and_fro(base: type[Protocol]) -> None
                 assert (await answer(stream))["worker"] == 2
                 await stream.send(request(3))
                 assert (await answer(stream))["worker"] == 3
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """As in a process that has as many open as it may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(name) for name in os.listdir("/dev/fd")) + 1
-    held: list[int] = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        with suppress(OSError):
-            while True:
-                held.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for each in held:
-            os.close(each)
-
-
-@on_each
-async def test_without_descriptors_a_worker_is_busy_and_takes_what_waits_later(
-    base: type[Protocol],
-) -> None:
-    async with standing(base) as workers, await connected(workers[0]) as stream:
-        inbox = workers[1].inbox
-        await until(lambda: workers[0].connections)
-        path = str(transport_inbox._path(inbox._directory, 2, awake=True))
-        with tcp() as (client, taken):
-            with socket.socket(socket.AF_UNIX) as way:
-                data = request(2)
-                with no_descriptors():
-                    await stream.send(request(2))
-                    assert (await rest(stream)).startswith(b"HTTP/1.1 503 ")
-                with no_descriptors():
-                    way.connect(path)
-                    sent = [transport_inbox._SIZE.pack(len(data)), data]
-                    socket.send_fds(way, sent, [taken.fileno()])
-                    await until(lambda: inbox._pause)
-            taken.close()
-            async with await SocketStream.from_socket(client) as other:
-                assert (await answer(other))["worker"] == 2
 
 
 @on_each
@@ -400,6 +189,29 @@ async def test_what_follows_an_early_answer_is_looked_at(base: type[Protocol]) -
         assert (await answer(stream))["worker"] == 2
         await stream.send(request(1))
         assert (await answer(stream))["worker"] == 1
+
+
+@on_each
+async def test_what_comes_at_once_with_the_end_of_an_answered_body(base: type[Protocol]) -> None:
+    async with standing(base) as workers:
+        early = request(path="/early", body=b"x" * 100)
+        for behind, status, heard in (
+            (request(), 200, True),
+            (request(1, body=b"y"), 200, True),
+            (request(2, body=b"y"), 503, False),
+            (request(path="/approvals"), 200, True),  # the first worker's
+            (request(path=f"/messages/?session_id={ID}", body=b"y"), 503, False),
+        ):
+            async with await connected(workers[0]) as stream:
+                await stream.send(early[:-50])
+                assert (await answer(stream))["path"] == "/early"
+                await stream.send(early[-50:] + behind)
+                got = await answer(stream)
+                assert got["status"] == status
+                assert ("worker" in got) is heard
+                if not heard:
+                    assert await rest(stream) == b""
+        assert not workers[1].heard
 
 
 @on_each
@@ -478,103 +290,3 @@ async def test_of_too_many_connections_the_last_is_cut_where_it_goes(
         await stream.send(request(2))
         assert await rest(stream) == b""
         await until(lambda: [each.connections for each in workers] == [0, 2, 0])
-
-
-@on_each
-async def test_a_worker_that_can_take_no_more_is_busy(base: type[Protocol]) -> None:
-    async with standing(base) as workers:
-        inbox = workers[2].inbox
-        asyncio.get_running_loop().remove_reader(inbox._socket)
-        inbox._socket.listen(1)
-        clients = []
-        for _ in range(6):
-            client = await connected(workers[0])
-            clients.append(client)
-            await until(lambda: workers[0].connections)
-            await client.send(request(3))
-            await until(lambda: not workers[0].connections)
-        async with clients[-1] as last:
-            got = await rest(last)
-        assert got.startswith(b"HTTP/1.1 503 ")
-        assert b"retry-after: 1" in got
-        assert not workers[0].heard
-        inbox._listen()
-        async with clients[0] as first:
-            assert (await answer(first))["worker"] == 3
-        for client in clients[1:-1]:
-            await client.aclose()
-
-
-@on_each
-async def test_a_thousand_leave_no_descriptor(base: type[Protocol]) -> None:
-    async with standing(base) as workers:
-        before = len(os.listdir("/dev/fd"))
-        async with await connected(workers[0]) as stream:
-            for turn in range(1_000):
-                await stream.send(request(turn % 3 + 1))
-                assert (await answer(stream))["worker"] == turn % 3 + 1
-        await until(lambda: not any(each.connections for each in workers))
-        await until(lambda: len(os.listdir("/dev/fd")) <= before)
-
-
-@on_each
-async def test_broken_messages_of_other_processes_end_nothing(base: type[Protocol]) -> None:
-    async with standing(base, take_s=0.5) as workers:
-        path = str(transport_inbox._path(workers[0].inbox._directory, 2, awake=True))
-        before = len(os.listdir("/dev/fd"))
-        with open(os.devnull, "rb") as null, socket.socket() as unconnected:
-            tcp, size = unconnected.fileno(), transport_inbox._SIZE
-            for data, descriptors in (
-                (b"", []),
-                (size.pack(3) + b"GET", []),
-                (b"\0", [tcp]),
-                (size.pack(100) + b"GET", [tcp]),
-                (size.pack(2**32 - 1) + b"GET", [tcp]),
-                (size.pack(3) + b"GET", [null.fileno()]),
-                (size.pack(3) + b"GET", [tcp, tcp, null.fileno()]),
-                (size.pack(3) + b"GET", [tcp]),
-            ):
-                with socket.socket(socket.AF_UNIX) as way:
-                    way.connect(path)
-                    if data:
-                        socket.send_fds(way, [data], descriptors)
-            silent = socket.socket(socket.AF_UNIX)
-            silent.connect(path)  # says nothing, until it is not listened to any more
-            async with await connected(workers[0]) as stream:
-                await stream.send(request(2))
-                assert (await answer(stream))["worker"] == 2
-            await until(lambda: not workers[1].inbox._tasks)
-            silent.close()
-        await until(lambda: not any(each.connections for each in workers))
-        await until(lambda: len(os.listdir("/dev/fd")) <= before)
-
-
-@on_each
-async def test_what_waits_at_a_worker_that_ends_is_taken(base: type[Protocol]) -> None:
-    async with standing(base) as workers, await connected(workers[0]) as stream:
-        inbox = workers[2].inbox
-        asyncio.get_running_loop().remove_reader(inbox._socket)
-        await stream.send(request(3))
-        await until(lambda: workers[0].connections == 0)
-        await inbox.close()
-        assert (await answer(stream))["worker"] == 3
-        async with await connected(workers[0]) as late:
-            await late.send(request(3))
-            assert (await answer(late))["worker"] == 1
-
-
-async def test_of_another_user_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    me = os.geteuid()
-    async with standing(HttpToolsProtocol) as workers, await connected(workers[0]) as stream:
-        monkeypatch.setattr(os, "geteuid", lambda: me + 1)  # as if the sender were another one
-        await stream.send(request(2))
-        assert await rest(stream) == b""
-        monkeypatch.undo()
-        assert not workers[1].heard
-
-
-def test_the_directory_is_this_user_s_and_goes() -> None:
-    with bound_inboxes(2) as inboxes:
-        assert inboxes.directory.stat().st_mode & 0o777 == 0o700
-        assert len(list(inboxes.directory.iterdir())) == 2
-    assert not inboxes.directory.exists()

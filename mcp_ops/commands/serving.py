@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -141,7 +142,8 @@ def _run_workers(settings: Settings, options: ServeOptions) -> int:
 
 def _say(text: str) -> None:
     data = f"mcp-ops: {text}\n".encode("utf-8", "replace")
-    sys.stderr.flush()
-    # A Windows console's encoding may lack what a message or a path has in it.
-    sys.stderr.buffer.write(data)
-    sys.stderr.flush()
+    with suppress(OSError):  # who read it has gone, which ends no worker
+        sys.stderr.flush()
+        # A Windows console's encoding may lack what a message or a path has in it.
+        sys.stderr.buffer.write(data)
+        sys.stderr.flush()

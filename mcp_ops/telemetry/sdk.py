@@ -35,6 +35,7 @@ AZURE_QUIET: Final = {
 }
 _ATTRIBUTE_LENGTH: Final = 256
 _BATCH: Final = 512
+_ANSWER: Final = 65_536
 _OTLP: Final = {
     "traces": ("trace_exporter", "OTLPSpanExporter"),
     "metrics": ("metric_exporter", "OTLPMetricExporter"),
@@ -216,11 +217,31 @@ def _exporters(settings: TelemetrySettings, signal: str) -> list[Any]:
         module, name = _OTLP[signal]
         exporter = getattr(import_module(f"opentelemetry.exporter.otlp.proto.http.{module}"), name)
         headers = headers_of(settings.otlp_headers) or None
-        found.append(exporter(endpoint=f"{settings.otlp_endpoint}/v1/{signal}", headers=headers))
+        address = f"{settings.otlp_endpoint}/v1/{signal}"
+        found.append(exporter(endpoint=address, headers=headers, session=_session()))
     if "azure_monitor" in settings.exporters:
         exporter = getattr(import_module("azure.monitor.opentelemetry.exporter"), _AZURE[signal])
         found.append(exporter(**_azure(settings)))
     return found
+
+
+def _session() -> Any:
+    """For OTLP: reads as much of an answer as a receiver may have to say. Nobody looks at it, and
+    the library would keep all of it, also of one without an end."""
+    import requests
+
+    class Session(requests.Session):
+        def send(self, request: Any, **options: Any) -> Any:
+            answer = super().send(request, **{**options, "stream": True})
+            size = 0
+            with answer:  # closes the connection where something is left
+                for piece in answer.iter_content(_ANSWER):
+                    size += len(piece)
+                    if size >= _ANSWER:
+                        break
+            return answer
+
+    return Session()
 
 
 def _push_readers(settings: TelemetrySettings) -> list[Any]:

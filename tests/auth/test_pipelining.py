@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -49,6 +50,42 @@ async def test_who_leaves_is_missed_whatever_was_sent_behind(base: Any, behind: 
             await stream.send(behind)
         while server.server_state.tasks or server.server_state.connections:
             await anyio.sleep(0.01)
+
+
+@BOTH
+async def test_the_body_of_a_request_to_upgrade_is_no_request(base: Any) -> None:
+    smuggled = GET + b"\r\n"
+    upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n"
+    async with (
+        serving(base) as (port, server),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        head = GET.replace(b"GET", b"POST") + upgrade
+        await stream.send(head + b"content-length: %d\r\n\r\n" % len(smuggled))
+        got = await stream.receive()
+        with suppress(anyio.BrokenResourceError):  # it is closed already
+            await stream.send(smuggled)
+            await stream.send_eof()
+        got += await rest(stream)
+        assert server.server_state.total_requests == 1
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
+@BOTH
+async def test_who_tells_two_lengths_is_heard_no_more(base: Any) -> None:
+    two = READ + b"6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with (
+        serving(base) as (port, server),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        await stream.send(two)
+        got = await stream.receive()
+        with suppress(anyio.BrokenResourceError):  # it is closed already
+            await stream.send(GET + b"\r\n")
+            await stream.send_eof()
+        got += await rest(stream)
+        assert server.server_state.total_requests <= 1
+    assert got.count(b"HTTP/1.1 ") == 1
 
 
 async def test_an_empty_line_behind_a_request_is_no_request() -> None:

@@ -218,6 +218,19 @@ async def test_a_connection_stays_whose_body_came_behind_its_answer(base: Any) -
 
 
 @BOTH
+async def test_the_rest_of_an_answered_body_gets_no_answer_of_its_own(base: Any) -> None:
+    size = 10 * MAX_HEAD
+    async with (
+        serving(base, head_s=0.3) as (port, _),
+        await anyio.connect_tcp("127.0.0.1", port) as stream,
+    ):
+        await stream.send(GET.replace(b"GET", b"POST") + b"content-length: %d\r\n\r\n" % size)
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+        await stream.send(b"x" * size)
+        assert await rest(stream) == b""  # idle from then on, it is closed without a word
+
+
+@BOTH
 @pytest.mark.parametrize("length", [b"content-length: 100", b"transfer-encoding: chunked"])
 async def test_a_body_that_trickles_is_cut_and_nobody_waits_for_it(
     base: Any, length: bytes

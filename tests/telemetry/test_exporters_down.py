@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from opentelemetry.sdk.trace.export import SpanExportResult
 
+from mcp_ops.settings_telemetry import TelemetrySettings
+from mcp_ops.telemetry.sdk import _exporters
 from tests.clients.live import serving
 from tests.clients.official import MODERN, remote
 from tests.telemetry.ingestion import ingestion
@@ -74,3 +78,30 @@ async def test_an_exporter_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     assert azure.of("RequestData")
     assert azure.of("MetricData")
     assert azure.of("MessageData")
+
+
+async def test_of_an_answer_without_an_end_little_is_read() -> None:
+    piece = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+    left = anyio.Event()
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            with suppress(anyio.BrokenResourceError):
+                for _ in range(1_000):
+                    await stream.send(piece)
+                await anyio.sleep_forever()
+            left.set()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)
+    settings = TelemetrySettings(exporters=("otlp",), otlp_endpoint=f"http://127.0.0.1:{port}")
+    (exporter,) = _exporters(settings, "traces")
+    with anyio.fail_after(20):
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, answer)
+            sent = await anyio.to_thread.run_sync(exporter.export, [], abandon_on_cancel=True)
+            await left.wait()
+            tasks.cancel_scope.cancel()
+    assert sent is SpanExportResult.SUCCESS
