@@ -90,9 +90,19 @@ class Served:
 
     async def close(self) -> None:
         """Refuse connections and break those that stand; the port stays ours."""
+        if await self._stop():
+            self._taken = reserve(self.port)
+
+    async def end(self) -> None:
+        """The same for good: the port is given away."""
+        await self._stop()
+        self._taken.close()
+
+    async def _stop(self) -> bool:
+        """Whether there was something to stop, which closes the socket."""
         server, self._server = self._server, None
         if server is None:
-            return
+            return False
         with anyio.CancelScope(shield=True):
             for connection in list(server.server_state.connections):
                 transport: Any = connection.transport
@@ -101,11 +111,7 @@ class Served:
             await server.shutdown(sockets=[self._taken])
             for task in list(server.server_state.tasks):
                 task.cancel()
-        self._taken = reserve(self.port)
-
-    def release(self) -> None:
-        """Give the port away; for the end."""
-        self._taken.close()
+        return True
 
     def _delayed(self, app: ASGIApp) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,5 +136,4 @@ async def serving(
         try:
             yield served
         finally:
-            await served.close()
-            served.release()
+            await served.end()

@@ -18,7 +18,8 @@ from mcp_ops.tool import Write, tool
 from tests.guard.bench import AGENT, OPEN_LIMITS, OPERATOR, WHY, Bench, bench, modern
 from tests.guard.shelf import ItemPut, Name, Shelf
 
-QUICK = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"write_wait_s": 0.05}))
+# A held write is a handle after this time, within which one that cancels it has to be done.
+QUICK = GuardSettings(limits=OPEN_LIMITS.model_copy(update={"write_wait_s": 0.5}))
 OTHER = replace(AGENT, principal="agent:other@host")
 
 
