@@ -232,13 +232,20 @@ async def relations(state: Path) -> None:
             found = [await get_unit(box._commands, name, clock=box._clock) for name in names]
             return {unit.name: unit.invocation for unit in found if unit.up}
 
+        async def at_rest() -> None:
+            """Until no job is left; what an end starts has its job before the one that ended it
+            is gone."""
+            with anyio.fail_after(30):
+                while (await box._commands.control("list-jobs", "--no-legend")).strip():
+                    await anyio.sleep(0.1)
+
         async def compare(
             what: str, planning: Any, name: str, *, less: Set[str] = frozenset()
         ) -> None:
             plan = await planning(f"{name}.service")
             before = await runs()
             await box.begin(plan, reason="a trial", call_id=f"{what} {name}")
-            await anyio.sleep(1)
+            await at_rest()
             after = await runs()
             changed = {each for each in names if before.get(each) != after.get(each)}
             told = {*(plan.reaches or ()), f"{name}.service"}
@@ -251,7 +258,7 @@ async def relations(state: Path) -> None:
                 await box.plan_start(f"{name}.service"), reason="a trial", call_id=name
             )
             held(f"{name} is started", bool(begun.id), begun)
-        await anyio.sleep(1)
+        await at_rest()
         await compare("restart", box.plan_restart, "base", less={"after", "told"})
         await compare("start", box.plan_start, "rival", less={"after"})
         await compare("start", box.plan_start, "base", less={"after"})
